@@ -1,0 +1,73 @@
+"""greedyprune: training-free visual token pruning for vision-language models on stock transformers.
+
+    import greedyprune as gp
+    with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
+        out = model.generate(**inputs)
+    print(pruned.report())
+
+Importing this package imports torch and nothing heavier; every name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from greedyprune import plots as plots
+    from greedyprune import testbed as testbed
+    from greedyprune.attach import Pruned as Pruned
+    from greedyprune.attach import PruneWarning as PruneWarning
+    from greedyprune.attach import prune as prune
+    from greedyprune.budget import Ratio as Ratio
+    from greedyprune.cues import Cues as Cues
+    from greedyprune.keep import Keep as Keep
+    from greedyprune.method import Method as Method
+    from greedyprune.method import select as select
+    from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
+    from greedyprune.methods.grid import UniformGrid as UniformGrid
+    from greedyprune.methods.random import Random as Random
+    from greedyprune.methods.saliency import Saliency as Saliency
+    from greedyprune.ops.threshold import Quantile as Quantile
+    from greedyprune.stages import Input as Input
+    from greedyprune.stages import Layer as Layer
+    from greedyprune.stages import Stage as Stage
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Cues": "cues",
+    "GreedyPrune": "methods.greedyprune",
+    "Input": "stages",
+    "Keep": "keep",
+    "Layer": "stages",
+    "Method": "method",
+    "PruneWarning": "attach",
+    "Pruned": "attach",
+    "Quantile": "ops.threshold",
+    "Random": "methods.random",
+    "Ratio": "budget",
+    "Saliency": "methods.saliency",
+    "Stage": "stages",
+    "UniformGrid": "methods.grid",
+    "prune": "attach",
+    "select": "method",
+}
+_MODULES = ("plots", "testbed")
+
+__all__ = [*_HOMES, *_MODULES, "__version__"]  # noqa: PLE0604 (strings all)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

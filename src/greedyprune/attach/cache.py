@@ -1,0 +1,158 @@
+"""Cache layers that are physically short but keep the original numbering.
+
+After a prompt was cut, a layer's keys and values hold fewer tokens than the prompt had. Such a layer reports the
+original length (so that generation, positions and multi-turn slicing need no change) and shifts the mask by the number
+of dropped tokens (so that masks have the physical width). The class is mixed in front of the layer's own class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.cache_utils import Cache
+
+    from greedyprune.attach.sequence import Cut
+
+    Base = DynamicLayer
+else:
+    Base = object
+
+
+class ShortLayer(Base):
+    """The mixin: physical length + dropped = logical length."""
+
+    _layer_type = None  # transformers registers subclasses by this name; these are made on the fly and must not be
+    cut: Cut | None = None
+
+    @property
+    def dropped(self) -> int:
+        """How many tokens are missing here."""
+        return self.cut.dropped if self.cut is not None else 0
+
+    @contextmanager
+    def _physical(self) -> Iterator[None]:
+        """Inside, the layer reports its physical length, which is what the parent's own arithmetic means."""
+        cut, self.cut = self.cut, None
+        try:
+            yield
+        finally:
+            self.cut = cut
+
+    def get_seq_length(self) -> int:
+        """The logical length."""
+        physical = super().get_seq_length()
+        return physical + self.dropped if physical else physical
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The physical width of the mask, and the offset of its first column in the logical numbering."""
+        dropped = self.dropped
+        with self._physical():
+            width, offset = super().get_mask_sizes(query_length)
+        return width, offset + dropped
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove tokens from the end, down to the prompt (a positive number is the length to leave, as in old releases)."""
+        length = self.get_seq_length()
+        remove = length - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
+        if self.cut is not None and remove > length - self.cut.length:
+            raise ValueError(
+                f"cannot crop {remove} tokens from a cache whose last {length - self.cut.length} came after the pruned "
+                "prompt: dropped visual tokens cannot be brought back. Start again from an empty cache."
+            )
+        if remove > 0:
+            with self._physical():
+                super().crop(-remove)
+
+    def reset(self) -> None:
+        """Forget the tokens and the cut."""
+        self.cut = None
+        super().reset()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder the batch, the cut with it."""
+        super().reorder_cache(beam_idx)
+        self._follow(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows of the batch."""
+        super().batch_select_indices(indices)
+        self._follow(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row of the batch."""
+        super().batch_repeat_interleave(repeats)
+        if self.cut is not None:
+            rows = self.cut.columns.new_tensor(range(self.cut.columns.shape[0])).repeat_interleave(repeats)
+            self._follow(rows)
+
+    def _follow(self, rows: Tensor) -> None:
+        if self.cut is not None:
+            self.cut = self.cut.of_rows(rows)
+
+
+_SHORT: dict[type, type] = {}
+
+
+def shorten(cache: Cache, index: int, cut: Cut) -> None:
+    """Give cache layer `index`, whose tensors are already short, its logical length."""
+    layer = cache.layers[index]
+    if not isinstance(layer, ShortLayer):
+        base = type(layer)
+        if base not in _SHORT:
+            _SHORT[base] = type(f"Short{base.__name__}", (ShortLayer, base), {"__module__": __name__})
+        # A class cannot be exchanged in place (object layouts differ), so a new object takes over the whole state.
+        short = object.__new__(_SHORT[base])
+        short.__dict__ = layer.__dict__
+        layer = cache.layers[index] = short
+    layer.cut = cut
+
+
+def cut_of(cache: Any, index: int | None = None) -> Cut | None:
+    """The cut that a cache layer carries (by default the first layer that carries one), or None."""
+    layers = getattr(cache, "layers", None) or []
+    if index is not None:
+        layers = layers[index : index + 1]
+    for layer in layers:
+        if isinstance(layer, ShortLayer) and layer.cut is not None:
+            return layer.cut
+    return None
+
+
+def check_cache(cache: Any) -> None:
+    """Raise for a cache whose layers cannot become shorter, before anything runs."""
+    if cache is None:
+        return
+    layers = getattr(cache, "layers", None)
+    if layers is None:
+        raise NotImplementedError(
+            f"a {type(cache).__name__} cannot be pruned: pass a DynamicCache, or no cache and let generate() make one."
+        )
+    for layer in layers:
+        if isinstance(layer, StaticLayer):
+            raise NotImplementedError(
+                f"a static cache ({type(cache).__name__}) has a fixed length and cannot hold a pruned prompt: "
+                'use the default dynamic cache (leave out cache_implementation="static").'
+            )
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            raise NotImplementedError(
+                "sliding-window layers are not supported yet: their window would count dropped tokens differently "
+                "in the prompt and while decoding."
+            )
+
+
+def bytes_of(cache: Any) -> tuple[int, int]:
+    """Bytes that the keys and values take, and what they would take at the full logical length."""
+    held = full = 0
+    for layer in getattr(cache, "layers", None) or []:
+        if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
+            continue
+        size = layer.keys.nbytes + layer.values.nbytes  # pyright: ignore[reportOptionalMemberAccess]
+        held += size
+        full += size * layer.get_seq_length() // max(layer.keys.shape[-2], 1)
+    return held, full

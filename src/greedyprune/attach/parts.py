@@ -1,0 +1,74 @@
+"""The parts of a model that pruning needs, found on the model itself, and every reason to refuse one."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from greedyprune.models.table import family_of
+from greedyprune.stages import Layer, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from greedyprune.models._family import Family
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Where things are in one model."""
+
+    top: nn.Module
+    """The model the user holds; its forward sees labels."""
+    outer: nn.Module
+    """The module whose forward sees input_ids and images and calls the text model."""
+    text: nn.Module
+    """The decoder: gets merged embeddings, calls the layers."""
+    layers: nn.ModuleList
+    family: Family
+    config: Any
+    image_token: int
+
+    def check_stage(self, stage: Stage) -> None:
+        """Raise unless this model can be cut there."""
+        if not isinstance(stage, self.family.stages):
+            places = ", ".join(place.__name__ for place in self.family.stages)
+            raise ValueError(f"a {self.family.model_type!r} model cannot be cut at {stage!r}: it can be at {places}.")
+        if isinstance(stage, Layer) and stage.index >= len(self.layers):
+            raise ValueError(
+                f"{stage!r} does not exist: this model has {len(self.layers)} decoder layers, "
+                f"so the last place is Layer({len(self.layers) - 1})."
+            )
+
+
+def find_parts(model: Any) -> Parts:
+    """The parts of a model, or an error that says what it lacks. Touches nothing."""
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if config is None or model_type is None or not callable(getattr(model, "get_decoder", None)):
+        raise TypeError(f"a {type(model).__name__} is no transformers model: pass one loaded with from_pretrained().")
+    family = family_of(model_type)
+    text = model.get_decoder()
+    layers = getattr(text, "layers", None)
+    outer = next(
+        (m for m in model.modules() if hasattr(m, "get_image_features") and any(c is text for c in m.children())), None
+    )
+    if layers is None or outer is None:
+        raise NotImplementedError(f"this {type(model).__name__} is built unlike the {model_type!r} models known here.")
+    # Read off the class: accelerate replaces an instance's forward by a wrapper without a signature.
+    names = inspect.signature(type(layers[0]).forward).parameters
+    missing = {"hidden_states", "attention_mask", "position_embeddings"} - set(names)
+    if missing:
+        raise NotImplementedError(
+            f"the decoder layers of this {type(model).__name__} take no {', '.join(sorted(missing))}: "
+            "this release of transformers is not supported, please report it."
+        )
+    kinds = set(getattr(text.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise NotImplementedError(f"decoder layers of type {sorted(kinds)} are not supported: only full attention is.")
+    if text.config._attn_implementation == "flex_attention":
+        raise NotImplementedError(
+            "flex_attention masks cannot be cut: call model.set_attn_implementation('sdpa') before pruning."
+        )
+    return Parts(model, outer, text, layers, family, config, getattr(config, family.image_token))

@@ -1,0 +1,112 @@
+"""What a pruned call did: per image the selection, per call the counts, as values that print and serialise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from greedyprune.budget import Budget
+    from greedyprune.keep import Keep
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What was kept of one image. Indices are the image's own visual tokens, 0 the first."""
+
+    index: int
+    """Which image of the call, in the order of the placeholders."""
+    row: int
+    """Which prompt of the batch it belongs to."""
+    grid: tuple[int, int, int] | None
+    """(t, h, w) of its tokens, None where no grid fits."""
+    budget: Budget
+    keep: Keep
+    """The decision itself: rows, order, gains, what was passed over for whom."""
+
+    @property
+    def n(self) -> int:
+        """How many visual tokens the image has."""
+        return self.keep.n
+
+    @property
+    def k(self) -> int:
+        """How many stayed."""
+        return self.keep.k
+
+    @property
+    def rows(self) -> Tensor:
+        """(k,) the kept tokens, ascending."""
+        return self.keep.rows
+
+    @property
+    def order(self) -> Tensor:
+        """(k,) the kept tokens in the order taken."""
+        return self.keep.order
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        by = self.keep.suppressed_by
+        return {
+            "image": self.index,
+            "prompt": self.row,
+            "grid": list(self.grid) if self.grid else None,
+            "budget": str(self.budget),
+            "tokens": self.n,
+            "kept": self.k,
+            "rows": self.rows.tolist(),
+            "order": self.order.tolist(),
+            "gains": [round(gain, 6) for gain in self.keep.gains.tolist()],
+            "before_fallback": int(self.keep.before_fallback),
+            "suppressed_by": by.tolist() if by is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The counts of one call (its prompt; decoding adds nothing to them)."""
+
+    method: str
+    at: str
+    tokens: int = 0
+    """Visual tokens of the call, all images."""
+    kept: int = 0
+    """Visual tokens that stayed."""
+    images: int = 0
+    sequence: int = 0
+    """Length of the prompt batch before the cut, padding and text included."""
+    sequence_kept: int = 0
+    """Length after it."""
+    layers: int = 0
+    layers_before_cut: int = 0
+    """Decoder layers that ran on all tokens."""
+    cache_bytes: int = 0
+    """Keys and values after the prompt, as held."""
+    cache_bytes_full: int = 0
+    """What they would take without pruning."""
+    select_ms: float = 0.0
+    """Host time of choosing, all images."""
+
+    @property
+    def layer_averaged(self) -> float:
+        """Visual tokens per decoder layer on average: what papers that prune inside the decoder often call the budget."""
+        if not self.layers:
+            return float(self.kept)
+        return (self.layers_before_cut * self.tokens + (self.layers - self.layers_before_cut) * self.kept) / self.layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {**self.__dict__, "layer_averaged": self.layer_averaged}
+
+    def __str__(self) -> str:
+        if not self.images:
+            return f"{self.method} at {self.at}: no prompt with images has run yet, nothing was pruned"
+        saved = 1 - self.cache_bytes / self.cache_bytes_full if self.cache_bytes_full else None
+        cache = f"KV -{100 * saved:.0f} %" if saved is not None else "no KV cache"
+        return (
+            f"{self.method} at {self.at}: {self.tokens} -> {self.kept} visual tokens "
+            f"({self.layer_averaged:.0f} averaged over {self.layers} layers), "
+            f"{self.sequence} -> {self.sequence_kept} in sequence, {cache}, selector {self.select_ms:.1f} ms"
+        )

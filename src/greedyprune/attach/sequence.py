@@ -1,0 +1,118 @@
+"""The cut of a sequence: which columns stay, and how everything that has a sequence axis follows.
+
+House letters: b rows of a batch, L tokens before the cut, l after it, q queries of one forward. Rows that keep different
+numbers of tokens are padded on the left, as generation pads prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The columns that stay out of `length` logical ones, in order; column numbers are the original positions."""
+
+    length: int
+    columns: Tensor
+    """(b, l) int64, ascending where valid."""
+    valid: Tensor
+    """(b, l) bool: False where a shorter row is padded on the left, or where the prompt was padded."""
+    ragged: bool
+    """Whether any entry of `valid` is False."""
+
+    @classmethod
+    def keeping(cls, keep: Tensor) -> Cut:
+        """From which tokens stay. (b, L) bool -> Cut"""
+        longest = int(keep.sum(1).max())
+        # A stable sort of 0/1 puts the kept columns last and in order, with arbitrary dropped ones as left padding.
+        columns = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
+        return cls.of(keep.shape[1], columns, keep.gather(1, columns))
+
+    @classmethod
+    def of(cls, length: int, columns: Tensor, valid: Tensor) -> Cut:
+        """From columns and their validity."""
+        return cls(length, columns, valid, not bool(valid.all()))
+
+    @property
+    def dropped(self) -> int:
+        """How many columns shorter the sequence is."""
+        return self.length - self.columns.shape[1]
+
+    def grown(self, total: int) -> Cut:
+        """With everything that came after the cut, which all stays. -> Cut of `total` columns"""
+        tail = torch.arange(self.length, total, device=self.columns.device).expand(self.columns.shape[0], -1)
+        columns = torch.cat([self.columns, tail], 1)
+        valid = torch.cat([self.valid, self.valid.new_ones(tail.shape)], 1)
+        return Cut(total, columns, valid, self.ragged)
+
+    def then(self, other: Cut) -> Cut:
+        """This cut of what came before, followed by the cut of what comes now."""
+        return Cut(
+            self.length + other.length,
+            torch.cat([self.columns, other.columns + self.length], 1),
+            torch.cat([self.valid, other.valid], 1),
+            self.ragged or other.ragged,
+        )
+
+    def of_rows(self, rows: Tensor) -> Cut:
+        """For a batch that was reordered, repeated or reduced. (b',) -> Cut"""
+        rows = rows.to(self.columns.device)
+        return Cut(self.length, self.columns[rows], self.valid[rows], self.ragged)
+
+    def take(self, x: Tensor, dim: int) -> Tensor:
+        """Gather along a negative `dim`; the batch axis is the one before it. (..., b, L, ...) -> (..., b, l, ...)"""
+        axis, batch = x.ndim + dim, x.ndim + dim - 1
+        rows, kept = self.columns.shape
+        shape, view = list(x.shape), [1] * x.ndim
+        shape[batch], view[batch] = rows, rows
+        shape[axis], view[axis] = kept, kept
+        if x.shape[batch] != rows:  # one row that stands for the whole batch
+            x = x.expand([rows if i == batch else size for i, size in enumerate(x.shape)])
+        return x.gather(axis, self.columns.to(x.device).view(view).expand(shape))
+
+    def mask_columns(self, mask: Tensor) -> Tensor:
+        """Cut a 4-D attention mask along its keys. (b, 1, q, L) -> (b, 1, q, l)"""
+        rows = self.columns.shape[0]
+        mask = mask.expand(rows, -1, -1, -1)
+        index = self.columns.to(mask.device)[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1)
+        return mask.gather(3, index).masked_fill(~self.valid.to(mask.device)[:, None, None, :], forbidden(mask.dtype))
+
+    def mask_rows(self, mask: Tensor) -> Tensor:
+        """Cut a 4-D attention mask along its queries. (b, 1, L, t) -> (b, 1, l, t)"""
+        rows = self.columns.shape[0]
+        mask = mask.expand(rows, -1, -1, -1)
+        index = self.columns.to(mask.device)[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
+        return mask.gather(2, index)
+
+    def padding_mask(self, given: Tensor | None, total: int) -> Tensor:
+        """A 2-D mask of the full logical length, whose last columns are the physical ones. -> (b, total)
+
+        A cache layer with a logical length tells transformers to skip the first `dropped` columns (`kv_offset`), so
+        the kept columns stand right-aligned behind that many zeros, followed by the caller's tail.
+        """
+        rows = self.valid.shape[0]
+        tail = self.valid.new_ones(rows, total - self.length) if given is None else given[:, self.length :].bool()
+        return torch.cat([self.valid.new_zeros(rows, self.dropped), self.valid, tail.to(self.valid.device)], 1).long()
+
+    def causal_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
+        """An additive mask for the last `queries` tokens, where the model itself made none. -> (b, 1, queries, l)"""
+        l = self.columns.shape[1]
+        seen = torch.ones(queries, l, dtype=torch.bool, device=self.valid.device).tril(l - queries)
+        allowed = seen[None, None] & self.valid[:, None, None, :]
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
+
+
+def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -> Cut:
+    """The cut that cuts nothing from the first `length` columns."""
+    columns = torch.arange(length, device=device).expand(batch, -1)
+    mask = torch.ones(batch, length, dtype=torch.bool, device=device) if valid is None else valid[:, :length].bool()
+    return Cut.of(length, columns, mask)
+
+
+def forbidden(dtype: torch.dtype) -> float | bool:
+    """What a mask of this type holds where a query must not look."""
+    return False if dtype == torch.bool else torch.finfo(dtype).min

@@ -1,0 +1,71 @@
+"""Budgets: how many visual tokens are kept, with the unit in the type."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex, TypeAlias
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Keep this share of an image's n visual tokens: floor(share * n + 1/2), at least 1 if share > 0."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Ratio({self.share!r}): the share kept is a number between 0 and 1.")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"Ratio({self.share!r}): the share kept lies between 0 and 1, Ratio(0.25) keeps a quarter.")
+
+    def of(self, n: int) -> int:
+        """How many of n tokens this share is."""
+        return max(math.floor(self.share * n + 0.5), 1 if self.share > 0 and n > 0 else 0)
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.4g}%"
+
+
+Budget: TypeAlias = int | Ratio
+
+
+def as_budget(keep: object) -> Budget:
+    """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
+    if isinstance(keep, Ratio):
+        return keep
+    if isinstance(keep, float):
+        raise TypeError(
+            f"keep={keep!r} is ambiguous: write Ratio({keep!r}) to keep that share, or an int to keep that many tokens."
+        )
+    if isinstance(keep, bool) or not isinstance(keep, SupportsIndex):
+        raise TypeError(f"keep={keep!r} is no budget: write an int (tokens kept per image) or Ratio(0.25).")
+    count = operator.index(keep)
+    if count < 0:
+        raise ValueError(f"keep={count}: the number of visual tokens kept cannot be negative, write 0 or more.")
+    return count
+
+
+def as_budgets(keep: object) -> Budget | tuple[Budget, ...]:
+    """Check `keep` as a user gives it: one budget for every image, or a list with one budget per image."""
+    if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
+        if not keep:
+            raise ValueError("keep=[] holds no budget: give one per image, or one budget for all images.")
+        return tuple(as_budget(item) for item in keep)
+    return as_budget(keep)
+
+
+def count(budget: Budget, n: int) -> int:
+    """How many of n tokens a budget keeps: never more than n."""
+    return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `64` (tokens) or `25%` (a share), the way a command line writes a budget."""
+    word = text.strip()
+    try:
+        return Ratio(float(word[:-1]) / 100) if word.endswith("%") else as_budget(int(word))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share.") from error

@@ -1,0 +1,57 @@
+"""Keep: a decision about one image's tokens, as a value that can cut any tensor which has those rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Which k of n tokens stay. Everything lies on the device of the cues it was decided from."""
+
+    n: int
+    """How many tokens there were."""
+    rows: Tensor
+    """(k,) the kept rows, ascending, int64."""
+    order: Tensor
+    """(k,) the same rows in the order in which they were taken."""
+    gains: Tensor
+    """(k,) what each was worth when it was taken, in the order of `order`; the unit is the method's."""
+    before_fallback: Tensor
+    """() how many the method took by its own rule, before a fallback filled the budget."""
+    suppressed_by: Tensor | None = None
+    """(n,) the kept token for which a token was passed over, -1 where none was (kept, or never looked at)."""
+
+    @classmethod
+    def from_order(
+        cls, order: Tensor, gains: Tensor, n: int, *, before_fallback: int | None = None, suppressed_by: Tensor | None = None
+    ) -> Keep:
+        """From the rows in the order taken. (k,), (k,) -> Keep"""
+        own = torch.tensor(order.shape[0] if before_fallback is None else before_fallback, device=order.device)
+        return cls(n, order.sort().values, order, gains, own, suppressed_by)
+
+    @classmethod
+    def everything(cls, n: int, device: torch.device | None = None) -> Keep:
+        """All n tokens, in order, with no gain attributed."""
+        rows = torch.arange(n, device=device)
+        return cls.from_order(rows, torch.zeros(n, device=device), n)
+
+    @property
+    def k(self) -> int:
+        """How many tokens stay."""
+        return self.rows.shape[0]
+
+    def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
+        """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""
+        if x.shape[dim] != self.n:
+            raise ValueError(f"the tensor has {x.shape[dim]} rows along dim {dim}, this decision is about {self.n} tokens.")
+        return x.index_select(dim, self.rows.to(x.device))
+
+    def __repr__(self) -> str:
+        return f"Keep({self.k} of {self.n})"

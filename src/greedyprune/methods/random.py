@@ -1,0 +1,34 @@
+"""Random: k tokens drawn without looking. The control that any method has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from greedyprune.cues import Cues
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.stages import Layer, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Method):
+    """k distinct tokens, uniformly at random. A control: report it over three seeds or more.
+
+    Equal n and seed give the same draw for every image, and the draw for k is a prefix of that for k + 1. Differs:
+    nothing to differ from. Gains are 0. Cost: O(n).
+    """
+
+    equivariant: ClassVar[bool] = False
+
+    at: Stage = Layer(2)
+    seed: int = 0
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        # Drawn on the CPU, so that a seed means the same on every device.
+        draw = torch.randperm(cues.n, generator=torch.Generator().manual_seed(self.seed))[:k]
+        order = draw.to(cues.features.device)
+        return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)

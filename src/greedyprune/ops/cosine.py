@@ -1,0 +1,110 @@
+"""Cosines that decide: float32 for speed, float64 wherever float32 could decide wrongly.
+
+The exact cosine of two rows is defined here as dot / sqrt(|x|^2 |y|^2) in float64, clamped to [-1, 1], and 0 where a row
+is zero. A float32 product is within `DOUBT` / 2 of it, so only values within `DOUBT` of a decision are computed again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DOUBT = 1e-5
+"""How close to a decision a float32 cosine may lie before float64 decides (float32 is off by less than 1e-6)."""
+SLACK = 1e-12
+"""Float64 cosines this close to a threshold count as equal to it, which absorbs the rounding of float64 itself."""
+
+
+class UnitRows:
+    """Rows scaled to length 1, on demand: rows that no decision looks at are never read. (n, d)
+
+    Zero rows stay zero, so that every cosine with them is 0.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        # Squares overflow or vanish in float32 outside this range; such rows (and zero rows) take the slow path.
+        norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+        self.plain = bool(((norm > 1e-15) & (norm < 1e15)).all()) and x.dtype != torch.float64
+        self.inverse = norm.reciprocal() if self.plain else None
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Unit rows in float32. (r,) -> (r, d)"""
+        picked = self.x[rows]
+        if self.inverse is None:
+            return unit64(picked).float()
+        return picked.float().mul_(self.inverse[rows, None])
+
+    def all(self) -> Tensor:
+        """Every row. -> (n, d)"""
+        if self.inverse is None:
+            return unit64(self.x).float()
+        return self.x.float() * self.inverse[:, None]
+
+    def dot(self, y: Tensor) -> Tensor:
+        """Cosine of every row with one vector, in float32. (d,) -> (n,)"""
+        unit = unit64(y[None]).float()[0]
+        if self.inverse is None:
+            return self.all() @ unit
+        return (self.x.float() @ unit).mul_(self.inverse) if ieee() else (self.all().double() @ unit.double()).float()
+
+
+def unit64(x: Tensor) -> Tensor:
+    """Rows scaled to length 1 in float64; zero rows stay zero. (n, d) -> (n, d)"""
+    x = x.double()
+    # Scaling by the largest entry first keeps the squares inside float64 for any finite input.
+    x = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return x / x.square().sum(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def cosine64(x: Tensor, y: Tensor) -> Tensor:
+    """Exact cosine of every row of x with every row of y. (r, d), (s, d) -> (r, s)"""
+    return (unit64(x) @ unit64(y).T).clamp_(-1, 1)
+
+
+def cosine64_to(x: Tensor, y: Tensor) -> Tensor:
+    """Exact cosine of every row with one vector, row by row so that equal rows get equal values. (r, d), (d,) -> (r,)"""
+    return (unit64(x) * unit64(y[None])).sum(-1).clamp_(-1, 1)
+
+
+def ieee() -> bool:
+    """Whether float32 products use full float32 arithmetic here (not TF32 or bfloat16, which a user may have allowed)."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]
+    modes = {getattr(backend, "fp32_precision", "ieee") for backend in backends}
+    return modes <= {"ieee", "none"} and torch.get_float32_matmul_precision() == "highest"
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T of float32 rows, accurate to float32. (r, d), (s, d) -> (r, s)"""
+    return a @ b.T if ieee() else (a.double() @ b.double().T).float()
+
+
+def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Which float32 cosines of x[rows] with x[columns] are above tau, the doubtful ones decided in float64.
+
+    (r, s), (n, d), (r,), (s,) -> (r, s) bool
+    """
+    above = cosines > tau
+    doubtful = (cosines - tau).abs() < DOUBT
+    if bool(doubtful.any()):
+        i, j = doubtful.any(1).nonzero()[:, 0], doubtful.any(0).nonzero()[:, 0]
+        exact = cosine64(x[rows[i]], x[columns[j]]) > tau + SLACK
+        above[i[:, None], j] = torch.where(doubtful[i[:, None], j], exact, above[i[:, None], j])
+    return above
+
+
+def saliency(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine of every row with one vector, and the rows from the highest to the lowest, ties to the lowest index.
+
+    The order is that of the float64 values: rows whose float32 value nearly ties with a neighbour's are computed again.
+    (n, d), (d,) -> (n,) float64, (n,)
+    """
+    values = UnitRows(x).dot(y).double()
+    ranked, index = values.sort(descending=True)
+    near = (ranked[:-1] - ranked[1:]) < DOUBT
+    in_doubt = torch.zeros_like(ranked, dtype=torch.bool)
+    in_doubt[1:] |= near
+    in_doubt[:-1] |= near
+    rows = index[in_doubt]
+    values[rows] = cosine64_to(x[rows], y)
+    return values, values.sort(descending=True, stable=True).indices

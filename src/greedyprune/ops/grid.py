@@ -1,0 +1,47 @@
+"""Even coverage of a grid: the cells whose centres are spread as regularly as k allows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def uniform_cells(grid: tuple[int, int, int], k: int) -> Tensor:
+    """k distinct cells, evenly spread, in raster order index. (t, h, w), k -> (k,) ascending
+
+    Frames share k as evenly as possible; inside a frame a rows x columns lattice of centres comes first, and what is
+    left of k goes one by one to the cell farthest from all chosen ones (ties to the lowest index).
+    """
+    t, h, w = grid
+    # Frame f gets the cells between two consecutive multiples of k/t, so no frame differs from another by more than 1.
+    shares = [(f + 1) * k // t - f * k // t for f in range(t)]
+    return torch.cat([_cells(h, w, share) + f * h * w for f, share in enumerate(shares)])
+
+
+def _cells(h: int, w: int, k: int) -> Tensor:
+    """k cells of one frame. -> (k,) ascending"""
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64)
+    rows, columns = _lattice(h, w, k)
+    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)])
+    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)])
+    chosen = (y[:, None] * w + x).flatten()
+    places = torch.cartesian_prod(torch.arange(h), torch.arange(w)).double()
+    distance = torch.cdist(places, places[chosen]).amin(1)
+    extra: list[int] = []
+    for _ in range(k - chosen.numel()):
+        extra.append(int(distance.argmax()))
+        distance = torch.minimum(distance, torch.cdist(places, places[extra[-1:]])[:, 0])
+    return torch.cat([chosen, torch.tensor(extra, dtype=torch.int64)]).sort().values
+
+
+def _lattice(h: int, w: int, k: int) -> tuple[int, int]:
+    """rows x columns <= k with the most cells; among equals the one whose cells are closest to square."""
+
+    def badness(rows: int) -> tuple[int, float]:
+        columns = min(w, k // rows)
+        tall, wide = h / rows, w / columns
+        return k - rows * columns, max(tall, wide) / min(tall, wide)
+
+    rows = min(range(1, min(h, k) + 1), key=badness)
+    return rows, min(w, k // rows)

@@ -1,0 +1,65 @@
+"""Thresholds for suppression that are read off an image's own pairwise cosines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.cosine import DOUBT, UnitRows, cosine64, product
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """τ = the q-quantile of cos(x_i, x_j) over the image's pairs i < j: a share 1 - q of all pairs is too similar.
+
+    Decoder states are anisotropic, so raw cosines crowd near 1 at one layer and near 0 at another; a quantile means the
+    same everywhere.
+    """
+
+    q: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.q <= 1:
+            raise ValueError(f"Quantile({self.q!r}): q lies between 0 and 1, Quantile(0.8) is the default.")
+
+    def __call__(self, x: Tensor) -> float:
+        """The threshold for these rows. (n, d) -> float"""
+        return pairwise_quantile(x, self.q)
+
+
+def pairwise_quantile(x: Tensor, q: float) -> float:
+    """The q-quantile of cos(x_i, x_j) over all pairs i < j, linear between order statistics, in float64. (n, d) -> float
+
+    With fewer than two tokens there is no pair: 1, which suppresses nothing. Cost O(n^2 d) time, O(n^2) memory.
+    """
+    n = x.shape[0]
+    if n < 2:
+        return 1.0
+    unit = UnitRows(x).all()
+    cosines = product(unit, unit)
+    upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1)
+    place = q * (n * (n - 1) // 2 - 1)
+    low = math.floor(place)
+    values = _pairs_from_rank(x, cosines, upper, low)
+    if place == low:
+        return values[0]
+    above = values[1] if len(values) > 1 else _pairs_from_rank(x, cosines, upper, low + 1)[0]
+    return values[0] + (place - low) * (above - values[0])
+
+
+def _pairs_from_rank(x: Tensor, cosines: Tensor, upper: Tensor, rank: int) -> list[float]:
+    """Exact cosines of the pair with this rank (0 the lowest) and of those just above it. (n, d), (n, n), (n, n) -> floats
+
+    An order statistic moves by no more than the largest error of its values, so the pair sought lies within DOUBT of
+    the float32 one, and only the pairs in that window are computed in float64.
+    """
+    pairs = cosines[upper]
+    guess = pairs.kthvalue(rank + 1).values
+    below = int((pairs < guess - DOUBT).sum())
+    window = ((cosines - guess).abs_() <= DOUBT).logical_and_(upper)
+    i, j = window.any(1).nonzero()[:, 0], window.any(0).nonzero()[:, 0]
+    exact = cosine64(x[i], x[j])[window[i[:, None], j]]
+    return exact.sort().values[rank - below :].tolist()
