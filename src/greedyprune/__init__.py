@@ -55,7 +55,7 @@ _HOMES = {
 }
 _MODULES = ("plots", "testbed")
 
-__all__ = [*_HOMES, *_MODULES, "__version__"]  # noqa: PLE0604 (strings all)
+__all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

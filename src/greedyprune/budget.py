@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex, TypeAlias
+from typing import SupportsIndex, TypeAlias, cast
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Ratio:
         if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Ratio({self.share!r}): the share kept is a number between 0 and 1.")
         if not 0 <= self.share <= 1:
-            raise ValueError(f"Ratio({self.share!r}): the share kept lies between 0 and 1, Ratio(0.25) keeps a quarter.")
+            raise ValueError(
+                f"Ratio({self.share!r}): the share kept lies between 0 and 1, Ratio(0.25) keeps a quarter."
+            )
 
     def of(self, n: int) -> int:
         """How many of n tokens this share is."""
@@ -40,12 +42,15 @@ def as_budget(keep: object) -> Budget:
         raise TypeError(
             f"keep={keep!r} is ambiguous: write Ratio({keep!r}) to keep that share, or an int to keep that many tokens."
         )
-    if isinstance(keep, bool) or not isinstance(keep, SupportsIndex):
-        raise TypeError(f"keep={keep!r} is no budget: write an int (tokens kept per image) or Ratio(0.25).")
-    count = operator.index(keep)
-    if count < 0:
-        raise ValueError(f"keep={count}: the number of visual tokens kept cannot be negative, write 0 or more.")
-    return count
+    try:
+        if isinstance(keep, bool) or not isinstance(keep, SupportsIndex):
+            raise TypeError
+        tokens = operator.index(keep)
+    except TypeError:
+        raise TypeError(f"keep={keep!r} is no budget: write an int (tokens kept per image) or Ratio(0.25).") from None
+    if tokens < 0:
+        raise ValueError(f"keep={tokens}: the number of visual tokens kept cannot be negative, write 0 or more.")
+    return tokens
 
 
 def as_budgets(keep: object) -> Budget | tuple[Budget, ...]:
@@ -53,7 +58,7 @@ def as_budgets(keep: object) -> Budget | tuple[Budget, ...]:
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
         if not keep:
             raise ValueError("keep=[] holds no budget: give one per image, or one budget for all images.")
-        return tuple(as_budget(item) for item in keep)
+        return tuple(as_budget(item) for item in cast("Sequence[object]", keep))
     return as_budget(keep)
 
 

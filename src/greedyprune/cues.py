@@ -87,7 +87,7 @@ class Cues:
             value = getattr(self, field.name)
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
-            # One number answers nearly always: a finite sum has only finite terms. An overflow falls through to the rows.
+            # One number nearly always answers: a finite sum has only finite terms. An overflow goes on to the rows.
             if bool(torch.isfinite(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)))):
                 continue
             bad = (~torch.isfinite(value)).reshape(value.shape[0], -1).any(1).nonzero()

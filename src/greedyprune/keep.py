@@ -30,7 +30,13 @@ class Keep:
 
     @classmethod
     def from_order(
-        cls, order: Tensor, gains: Tensor, n: int, *, before_fallback: int | None = None, suppressed_by: Tensor | None = None
+        cls,
+        order: Tensor,
+        gains: Tensor,
+        n: int,
+        *,
+        before_fallback: int | None = None,
+        suppressed_by: Tensor | None = None,
     ) -> Keep:
         """From the rows in the order taken. (k,), (k,) -> Keep"""
         own = torch.tensor(order.shape[0] if before_fallback is None else before_fallback, device=order.device)
@@ -50,7 +56,9 @@ class Keep:
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""
         if x.shape[dim] != self.n:
-            raise ValueError(f"the tensor has {x.shape[dim]} rows along dim {dim}, this decision is about {self.n} tokens.")
+            raise ValueError(
+                f"the tensor has {x.shape[dim]} rows along dim {dim}, this decision is about {self.n} tokens."
+            )
         return x.index_select(dim, self.rows.to(x.device))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Method: the base of every pruning method; and `select`, which runs one on plain tensors with every check made once."""
+"""Method: the base of every pruning method; and `select`, which runs one on plain tensors, every check made once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def as_method(method: Method | type[Method] | str) -> Method:
         return method_class(method)()
     if isinstance(method, type) and issubclass(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         return method()
-    if isinstance(method, Method):
+    if isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         return method
     raise TypeError(f"{method!r} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}.")
 

@@ -26,7 +26,9 @@ class Layer(Stage):
 
     def __post_init__(self) -> None:
         if isinstance(self.index, bool) or not isinstance(self.index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"Layer({self.index!r}): write the number of decoder layers that run before the cut, an int.")
+            raise TypeError(
+                f"Layer({self.index!r}): write the number of decoder layers that run before the cut, an int."
+            )
         if self.index < 0:
             raise ValueError(f"Layer({self.index}): count layers from the first one, 0 or more.")
 

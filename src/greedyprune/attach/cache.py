@@ -57,7 +57,7 @@ class ShortLayer(Base):
         return width, offset + dropped
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove tokens from the end, down to the prompt (a positive number is the length to leave, as in old releases)."""
+        """Remove tokens from the end, down to the prompt; a positive number is the length to leave (old releases)."""
         length = self.get_seq_length()
         remove = length - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
         if self.cut is not None and remove > length - self.cut.length:
@@ -76,7 +76,7 @@ class ShortLayer(Base):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the batch, the cut with it."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # pyright: ignore[reportArgumentType]
         self._follow(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:

@@ -65,7 +65,7 @@ class Prompt:
             if mine.numel() != image.n or (image.n and int(mine[0]) != int(mine[-1])):
                 raise ValueError(
                     f"the prompt holds {rows.numel()} image placeholders, its images have "
-                    f"{sum(i.n for i in self.images)} visual tokens: build text and images with the model's own processor."
+                    f"{sum(i.n for i in self.images)} visual tokens: build both with the model's own processor."
                 )
             if image.n:
                 spans.append((int(mine[0]), columns[start : start + image.n], image))
@@ -73,7 +73,7 @@ class Prompt:
         if start != rows.numel():
             raise ValueError(
                 f"the prompt holds {rows.numel()} image placeholders, its images have {start} visual tokens: "
-                "build text and images with the model's own processor."
+                "build both with the model's own processor."
             )
         return spans
 

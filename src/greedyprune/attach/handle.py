@@ -59,7 +59,7 @@ def prune(
 
 
 class Pruned:
-    """The handle of a pruned model: `selections` and `report()` tell what the last call did, `remove()` undoes it all."""
+    """The handle of a pruned model: `selections` and `report()` tell what the last call did, `remove()` undoes it."""
 
     def __init__(self, parts: Any, policy: Policy) -> None:
         self._parts, self._policy = parts, policy

@@ -1,9 +1,9 @@
 """The hooks: forward (pre-)hooks on the outer model, the text model and the decoder layers. No forward is rewritten.
 
 One forward runs like this. The outer hook sees the token ids and notes where the images are. At `Input()` the text
-model's hook decides on the merged embeddings and hands the model a shorter sequence. At `Layer(l)` the hook of decoder
-layer l decides on its states, and the hooks of all layers from l on cut masks and positions. Afterwards the cache layers
-that are physically short get a logical length (`cache.py`), so decoding goes on in the original numbering.
+model's hook decides on the merged embeddings and hands the model a shorter sequence. At `Layer(l)` the hook of
+decoder layer l decides on its states, and the hooks of all layers from l on cut masks and positions. Afterwards the
+cache layers that are physically short get a logical length (`cache.py`), so decoding goes on in the original numbering.
 
 What belongs to one forward lives in a context variable, never on the model, so threads do not meet.
 """
@@ -120,7 +120,7 @@ class Hooks:
     def _top(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if kwargs.get("labels") is not None:
             raise NotImplementedError(
-                "labels cannot be used while pruned: the logits are shorter than the labels. Remove the pruning to train."
+                "labels cannot be used while pruned, since the logits are shorter: call remove() before training."
             )
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             raise NotImplementedError(
@@ -300,7 +300,7 @@ class Hooks:
         """Where the model left causality to the attention kernel: nothing to add, unless a row is padded."""
         if not cut.ragged:
             return None
-        if "flash" in self.parts.text.config._attn_implementation:
+        if "flash" in self.parts.attention:
             return cut.valid
         return call.once(cut, lambda c: c.causal_mask(queries, dtype))
 

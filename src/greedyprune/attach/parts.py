@@ -30,6 +30,11 @@ class Parts:
     config: Any
     image_token: int
 
+    @property
+    def attention(self) -> str:
+        """The decoder's attention implementation, which a user may change at any time."""
+        return str(getattr(self.text.config, "_attn_implementation", ""))
+
     def check_stage(self, stage: Stage) -> None:
         """Raise unless this model can be cut there."""
         if not isinstance(stage, self.family.stages):

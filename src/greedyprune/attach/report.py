@@ -91,7 +91,7 @@ class Report:
 
     @property
     def layer_averaged(self) -> float:
-        """Visual tokens per decoder layer on average: what papers that prune inside the decoder often call the budget."""
+        """Visual tokens per decoder layer on average, which some papers call the budget."""
         if not self.layers:
             return float(self.kept)
         return (self.layers_before_cut * self.tokens + (self.layers - self.layers_before_cut) * self.kept) / self.layers

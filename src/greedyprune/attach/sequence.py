@@ -1,7 +1,7 @@
 """The cut of a sequence: which columns stay, and how everything that has a sequence axis follows.
 
-House letters: b rows of a batch, L tokens before the cut, l after it, q queries of one forward. Rows that keep different
-numbers of tokens are padded on the left, as generation pads prompts.
+House letters: b rows of a batch, L tokens before the cut, l after it, q queries of one forward. Rows that keep
+different numbers of tokens are padded on the left, as generation pads prompts.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Cut:
 
     def causal_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
         """An additive mask for the last `queries` tokens, where the model itself made none. -> (b, 1, queries, l)"""
-        l = self.columns.shape[1]
-        seen = torch.ones(queries, l, dtype=torch.bool, device=self.valid.device).tril(l - queries)
+        width = self.columns.shape[1]
+        seen = torch.ones(queries, width, dtype=torch.bool, device=self.valid.device).tril(width - queries)
         allowed = seen[None, None] & self.valid[:, None, None, :]
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
 

@@ -47,7 +47,7 @@ class GreedyPrune(Method):
     def __post_init__(self) -> None:
         if self.fallback not in FALLBACKS:
             raise ValueError(f"fallback={self.fallback!r} is unknown: choose one of {', '.join(FALLBACKS)}.")
-        if not isinstance(self.tau, Quantile) and not -1 <= self.tau:
+        if not isinstance(self.tau, Quantile) and not self.tau >= -1:
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property
@@ -65,7 +65,11 @@ class GreedyPrune(Method):
         if self.exact and order.shape[0] < k:
             order = torch.cat([order, _remaining(ranking, order)[: k - order.shape[0]]])
         return Keep.from_order(
-            order, worth[order], cues.n, before_fallback=found.order.shape[0], suppressed_by=_of_dropped(found.by, order)
+            order,
+            worth[order],
+            cues.n,
+            before_fallback=found.order.shape[0],
+            suppressed_by=_of_dropped(found.by, order),
         )
 
     def _threshold(self, x: Tensor) -> float:

@@ -65,7 +65,7 @@ def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
     for length in lengths:
         if length != expected:
             raise ValueError(
-                f"an image of this call has {length} visual tokens where the model's config says {expected}: if the prompt "
-                "is prefilled in chunks, run it without prefill_chunk_size, since a chunk holds only part of an image."
+                f"an image of this call has {length} visual tokens where the model's config says {expected}: if the "
+                "prompt is prefilled in chunks, leave out prefill_chunk_size: a chunk holds only part of an image."
             )
     return [ImageTokens(n, (1, side, side) if n == side * side else None) for n in lengths]

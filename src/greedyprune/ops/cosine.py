@@ -1,10 +1,12 @@
 """Cosines that decide: float32 for speed, float64 wherever float32 could decide wrongly.
 
-The exact cosine of two rows is defined here as dot / sqrt(|x|^2 |y|^2) in float64, clamped to [-1, 1], and 0 where a row
-is zero. A float32 product is within `DOUBT` / 2 of it, so only values within `DOUBT` of a decision are computed again.
+The exact cosine of two rows is here that of float64: both scaled to length 1, multiplied, clamped to [-1, 1]; 0 where a
+row is zero. A float32 cosine is within `DOUBT` / 2 of it, so only values that close to a decision are computed again.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ class UnitRows:
     def __init__(self, x: Tensor) -> None:
         self.x = x
         # Squares overflow or vanish in float32 outside this range; such rows (and zero rows) take the slow path.
-        norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+        norm = _norms(x)
         self.plain = bool(((norm > 1e-15) & (norm < 1e15)).all()) and x.dtype != torch.float64
         self.inverse = norm.reciprocal() if self.plain else None
 
@@ -49,6 +51,12 @@ class UnitRows:
         return (self.x.float() @ unit).mul_(self.inverse) if ieee() else (self.all().double() @ unit.double()).float()
 
 
+def _norms(x: Tensor) -> Tensor:
+    """Length of every row, in float32 or better. (n, d) -> (n,)"""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=wide)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
 def unit64(x: Tensor) -> Tensor:
     """Rows scaled to length 1 in float64; zero rows stay zero. (n, d) -> (n, d)"""
     x = x.double()
@@ -63,13 +71,13 @@ def cosine64(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine64_to(x: Tensor, y: Tensor) -> Tensor:
-    """Exact cosine of every row with one vector, row by row so that equal rows get equal values. (r, d), (d,) -> (r,)"""
+    """Exact cosine of every row with one vector, so summed that equal rows get equal values. (r, d), (d,) -> (r,)"""
     return (unit64(x) * unit64(y[None])).sum(-1).clamp_(-1, 1)
 
 
 def ieee() -> bool:
-    """Whether float32 products use full float32 arithmetic here (not TF32 or bfloat16, which a user may have allowed)."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]
+    """Whether float32 products are float32 arithmetic here, not TF32 or bfloat16, which a user may have allowed."""
+    backends: list[Any] = [getattr(torch.backends, name).matmul for name in ("cuda", "mkldnn")]
     modes = {getattr(backend, "fp32_precision", "ieee") for backend in backends}
     return modes <= {"ieee", "none"} and torch.get_float32_matmul_precision() == "highest"
 

@@ -36,12 +36,11 @@ def _cells(h: int, w: int, k: int) -> Tensor:
 
 
 def _lattice(h: int, w: int, k: int) -> tuple[int, int]:
-    """rows x columns <= k with the most cells; among equals the one whose cells are closest to square."""
+    """rows x columns <= k whose largest cell side is smallest; among equals the one with the most cells."""
 
-    def badness(rows: int) -> tuple[int, float]:
+    def badness(rows: int) -> tuple[float, int]:
         columns = min(w, k // rows)
-        tall, wide = h / rows, w / columns
-        return k - rows * columns, max(tall, wide) / min(tall, wide)
+        return max(h / rows, w / columns), -rows * columns
 
     rows = min(range(1, min(h, k) + 1), key=badness)
     return rows, min(w, k // rows)

@@ -9,6 +9,7 @@ count or the batch an image came in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def suppress(x: Tensor, order: Tensor, tau: float, k: int, *, block: int | None 
 
 
 def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
-    """Greedy inside one block: take the first row alive, pass over those it exceeds. (b, b) bool -> picks, blocker of each
+    """Greedy inside one block: take the first row alive, pass over those it exceeds. (b, b) -> picks, blocker of each
 
     Rows of the matrix become Python integers, one bit per candidate: with a few hundred candidates this is far cheaper
     than one tensor operation per pick.
@@ -102,4 +103,5 @@ def _bits(rows: Tensor) -> list[int]:
     padded[:, :width] = rows
     shifts = torch.arange(WORD, device=rows.device)
     words = (padded.view(count, -1, WORD) << shifts).sum(-1)
-    return [sum(word << (WORD * p) for p, word in enumerate(row)) for row in words.tolist()]
+    listed = cast("list[list[int]]", words.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return [sum(word << (WORD * p) for p, word in enumerate(row)) for row in listed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Quantile:
 
 
 def pairwise_quantile(x: Tensor, q: float) -> float:
-    """The q-quantile of cos(x_i, x_j) over all pairs i < j, linear between order statistics, in float64. (n, d) -> float
+    """The q-quantile of cos(x_i, x_j) over pairs i < j, linear between order statistics, in float64. (n, d) -> float
 
     With fewer than two tokens there is no pair: 1, which suppresses nothing. Cost O(n^2 d) time, O(n^2) memory.
     """
@@ -51,7 +52,7 @@ def pairwise_quantile(x: Tensor, q: float) -> float:
 
 
 def _pairs_from_rank(x: Tensor, cosines: Tensor, upper: Tensor, rank: int) -> list[float]:
-    """Exact cosines of the pair with this rank (0 the lowest) and of those just above it. (n, d), (n, n), (n, n) -> floats
+    """Exact cosines of the pair with this rank (0 the lowest) and of those just above it. (n, d), 2 (n, n) -> floats
 
     An order statistic moves by no more than the largest error of its values, so the pair sought lies within DOUBT of
     the float32 one, and only the pairs in that window are computed in float64.
@@ -62,4 +63,5 @@ def _pairs_from_rank(x: Tensor, cosines: Tensor, upper: Tensor, rank: int) -> li
     window = ((cosines - guess).abs_() <= DOUBT).logical_and_(upper)
     i, j = window.any(1).nonzero()[:, 0], window.any(0).nonzero()[:, 0]
     exact = cosine64(x[i], x[j])[window[i[:, None], j]]
-    return exact.sort().values[rank - below :].tolist()
+    above = exact.sort().values[rank - below :]
+    return cast("list[float]", above.tolist())  # pyright: ignore[reportUnknownMemberType]

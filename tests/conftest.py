@@ -1,0 +1,20 @@
+"""What all tests share: no network, quiet libraries, and model proofs that leave the shared tiny models as they were."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+pytest.register_assert_rewrite("proofs")
+
+
+@pytest.fixture
+def untouched():
+    """The tiny models are shared between tests: whoever leaves a trace on one fails, and not the tests after it."""
+    import proofs  # noqa: PLC0415  (tests without a model need neither transformers nor this)
+    import tiny
+
+    yield
+    for key, model in tiny.built.items():
+        assert proofs.hooks_on(model) == 0, f"hooks were left on the {key} model"

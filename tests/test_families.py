@@ -1,0 +1,183 @@
+"""What holds for every family of the table, at every place where it says it can be cut (house rules, section 7)."""
+
+import proofs
+import pytest
+import torch
+from proofs import CASES, NEAR, TEXT, Case, assert_near, cells, forward, generate, keep_of, methods, places_only
+from tiny import BUILDERS, IMAGE, tiny
+
+import greedyprune as gp
+from greedyprune.models.table import FAMILIES
+
+pytestmark = pytest.mark.usefixtures("untouched")
+
+cell = pytest.mark.parametrize(("family", "at"), [pytest.param(f, at, id=f"{f}-{at}") for f, at in cells()])
+attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def test_every_family_has_a_tiny_model():
+    assert set(BUILDERS) == set(FAMILIES)
+
+
+@cell
+@attention
+@pytest.mark.parametrize("case", [*CASES, TEXT], ids=str)
+def test_keeping_all_changes_nothing(family, at, attention, case):
+    made, before = tiny(family, attention), proofs.plain(family, attention, case)
+    inputs = made.prompt(case.rows)
+    prefill = forward(made.model, inputs).logits
+    with gp.prune(made.model, gp.GreedyPrune(), gp.Ratio(1.0), at=at) as handle:
+        after = generate(made.model, inputs)
+        real = inputs["attention_mask"].bool()
+        torch.testing.assert_close(forward(made.model, inputs).logits[real], prefill[real], **NEAR)
+    assert_near(after, before)
+    assert handle.report().kept == handle.report().tokens == int((inputs["input_ids"] == IMAGE).sum())
+
+
+@cell
+@attention
+@case
+def test_a_dropped_token_is_a_masked_token(family, at, attention, case):
+    eager = tiny(family, "eager")
+    inputs = eager.prompt(case.rows)
+    for method in methods(family):
+        run = proofs.pruned(family, attention, at, case, method)
+        dropped = proofs.dropped_columns(inputs["input_ids"], run.selections)
+        truth = proofs.masked(eager, inputs, run.sequences, dropped, at)
+        torch.testing.assert_close(run.logits, truth, **NEAR)
+        # The proof says something only if the tokens that went away mattered.
+        unmasked = proofs.masked(eager, inputs, run.sequences, torch.zeros_like(dropped), at)
+        assert (truth - unmasked).abs().max() > 0.1
+
+
+@cell
+@attention
+@case
+def test_a_cache_changes_nothing(family, at, attention, case):
+    # Without a cache every step decides anew, so the method must look at places only.
+    method, made = places_only(family), tiny(family, attention)
+    with gp.prune(made.model, method, keep_of(case), at=at):
+        uncached = generate(made.model, made.prompt(case.rows), use_cache=False)
+    assert_near(proofs.pruned(family, attention, at, case, method), uncached)
+
+
+@cell
+@attention
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.rows) > 1], ids=str)
+def test_a_row_alone_equals_the_row_in_its_batch(family, at, attention, case):
+    for method in methods(family):
+        batch = proofs.pruned(family, attention, at, case, method)
+        for index in range(len(case.rows)):
+            alone = proofs.pruned(family, attention, at, case.row(index), method)
+            assert torch.equal(alone.tokens[0], batch.tokens[index])
+            torch.testing.assert_close(alone.logits[0], batch.logits[index], **NEAR)
+            mine = [selection.rows.tolist() for selection in batch.selections if selection.row == index]
+            assert [selection.rows.tolist() for selection in alone.selections] == mine
+
+
+@cell
+@case
+def test_budgets_are_per_image(family, at, case):
+    ids = tiny(family).prompt(case.rows)["input_ids"]
+    owners = [row for row, images in enumerate(case.rows) for _ in images]
+    for method in methods(family):
+        selections = proofs.pruned(family, "sdpa", at, case, method).selections
+        assert [selection.row for selection in selections] == owners
+        assert sum(selection.n for selection in selections) == int((ids == IMAGE).sum())
+        for selection, budget in zip(selections, case.budgets(), strict=True):
+            assert selection.k == (budget.of(selection.n) if isinstance(budget, gp.Ratio) else budget)
+            assert selection.rows.tolist() == sorted(set(selection.order.tolist()))
+            assert set(selection.rows.tolist()) <= set(range(selection.n))
+        for places, selection in zip(proofs.image_columns(ids, selections), selections, strict=True):
+            assert places[:, 0].unique().tolist() == [selection.row]
+
+
+@cell
+@attention
+def test_text_is_left_alone(family, at, attention):
+    for method in methods(family):
+        run = proofs.pruned(family, attention, at, TEXT, method)
+        assert proofs.same(run, proofs.plain(family, attention, TEXT))
+        assert run.selections == []
+        assert run.report.images == 0
+
+
+@cell
+@case
+def test_decisions_are_made_on_the_states_of_the_plain_model(family, at, case):
+    made = tiny(family)
+    inputs = made.prompt(case.rows)
+    states = proofs.states_entering(made.model, inputs, at)
+    is_text = inputs["attention_mask"].bool() & (inputs["input_ids"] != IMAGE)
+    for method in methods(family):
+        selections = proofs.pruned(family, "sdpa", at, case, method).selections
+        columns = proofs.image_columns(inputs["input_ids"], selections)
+        for places, selection, budget in zip(columns, selections, case.budgets(), strict=True):
+            cues = gp.Cues(
+                states[selection.row, places[:, 1]], text=states[selection.row][is_text[selection.row]], grid=selection.grid
+            )
+            truth = gp.select(method, cues, budget)
+            assert selection.order.tolist() == truth.order.tolist()
+            torch.testing.assert_close(selection.keep.gains, truth.gains, rtol=0, atol=0)
+
+
+@cell
+@case
+def test_the_cache_is_physically_short(family, at, case):
+    made, method = tiny(family), places_only(family)
+    inputs = made.prompt(case.rows)
+    length = inputs["input_ids"].shape[1]
+    with gp.prune(made.model, method, keep_of(case), at=at) as handle:
+        cache = forward(made.model, inputs, use_cache=True).past_key_values
+    dropped = proofs.dropped_columns(inputs["input_ids"], handle.selections)
+    short = int((inputs["attention_mask"].bool() & ~dropped).sum(1).max())
+    start = at.index if isinstance(at, gp.Layer) else 0
+    expected = [length if index < start else short for index in range(4)]
+    assert short < length
+    assert [layer.keys.shape[-2] for layer in cache.layers] == expected
+    assert [layer.values.shape[-2] for layer in cache.layers] == expected
+    assert [layer.get_seq_length() for layer in cache.layers] == [length] * 4
+    assert cache.get_seq_length() == length
+    report, plain = handle.report(), forward(made.model, inputs, use_cache=True).past_key_values
+    assert report.cache_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert report.cache_bytes_full == sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
+    assert (report.sequence, report.sequence_kept) == (length, short)
+    # Every generated token but the last is in the cache, too.
+    after = proofs.pruned(family, "sdpa", at, case, method).cache
+    assert [layer.keys.shape[-2] for layer in after.layers] == [size + proofs.STEPS - 1 for size in expected]
+    assert after.get_seq_length() == length + proofs.STEPS - 1
+
+
+def _fail(cues: gp.Cues, k: int) -> gp.Keep:
+    raise ZeroDivisionError("a method that fails")
+
+
+@cell
+@pytest.mark.parametrize("case", [CASES[2]], ids=str)
+def test_nothing_is_left_behind(family, at, case: Case):
+    made = tiny(family)
+    inputs, before = made.prompt(case.rows), proofs.fingerprint(made.model)
+
+    def is_as_before() -> None:
+        assert proofs.fingerprint(made.model) == before
+        assert proofs.same(generate(made.model, inputs), proofs.plain(family, "sdpa", case))
+
+    with gp.prune(made.model, gp.GreedyPrune(), 3, at=at):
+        assert proofs.hooks_on(made.model) > 0
+        generate(made.model, inputs)
+    is_as_before()
+    with pytest.raises(KeyError), gp.prune(made.model, gp.GreedyPrune(), 3, at=at):
+        raise KeyError
+    is_as_before()
+    with pytest.raises(ZeroDivisionError), gp.prune(made.model, proofs.Custom(choose=_fail), 3, at=at):
+        generate(made.model, inputs)
+    is_as_before()
+    broken = {**inputs, "pixel_values": inputs["pixel_values"] * torch.nan}
+    with pytest.raises(ValueError, match="features holds NaN"), gp.prune(made.model, gp.GreedyPrune(), 3, at=at) as handle:
+        with pytest.raises(ValueError, match="features holds NaN"):
+            forward(made.model, broken)
+        generate(made.model, inputs)  # the failed call left nothing behind for this one
+        assert [selection.k for selection in handle.selections] == [3, 3, 3]
+        generate(made.model, broken)
+    is_as_before()

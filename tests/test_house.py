@@ -1,0 +1,78 @@
+"""The house itself: imports point downwards, importing is light, every file says what it is."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import greedyprune as gp
+
+ROOT = Path(gp.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+FLOORS = {
+    "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "attach": 3,
+    "eval": 4, "bench": 4, "plots": 4, "testbed": 4, "cli": 5, "serve": 5, "engines": 5,
+}  # fmt: skip
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The room of a module path inside the package: its top folder, "" for the words on the ground floor."""
+    return parts[0] if parts and parts[0] in FLOORS else ""
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """Every import of a file, as module paths; those in functions and under TYPE_CHECKING too."""
+    found: list[tuple[str, ...]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            base = tuple((node.module or "").split("."))
+            found += [(*base, alias.name) if base == ("greedyprune",) else base for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if f != ROOT / "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_point_downwards(path: Path) -> None:
+    mine = room(path.relative_to(ROOT).parts)
+    for module in imports(path):
+        if module[0] != "greedyprune":
+            if FLOORS[mine] <= 2 and mine in ("", "ops", "methods"):
+                assert module[0] in {"torch", "__future__", *sys.stdlib_module_names}, (
+                    f"{path.name} imports {module[0]}"
+                )
+            continue
+        theirs = room(module[1:])
+        # The top of the package (`import greedyprune as gp`) is for the floors above the core.
+        if len(module) == 1 or (module[1] in gp.__all__ and theirs == "" and not (ROOT / f"{module[1]}.py").exists()):
+            assert FLOORS[mine] >= 4, f"{path.name} imports the public face from floor {FLOORS[mine]}"
+            continue
+        assert theirs == mine or FLOORS[theirs] < FLOORS[mine], f"{path.name} imports {'.'.join(module)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_opens_with_what_it_is_and_stays_readable(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no opening docstring"
+    assert len(text.splitlines()) <= 350, f"{path} has grown too long"
+
+
+def test_importing_is_light() -> None:
+    heavy = ("transformers", "PIL", "matplotlib", "numpy.testing", "sklearn", "skimage", "typer", "rich")
+    code = f"import sys, greedyprune; print([m for m in {heavy!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_resolves() -> None:
+    for name in gp.__all__:
+        assert getattr(gp, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'pruen'"):
+        gp.pruen  # type: ignore[attr-defined]  # noqa: B018

@@ -1,0 +1,156 @@
+"""The contract of every registered method, held by registration: a new method is tested by existing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cases
+import greedyprune as gp
+from greedyprune.method import as_method
+from greedyprune.registry import METHODS, method_class
+
+NAMES = sorted(METHODS)
+N, D = 24, 8
+
+
+def cues(seed: int, kind: str = "clustered", n: int = N, permute: torch.Tensor | None = None) -> gp.Cues:
+    x, _ = cases.draw(kind, n, D, seed)
+    text = torch.randn(5, D, generator=torch.Generator().manual_seed(seed + 1))
+    x = x if permute is None else x[permute]
+    return gp.Cues(x, text=text, question=slice(2, 5), grid=(1, 1, n))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 5000), kind=st.sampled_from(cases.KINDS), k=st.integers(0, N + 3))
+def test_keeps_exactly_k_distinct_sorted_rows(name: str, seed: int, kind: str, k: int) -> None:
+    keep = gp.select(name, cues(seed, kind), k)
+    rows = keep.rows.tolist()
+    assert rows == sorted(set(rows))
+    assert all(0 <= row < N for row in rows)
+    assert len(rows) == min(k, N) or not as_method(name).exact
+    assert sorted(keep.order.tolist()) == rows
+    assert keep.gains.shape == keep.order.shape
+    assert int(keep.before_fallback) <= len(rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_input_same_selection_and_the_cues_are_left_alone(name: str) -> None:
+    given_cues = cues(1)
+    before = given_cues.features.clone()
+    first = gp.select(name, given_cues, 7)
+    torch.manual_seed(123)  # the global generator plays no part
+    second = gp.select(name, given_cues, 7)
+    assert first.order.tolist() == second.order.tolist()
+    assert torch.equal(given_cues.features, before)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_class(n).equivariant])
+@given(seed=st.integers(0, 5000), k=st.integers(1, N))
+def test_permuting_the_tokens_permutes_the_selection(name: str, seed: int, k: int) -> None:
+    permute = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    plain = gp.select(name, cues(seed, "iid"), k).order
+    permuted = gp.select(name, cues(seed, "iid", permute=permute), k).order
+    assert permute[permuted].tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_refused_by_name_and_row(name: str, value: float) -> None:
+    bad = cues(0)
+    bad.features[17, 3] = value
+    with pytest.raises(ValueError, match=r"features holds NaN or infinity, first in row 17 of 24"):
+        gp.select(name, bad, 5)
+    bad = cues(0)
+    assert bad.text is not None
+    bad.text[4, 0] = value
+    with pytest.raises(ValueError, match="text holds NaN or infinity"):
+        gp.select(name, bad, 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["zero", "constant", "one token", "huge"])
+def test_degenerate_cues_have_a_defined_answer(name: str, kind: str) -> None:
+    n = 1 if kind == "one token" else N
+    x = {"zero": 0.0, "constant": 1.0, "one token": 0.5, "huge": 3e38}[kind] * torch.ones(n, D)
+    for k in (1, n):
+        keep = gp.select(name, gp.Cues(x, text=torch.ones(1, D), grid=(1, 1, n)), k)
+        assert keep.k == min(k, n)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_and_gradients_are_fine(name: str) -> None:
+    x = cues(2).features.requires_grad_()
+    exact = gp.select(name, gp.Cues(x.detach(), text=torch.ones(1, D), grid=(1, 1, N)), 6)
+    with_grad = gp.select(name, gp.Cues(x, text=torch.ones(1, D), grid=(1, 1, N)), 6)
+    assert exact.rows.tolist() == with_grad.rows.tolist()
+    assert not with_grad.gains.requires_grad
+    half = gp.Cues(x.detach().bfloat16(), text=torch.ones(1, D).bfloat16(), grid=(1, 1, N))
+    widened = gp.Cues(half.features.float(), text=torch.ones(1, D), grid=(1, 1, N))
+    assert gp.select(name, half, 6).order.tolist() == gp.select(name, widened, 6).order.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_cue_is_refused_with_the_remedy(name: str) -> None:
+    method = as_method(name)
+    for need in method.needs:
+        with pytest.raises(ValueError, match=rf"{type(method).__name__} needs {type(need).__name__.lower()}.*pass "):
+            gp.select(method, gp.Cues(torch.ones(4, D)), 2)
+    if method.needs == ():
+        assert gp.select(method, gp.Cues(torch.ones(4, D)), 2).k == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_is_a_frozen_value_with_a_docstring_that_says_what_differs(name: str) -> None:
+    cls = method_class(name)
+    assert cls() == cls()
+    assert cls.__doc__ is not None
+    assert "Differs:" in cls.__doc__
+    assert "Cost:" in cls.__doc__
+    cls().check_stage(cls().at)
+    with pytest.raises(AttributeError):
+        cls().at = gp.Input()  # type: ignore[misc]
+
+
+def test_a_method_may_be_named_a_class_or_an_instance() -> None:
+    expected = gp.select(gp.GreedyPrune(), cues(0), 5).rows.tolist()
+    assert gp.select(gp.GreedyPrune, cues(0), 5).rows.tolist() == expected
+    assert gp.select("greedyprune", cues(0), 5).rows.tolist() == expected
+    with pytest.raises(ValueError, match="there is no method 'greedypune': did you mean 'greedyprune'"):
+        gp.select("greedypune", cues(0), 5)
+    with pytest.raises(TypeError, match="is no method"):
+        gp.select(3, cues(0), 5)  # type: ignore[arg-type]
+
+
+def test_random_is_seeded_uniform_and_nested() -> None:
+    draws = [gp.select(gp.Random(seed=s), cues(0), 6).rows.tolist() for s in range(400)]
+    counts = torch.tensor(draws).flatten().bincount(minlength=N)
+    assert int(counts.min()) > 60  # expected 100 each, standard deviation about 9
+    assert int(counts.max()) < 140
+    assert (
+        gp.select(gp.Random(seed=3), cues(0), 9).order[:6].tolist()
+        == gp.select(gp.Random(seed=3), cues(0), 6).order.tolist()
+    )
+
+
+@given(t=st.integers(1, 3), h=st.integers(1, 9), w=st.integers(1, 9), data=st.data())
+def test_the_grid_is_spread_evenly(t: int, h: int, w: int, data: st.DataObject) -> None:
+    n = t * h * w
+    k = data.draw(st.integers(1, n))
+    keep = gp.select("grid", gp.Cues(torch.ones(n, 2), grid=(t, h, w)), k)
+    rows = keep.rows
+    assert len(set(rows.tolist())) == k
+    per_frame = (rows // (h * w)).bincount(minlength=t)
+    assert int(per_frame.max() - per_frame.min()) <= 1
+    if t == 1 and k >= 4 and h == w:  # every quadrant is seen
+        y, x = rows // w, rows % w
+        assert {(a >= h // 2, b >= w // 2) for a, b in zip(y.tolist(), x.tolist(), strict=True)} == {
+            (False, False), (False, True), (True, False), (True, True)
+        }  # fmt: skip
+
+
+def test_a_square_budget_is_a_lattice_of_cell_centres() -> None:
+    keep = gp.select("grid", gp.Cues(torch.ones(144, 2), grid=(1, 12, 12)), 16)
+    assert keep.rows.tolist() == [y * 12 + x for y in (1, 4, 7, 10) for x in (1, 4, 7, 10)]
