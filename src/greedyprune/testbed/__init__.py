@@ -1,0 +1,86 @@
+"""A small real LVLM that ships with the library, and the scenes it answers questions about.
+
+    from greedyprune.testbed import correct, load, prompt, sample
+
+    model, processor = load()
+    image, question = sample(1)[0]
+    inputs = processor(images=image, text=prompt(processor, question), return_tensors="pt")
+
+`llava_scenes/README.md` says what the model is, how well it answers, and why its numbers say nothing about public
+LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`; the model alone does not.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    from greedyprune.testbed.generator import Item, Scene, sample, scenes
+    from greedyprune.testbed.layout import Object
+    from greedyprune.testbed.questions import KINDS, TASKS, Question, answer_patches, correct
+
+__all__ = [
+    "FOLDER",
+    "KINDS",
+    "TASKS",
+    "Item",
+    "Object",
+    "Question",
+    "Scene",
+    "answer_patches",
+    "correct",
+    "load",
+    "prompt",
+    "sample",
+    "scenes",
+]
+
+FOLDER = Path(__file__).parent / "llava_scenes"
+
+_HOMES = {
+    "generator": ("Item", "Scene", "sample", "scenes"),
+    "layout": ("Object",),
+    "questions": ("KINDS", "TASKS", "Question", "answer_patches", "correct"),
+}
+
+
+def load(
+    device: "str | torch.device" = "cpu",
+    dtype: "str | torch.dtype" = "float32",
+    attn_implementation: str = "sdpa",
+) -> "tuple[LlavaForConditionalGeneration, LlavaProcessor]":
+    """The bundled model, in eval mode, and its processor; nothing is downloaded.
+
+    The file holds float16 to stay small; the model was trained in float32, which is also what CPUs are fast in.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        FOLDER, local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
+    )
+    return model.to(device).eval(), AutoProcessor.from_pretrained(FOLDER, local_files_only=True)
+
+
+def prompt(processor: "LlavaProcessor", question: "Question | str") -> str:
+    """One image and one question in the model's chat template, ready for the answer."""
+    text = question if isinstance(question, str) else question.text
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(messages, add_generation_prompt=True)
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because scikit-learn, matplotlib and Pillow take a second and are not needed to load the model.
+    for home, names in _HOMES.items():
+        if name in names:
+            try:
+                return getattr(import_module(f"{__name__}.{home}"), name)
+            except ModuleNotFoundError as missing:
+                raise ImportError(
+                    f"greedyprune.testbed.{name} needs {missing.name}, which is not installed: "
+                    "pip install 'greedyprune[testbed]'"
+                ) from missing
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,413 @@
+"""The testbed: its scenes tell the truth, its splits stay apart, and the bundled model answers."""
+
+import hashlib
+import random
+import re
+import socket
+import subprocess
+import sys
+from itertools import combinations, islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from greedyprune import testbed
+from greedyprune.testbed import (
+    KINDS,
+    TASKS,
+    Object,
+    Question,
+    Scene,
+    answer_patches,
+    assets,
+    correct,
+    load,
+    prompt,
+    sample,
+    scenes,
+)
+from greedyprune.testbed.drawing import background
+from greedyprune.testbed.layout import COLOURS, SHAPES
+
+SPLITS = ("train", "dev", "test")
+
+
+def take(n: int, split: str = "test", seed: int = 0) -> list[Scene]:
+    return list(islice(scenes(split, seed), n))
+
+
+def fingerprint(found: list[Scene]) -> str:
+    digest = hashlib.sha256()
+    for scene in found:
+        digest.update(scene.image.tobytes() + repr((scene.objects, scene.questions)).encode())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Scene]:
+    return [scene for split in SPLITS for scene in take(120, split, seed=5)]
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load()
+
+
+# Scenes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_scenes_depend_on_split_and_seed_alone():
+    random.seed(1)
+    np.random.seed(1)
+    first, before = fingerprint(take(4)), np.random.get_state()[1].tolist()
+    np.random.seed(2)
+    random.seed(2)
+    assert fingerprint(take(4)) == first
+    np.random.seed(1)
+    assert np.random.get_state()[1].tolist() == before
+    others = [fingerprint(take(4, split, seed)) for split in SPLITS for seed in (0, 1)]
+    assert len(set(others)) == len(others)
+    assert first in others
+    layouts = [str([thing.box for scene in take(4, split) for thing in scene.objects]) for split in SPLITS]
+    assert len(set(layouts)) == len(layouts)
+
+
+def test_interleaved_iterators_do_not_disturb_each_other():
+    one, two = scenes("test", 3), scenes("test", 3)
+    mixed = [next(one), next(two), next(two), next(one)]
+    assert fingerprint(mixed[:1]) == fingerprint(mixed[1:2])
+    assert fingerprint(mixed[2:3]) == fingerprint(mixed[3:])
+
+
+def test_objects_lie_inside_the_image_and_apart(many: list[Scene]):
+    for scene in many:
+        assert scene.image.size == (168, 168)
+        assert scene.image.mode == "RGB"
+        for thing in scene.objects:
+            left, top, right, bottom = thing.box
+            assert 0 <= left < right <= 168
+            assert 0 <= top < bottom <= 168
+        for a, b in combinations(scene.objects, 2):
+            overlap_x = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+            overlap_y = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+            assert overlap_x <= -2 or overlap_y <= -2
+
+
+def test_signs_stand_on_patch_columns(many: list[Scene]):
+    signs = [thing for scene in many for thing in scene.objects if thing.kind == "sign"]
+    assert len(signs) > 100
+    assert all(sign.box[0] % 14 == 0 and sign.box[2] - sign.box[0] == 42 for sign in signs)
+
+
+def test_what_is_drawn_is_what_is_said(many: list[Scene]):
+    """The pixels where an object must show its own colour are nearest to that colour, and a ring has a hole."""
+    palette = {**COLOURS, "white": (240, 240, 240)}
+    near, holes = [], []
+    for scene in many:
+        pixels = np.asarray(scene.image).astype(float)
+        for thing in scene.objects:
+            left, top, right, bottom = thing.box
+            x, y = (left + right) // 2, (top + bottom) // 2
+            if thing.kind == "ring":
+                holes.append(np.abs(pixels[y - 2 : y + 2, x - 2 : x + 2].mean((0, 1)) - thing.paint).max() > 12)
+                y = top + round(0.135 * (bottom - top))
+            elif thing.kind in ("tile", "sign"):
+                x, y = left + 1, top + 1
+            seen = pixels[y - 1 : y + 2, x - 1 : x + 2].mean((0, 1))
+            near.append(min(palette, key=lambda name, seen=seen: np.abs(seen - palette[name]).sum()) == thing.colour)
+    assert len(near) > 2000
+    assert np.mean(near) > 0.97  # the jitter of the paint makes some orange yellowish
+    assert np.mean(holes) > 0.9  # a background may have the colour of the ring
+
+
+def test_a_background_is_muted_and_clipped():
+    red, halves = Image.new("RGB", (200, 180), "red"), Image.new("RGB", (200, 180), "white")
+    halves.paste("black", (0, 0, 100, 180))
+    darkest, brightest = [], []
+    for seed in range(30):
+        chroma = np.ptp(background(np.random.default_rng(seed), [red]), axis=2)
+        assert 39 <= chroma.min() <= chroma.max() <= 82  # 0.45 of the colour at a contrast between 0.35 and 0.7
+        pixels = background(np.random.default_rng(seed), [halves])
+        darkest.append(pixels.min())
+        brightest.append(pixels.max())
+    assert min(darkest) == 50
+    assert max(brightest) == 235
+
+
+@pytest.mark.parametrize(("split", "seed"), [("validation", 0), ("test", -1)])
+def test_an_unknown_split_or_seed_is_refused_at_once(split: str, seed: int):
+    with pytest.raises(ValueError, match=re.escape(str(split if seed >= 0 else seed))):
+        scenes(split, seed)
+
+
+# Questions ------------------------------------------------------------------------------------------------------------
+
+
+def named(scene: Scene, colour: str | None = None, shape: str | None = None) -> list[Object]:
+    return [o for o in scene.objects if o.kind in SHAPES and colour in (None, o.colour) and shape in (None, o.kind)]
+
+
+def looks_like(scene: Scene, colour: str | None = None, shape: str | None = None) -> bool:
+    """Could a tile be taken for such a shape?"""
+    return shape in (None, "square") and any(o.kind == "tile" and colour in (None, o.colour) for o in scene.objects)
+
+
+def only(found: list[Object]) -> Object:
+    assert len(found) == 1
+    return found[0]
+
+
+def middle(thing: Object) -> tuple[float, float]:
+    return (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
+
+
+def solve(scene: Scene, text: str) -> tuple[str, str, list[Object]]:
+    """Kind, answer and carriers, from the words of the question and the objects alone."""
+    words = text.removesuffix(" ?").split()
+    singular = {"crosses": "cross"} | {shape + "s": shape for shape in SHAPES if shape != "cross"}
+    match words:
+        case ["is", "there", "a", colour, shape]:
+            found = named(scene, colour, shape)
+            assert found or not looks_like(scene, colour, shape)
+            return "exist", "yes" if found else "no", found
+        case ["how", "many", "shapes"]:
+            assert not looks_like(scene)
+            return "count-all", str(len(named(scene))), named(scene)
+        case ["how", "many", colour, "shapes"]:
+            assert not looks_like(scene, colour)
+            return "count-colour", str(len(named(scene, colour))), named(scene, colour)
+        case ["how", "many", plural]:
+            assert not looks_like(scene, shape=singular[plural])
+            return "count-shape", str(len(named(scene, shape=singular[plural]))), named(scene, shape=singular[plural])
+        case ["what", "color", "is", "the", shape]:
+            assert not looks_like(scene, shape=shape)
+            thing = only(named(scene, shape=shape))
+            return "color", thing.colour, [thing]
+        case ["what", "shape", "is", "the", colour, "one"]:
+            assert not looks_like(scene, colour)
+            thing = only(named(scene, colour))
+            return "shape", thing.kind, [thing]
+        case ["where", "is", "the", colour, shape]:
+            return ("where", *solve_where(scene, colour, shape))
+        case ["what", "digit", "is", "on", "the", colour, "tile"]:
+            thing = only([o for o in scene.objects if o.kind == "tile" and o.colour == colour])
+            assert str(assets.digits()[1][thing.glyph]) == thing.text
+            return "digit", thing.text, [thing]
+        case ["what", "does", "the", colour, "sign", "say"]:
+            thing = only([o for o in scene.objects if o.kind == "sign" and o.colour == colour])
+            return "ocr", " ".join(thing.text), [thing]
+        case ["is", "the", colour, shape, *claim, "the", other_colour, other_shape]:
+            return ("rel", *solve_rel(scene, (colour, shape), " ".join(claim), (other_colour, other_shape)))
+    raise AssertionError(text)
+
+
+def solve_where(scene: Scene, colour: str, shape: str) -> tuple[str, list[Object]]:
+    assert not looks_like(scene, colour, shape)
+    thing = only(named(scene, colour, shape))
+    x, y = middle(thing)
+    assert abs(x - 84) > 12
+    assert abs(y - 84) > 12
+    return ("bottom " if y > 84 else "top ") + ("right" if x > 84 else "left"), [thing]
+
+
+def solve_rel(scene: Scene, one: tuple[str, str], claim: str, two: tuple[str, str]) -> tuple[str, list[Object]]:
+    assert not looks_like(scene, *one)
+    assert not looks_like(scene, *two)
+    a, b = only(named(scene, *one)), only(named(scene, *two))
+    margin = {
+        "left of": middle(b)[0] - middle(a)[0],
+        "right of": middle(a)[0] - middle(b)[0],
+        "above": middle(b)[1] - middle(a)[1],
+        "below": middle(a)[1] - middle(b)[1],
+    }[claim]
+    assert abs(margin) > 20
+    return "yes" if margin > 0 else "no", [a, b]
+
+
+def test_answers_agree_with_the_objects(many: list[Scene]):
+    seen = set()
+    for scene in many:
+        texts = [question.text for question in scene.questions]
+        assert len(set(texts)) == len(texts)
+        for question in scene.questions:
+            kind, answer, carriers = solve(scene, question.text)
+            assert (question.kind, question.answer) == (kind, answer)
+            assert question.task == kind.split("-")[0]
+            assert sorted(question.boxes) == sorted(o.box for o in carriers)
+            seen.add((kind, answer))
+    assert {kind for kind, _ in seen} == set(KINDS)
+    assert {question.task for scene in many for question in scene.questions} == set(TASKS)
+    assert {answer for kind, answer in seen if kind in ("exist", "rel")} == {"yes", "no"}
+    assert len({answer for kind, answer in seen if kind == "where"}) == 4
+    assert {"0", "1", "2", "3"} <= {answer for kind, answer in seen if kind == "count-shape"}
+
+
+def test_yes_and_no_are_about_as_frequent(many: list[Scene]):
+    for task in ("exist", "rel"):
+        answers = [q.answer for scene in many for q in scene.questions if q.task == task]
+        assert len(answers) > 200
+        assert 0.4 < answers.count("yes") / len(answers) < 0.6
+
+
+def test_answer_patches_are_those_covered_by_more_than_a_fifth(many: list[Scene]):
+    for scene in many[:60]:
+        for question in scene.questions:
+            patches = answer_patches(question)
+            covered = set()
+            for left, top, right, bottom in question.boxes:
+                canvas = np.zeros((168, 168))
+                canvas[top:bottom, left:right] = 1
+                share = canvas.reshape(12, 14, 12, 14).mean((1, 3)).ravel()
+                covered |= set(np.flatnonzero(share > 0.2).tolist())
+            assert patches == sorted(covered)
+            assert bool(patches) == bool(question.boxes)
+            if question.task not in ("exist", "count"):
+                assert patches
+
+
+def test_answer_patches_of_another_grid():
+    question = Question("color", "color", "", "", boxes=((0, 0, 28, 28), (24, 28, 56, 56)))
+    assert answer_patches(question, grid=2, patch=28) == [0, 3]
+    assert answer_patches(question, grid=4, patch=14) == [0, 1, 4, 5, 9, 10, 11, 13, 14, 15]
+
+
+def test_correct_forgives_spaces_and_case_only():
+    question = Question("ocr", "ocr", "what does the white sign say ?", "T K T")
+    assert correct(question, " t  K T\n")
+    assert not any(correct(question, wrong) for wrong in ("T K", "T K T T", "TKT", "T T K", ""))
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tasks", [TASKS, ("ocr", "count", "rel"), ("where",)])
+def test_a_sample_is_balanced_and_never_repeats_a_question_about_an_image(tasks: tuple[str, ...]):
+    items = sample(100, seed=4, tasks=tasks)
+    counts = [sum(item.question.task == task for item in items) for task in tasks]
+    assert sum(counts) == len(items) == 100
+    assert max(counts) - min(counts) <= 1
+    pairs = [(id(item.image), item.question.text) for item in items]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_a_smaller_sample_opens_a_larger_one():
+    small, large = sample(13, "dev", 2), sample(40, "dev", 2)
+    assert [item.question for item in small] == [item.question for item in large[:13]]
+    assert [item.image.tobytes() for item in small] == [item.image.tobytes() for item in large[:13]]
+    assert sample(0) == []
+
+
+def test_the_items_of_a_sample_are_answered_by_their_own_image():
+    by_image = {scene.image.tobytes(): scene for scene in take(40, seed=6)}
+    for image, question in sample(48, seed=6):
+        assert solve(by_image[image.tobytes()], question.text)[1] == question.answer
+
+
+@pytest.mark.parametrize("tasks", [("exist", "reading"), (), ("ocr", "ocr")])
+def test_unknown_or_repeated_tasks_are_refused(tasks: tuple[str, ...]):
+    with pytest.raises(ValueError, match="exist, count, color, shape, where, rel, digit, ocr"):
+        sample(4, tasks=tasks)
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_unseen_photos_and_digits_are_never_in_training():
+    photos = {split: {photo.tobytes() for photo in assets.photos(split)} for split in SPLITS}
+    assert [len(photos[split]) for split in SPLITS] == [17, 17, 4]
+    assert not photos["test"] & (photos["train"] | photos["dev"])
+    digits = [set(assets.handwriting(split).tolist()) for split in SPLITS]
+    assert [len(found) for found in digits] == [1400, 100, 297]
+    assert len(set.union(*digits)) == 1797
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_tiles_use_the_digits_of_their_split(many: list[Scene], split: str):
+    start = 120 * SPLITS.index(split)
+    used = {o.glyph for scene in many[start : start + 120] for o in scene.objects if o.kind == "tile"}
+    assert len(used) > 50
+    assert used <= set(assets.handwriting(split).tolist())
+
+
+# Imports --------------------------------------------------------------------------------------------------------------
+
+
+def test_photos_are_read_without_a_network(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("the testbed reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert len(assets._training_photos.__wrapped__()) == 17
+    assert len(assets._unseen_photos.__wrapped__()) == 4
+
+
+def test_a_photo_that_is_not_shipped_is_named():
+    with pytest.raises(FileNotFoundError, match=r"does not ship eagle\.png"):
+        assets._photo("eagle.png")
+
+
+def test_importing_the_testbed_is_cheap():
+    heavy = "{'sklearn', 'skimage', 'matplotlib', 'transformers'}"
+    code = f"import sys, greedyprune.testbed as t; t.FOLDER; print({heavy} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    for name in ("assets", "layout", "drawing", "questions", "generator"):
+        monkeypatch.delitem(sys.modules, f"greedyprune.testbed.{name}")
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ImportError, match=r"needs skimage.*pip install 'greedyprune\[testbed\]'"):
+        _ = testbed.sample
+
+
+def test_every_public_name_exists():
+    assert all(hasattr(testbed, name) for name in testbed.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'scene'"):
+        _ = testbed.scene  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_loads_ready_for_use(bundled):
+    model, _ = bundled
+    assert not model.training
+    assert sum(weight.numel() for weight in model.parameters()) == 3_053_312
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_prompt_has_144_image_tokens_and_no_unknown_word(bundled, many: list[Scene]):
+    _, processor = bundled
+    tokenizer = processor.tokenizer
+    for scene in many[::20]:
+        for question in scene.questions:
+            text = prompt(processor, question)
+            assert text == prompt(processor, question.text) == f"<s> USER: <image> {question.text} ASSISTANT:"
+            ids = processor(images=scene.image, text=text, return_tensors="pt")["input_ids"][0].tolist()
+            assert ids.count(processor.image_token_id) == 144
+            assert ids[:2] == tokenizer.convert_tokens_to_ids(["<s>", "USER:"])
+            words = ids + tokenizer(question.answer)["input_ids"]
+            assert tokenizer.unk_token_id not in words
+
+
+def test_the_model_answers_fresh_questions(bundled):
+    """It is right in about 98 of 100 cases; the seed is one that leaves room for other versions of Pillow and torch."""
+    model, processor = bundled
+    right = []
+    items = sample(64, seed=2)
+    for start in range(0, len(items), 16):
+        batch = items[start : start + 16]
+        texts = [prompt(processor, item.question) for item in batch]
+        inputs = processor(images=[item.image for item in batch], text=texts, padding=True, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        assert inputs["attention_mask"][:, -1].all()
+        with torch.inference_mode():
+            out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
+        right += [correct(item.question, answer) for item, answer in zip(batch, answers, strict=True)]
+    assert np.mean(right) >= 0.95
