@@ -1,7 +1,7 @@
 """GreedyPrune by the book, in float64 and plain loops: the reference that the fast engine must equal, order included.
 
-It shares no code with the library. One convention is shared: float64 cosines within 1e-12 of a threshold count as equal
-to it, which only matters for pairs that sit on the threshold exactly.
+It shares no code with the library. One convention is shared: float64 cosines within 1e-12 of each other, or of a
+threshold, count as equal, which only matters for exact ties and for pairs that sit on the threshold exactly.
 """
 
 from __future__ import annotations
@@ -47,19 +47,77 @@ def quantile(gram: list[list[float]], q: float) -> float:
     return pairs[low] + (place - low) * (pairs[high] - pairs[low])
 
 
-def greedy(x: Tensor, t: Tensor, k: int, tau: float | None = None, q: float | None = None) -> tuple[list[int], int]:
-    """Selection order and how many were taken before the fallback by saliency. Give tau, or q for a quantile."""
-    gram, worth = cosines(x), saliency(x, t)
-    if tau is None:
-        assert q is not None
+def prepare(x: Tensor, text: Tensor, how: str, norm: Tensor, words: str, question: int) -> tuple[Tensor, Tensor]:
+    """Preprocessing as documented: float32 values, element by element. -> (n, d), (m, d)"""
+    if how == "rmsnorm":
+        x, text = x * norm, text * norm
+    elif how == "center":
+        mean = x.double().mean(0).float()
+        x, text = x - mean, text - mean
+    if words == "last":
+        return x, text[-1:]
+    text = text[question:]
+    return x, text.double().mean(0).float()[None] if words == "question_mean" else text
+
+
+def ranking_of(worth: list[float]) -> list[int]:
+    """From the highest down; a chain of values each within 1e-12 of the next is one tie, ordered by index."""
+    ranking = sorted(range(len(worth)), key=lambda i: -worth[i])
+    result: list[int] = []
+    tie: list[int] = []
+    for i in ranking:
+        if tie and worth[tie[-1]] - worth[i] > SLACK:
+            result += sorted(tie)
+            tie = []
+        tie.append(i)
+    return result + sorted(tie)
+
+
+def nms(gram: list[list[float]], ranking: list[int], tau: float, k: int, given: list[int] = []) -> list[int]:  # noqa: B006
+    """Given tokens first, then down the ranking whatever no taken token is too similar to, up to k."""
+    taken = list(given)
+    for i in ranking:
+        if len(taken) == k:
+            break
+        if i not in given and all(gram[s][i] <= tau + SLACK for s in taken):
+            taken.append(i)
+    return taken
+
+
+def bisect(gram: list[list[float]], ranking: list[int], k: int, given: list[int], low: float) -> float:
+    """The smallest of 20 halvings at which k are taken."""
+    high = 1.0
+    for _ in range(20):
+        tau = (low + high) / 2
+        low, high = (low, tau) if len(nms(gram, ranking, tau, k, given)) == k else (tau, high)
+    return high
+
+
+def greedy(
+    x: Tensor, t: Tensor, k: int, tau: float | str = 0.5, q: float | None = None, fallback: str = "saliency",
+    given: list[int] = [],  # noqa: B006
+) -> tuple[list[int], int]:  # fmt: skip
+    """Selection order and how many were taken before the fallback. tau is a number, "mean" or "exact"; or give q."""
+    gram = cosines(x)
+    worth = [max(row) for row in zip(*(saliency(x, row) for row in t.reshape(-1, x.shape[1])), strict=True)]
+    ranking = ranking_of(worth)
+    n = len(worth)
+    if q is not None:
         tau = quantile(gram, q)
-    ranking = sorted(range(len(worth)), key=lambda i: (-worth[i], i))
-    taken: list[int] = []
-    active = set(ranking)
-    while len(taken) < k and active:
-        best = next(i for i in ranking if i in active)
-        taken.append(best)
-        active -= {best} | {j for j in active if gram[best][j] > tau + SLACK}
+    elif tau == "mean":
+        pairs = [gram[i][j] for i in range(n) for j in range(i + 1, n)]
+        tau = k / 32 * sum(pairs) / len(pairs) if pairs else 1.0
+    elif tau == "exact":
+        tau = bisect(gram, ranking, k, given, -1.0)
+    assert isinstance(tau, float)
+    taken = nms(gram, ranking, tau, k, given)
     own = len(taken)
-    rest = [i for i in ranking if i not in set(taken)]
-    return taken + rest[: k - own], own
+    if own < k and fallback == "relax":
+        taken = nms(gram, ranking, bisect(gram, ranking, k, given, min(tau, 1.0)), k, given)
+    while len(taken) < k and fallback in ("saliency", "least_redundant"):
+        rest = [i for i in ranking if i not in taken]
+        if fallback == "least_redundant":
+            worst = [max(gram[s][i] for s in taken) for i in rest]
+            rest = [i for i, value in zip(rest, worst, strict=True) if value <= min(worst) + SLACK]
+        taken.append(rest[0])
+    return taken, own

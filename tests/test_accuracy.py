@@ -51,4 +51,3 @@ def test_a_ninth_of_the_tokens_answers_nine_tenths_of_what_all_tokens_answer() -
     with gp.prune(model, gp.Random(), keep=KEPT):
         drawn = answers()
     assert sum(drawn) < sum(kept) - 0.1 * QUESTIONS
-    print(f"of {QUESTIONS}: dense {sum(dense)}, GreedyPrune {sum(kept)}, random {sum(drawn)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,29 +17,52 @@ from greedyprune.ops.suppression import suppress
 
 TAUS = (-1.0, -0.2, 0.0, 0.1, 0.3, 0.5, 0.8, 0.9, 0.99, 1.0, 1.5)
 QUANTILES = (0.0, 0.3, 0.5, 0.8, 0.95, 1.0)
-PER_KIND = 240  # times the kinds of `cases`: 2,160 comparisons
+FALLBACKS = ("saliency", "least_redundant", "relax", "none")
+PER_KIND = 270  # times the 9 kinds of `cases`: 2,430 comparisons
 
 
 def order_of(x: torch.Tensor, t: torch.Tensor, k: int, **options: object) -> tuple[list[int], int]:
-    keep = gp.select(gp.GreedyPrune(**options), gp.Cues(x, text=t[None]), k)  # type: ignore[arg-type]
+    keep = gp.select(gp.GreedyPrune(**options), gp.Cues(x, text=t.reshape(-1, x.shape[1])), k)  # type: ignore[arg-type]
     return keep.order.tolist(), int(keep.before_fallback)
+
+
+def policy(seed: int) -> tuple[object, dict[str, object]]:
+    """A threshold in the library's words and in those of the brute force."""
+    kind = seed % 5
+    if kind < 2:
+        tau = TAUS[seed // 5 % len(TAUS)]
+        return tau, {"tau": tau}
+    if kind == 2:
+        q = QUANTILES[seed // 5 % len(QUANTILES)]
+        return gp.Quantile(q), {"q": q}
+    return (gp.MeanScaled(), {"tau": "mean"}) if kind == 3 else (gp.Exact(), {"tau": "exact"})
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
 def test_equals_brute_force_order_included(kind: str) -> None:
+    """Every threshold policy, fallback, preprocessing, text reading and protected rows, on every kind of features."""
     for seed in range(PER_KIND):
         g = torch.Generator().manual_seed(seed)
-        n = int(torch.randint(1, 32, (1,), generator=g))
-        d = int(torch.randint(2, 24, (1,), generator=g))
-        k = int(torch.randint(1, n + 1, (1,), generator=g))
-        x, t = cases.draw(kind, n, d, seed)
-        if seed % 3 == 0:
-            q = QUANTILES[seed // 3 % len(QUANTILES)]
-            found, expected = order_of(x, t, k, tau=gp.Quantile(q)), brute.greedy(x, t, k, q=q)
-        else:
-            tau = TAUS[seed % len(TAUS)]
-            found, expected = order_of(x, t, k, tau=tau), brute.greedy(x, t, k, tau=tau)
-        assert found == expected, (kind, seed, n, d, k)
+        n, d, m = (int(torch.randint(low, high, (1,), generator=g)) for low, high in ((2, 26), (2, 24), (1, 4)))
+        k = int(torch.randint(1, n, (1,), generator=g))
+        x, _ = cases.draw(kind, n, d, seed)
+        text = torch.stack([cases.draw(kind, 1, d, seed + 7 * i)[1] for i in range(m)])
+        norm = torch.rand(d, generator=g) + 0.1
+        given = sorted(torch.randperm(n, generator=g)[: int(torch.randint(0, k + 1, (1,), generator=g))].tolist())
+        given = given if seed % 3 == 0 else []
+        tau, tau_of_brute = policy(seed)
+        fallback = FALLBACKS[seed % 4]
+        preprocess = ("none", "none", "rmsnorm", "center")[seed // 4 % 4]
+        words = ("last", "question_mean", "question_max")[seed % 3]
+        method = gp.GreedyPrune(tau=tau, fallback=fallback, preprocess=preprocess, text=words)  # type: ignore[arg-type]
+        cues = gp.Cues(
+            x, text=text, norm=norm, protect=torch.tensor(given, dtype=torch.int64), question=slice(m // 2, m)
+        )
+        keep = gp.select(method, cues, k)
+
+        rows, target = brute.prepare(x, text, preprocess, norm, words, m // 2)
+        expected = brute.greedy(rows, target, k, fallback=fallback, given=given, **tau_of_brute)  # type: ignore[arg-type]
+        assert (keep.order.tolist(), int(keep.before_fallback)) == expected, (kind, seed, n, d, k, method, given)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -66,7 +91,7 @@ def test_decides_in_float64_where_float32_cannot() -> None:
 @given(st.integers(0, 10_000), st.sampled_from(cases.KINDS))
 def test_block_size_changes_nothing(seed: int, kind: str) -> None:
     x, t = cases.draw(kind, 70, 6, seed)
-    _, ranking = saliency(x, t)
+    _, ranking = saliency(x, t[None])
     results = [suppress(x, ranking, 0.6, 20, block=block) for block in (1, 7, 64, 200)]
     for other in results[1:]:
         assert other.order.tolist() == results[0].order.tolist()
@@ -146,10 +171,36 @@ def test_gains_are_the_saliencies_of_the_rows_taken() -> None:
     assert keep.gains.tolist() == pytest.approx([worth[i] for i in keep.order.tolist()], abs=1e-5)
 
 
+@given(st.integers(0, 10_000), st.sampled_from(cases.KINDS), st.sampled_from([0.2, 0.6, gp.Quantile(0.7), gp.Exact()]))
+def test_the_certificate_is_true(seed: int, kind: str, tau: float) -> None:
+    x, t = cases.draw(kind, 14, 6, seed)
+    k = 5
+    keep = gp.select(gp.GreedyPrune(tau=tau), gp.Cues(x, text=t[None]), k)
+    proof = keep.certificate
+    assert proof is not None
+    gram, worth = brute.cosines(x), brute.saliency(x, t)
+    own = keep.order[: int(keep.before_fallback)].tolist()
+    pairs = [gram[a][b] for a in own for b in own if a != b]
+    assert proof.pairwise_max == pytest.approx(max(pairs, default=-1.0), abs=2e-6)
+    assert proof.pairwise_max <= proof.tau + 2e-6
+    others = [j for j in range(14) if j not in own]
+    assert proof.maximal <= all(any(gram[j][i] > proof.tau - 1e-9 for i in own) for j in others)
+    best = max(
+        sum(worth[i] for i in chosen)
+        for size in range(1, k + 1)
+        for chosen in combinations(range(14), size)
+        if all(gram[a][b] <= proof.tau + 1e-12 for a, b in combinations(chosen, 2))
+    )
+    if proof.share is not None:  # no set within tau has more saliency than the bound says
+        assert sum(worth[i] for i in own) >= proof.share * best - 1e-6
+
+
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"fallback='most'.*saliency, none"):
+    with pytest.raises(ValueError, match=r"fallback='most'.*saliency, least_redundant, relax, none"):
         gp.GreedyPrune(fallback="most")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"tau=nan.*Quantile"):
         gp.GreedyPrune(tau=float("nan"))
     with pytest.raises(ValueError, match=r"Quantile\(8\).*between 0 and 1"):
         gp.Quantile(8)
+    with pytest.raises(ValueError, match=r'preprocess="rmsnorm" needs norm='):
+        gp.select(gp.GreedyPrune(preprocess="rmsnorm"), gp.Cues(torch.ones(4, 3), text=torch.ones(1, 3)), 2)

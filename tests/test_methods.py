@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -34,6 +36,22 @@ def test_keeps_exactly_k_distinct_sorted_rows(name: str, seed: int, kind: str, k
     assert sorted(keep.order.tolist()) == rows
     assert keep.gains.shape == keep.order.shape
     assert int(keep.before_fallback) <= len(rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 5000), protect=st.sets(st.integers(0, N - 1), max_size=N), k=st.integers(1, N))
+def test_protected_tokens_are_kept_or_the_budget_refused(name: str, seed: int, protect: set[int], k: int) -> None:
+    plain = cues(seed, "iid")
+    guarded = replace(plain, protect=torch.tensor(sorted(protect), dtype=torch.int64))
+    if len(protect) > k:
+        with pytest.raises(ValueError, match=rf"protect holds {len(protect)} tokens and the budget keeps {k}"):
+            gp.select(name, guarded, k)
+        return
+    keep = gp.select(name, guarded, k)
+    assert protect <= set(keep.rows.tolist())
+    assert keep.k == k or not as_method(name).exact
+    if not protect:
+        assert keep.order.tolist() == gp.select(name, plain, k).order.tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)

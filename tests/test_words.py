@@ -80,6 +80,13 @@ def test_cues_check_their_shapes() -> None:
         gp.Cues(torch.ones(4, 2), text=torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"grid=\(1, 2, 3\) does not hold 4 tokens"):
         gp.Cues(torch.ones(4, 2), grid=(1, 2, 3))
+    with pytest.raises(ValueError, match=r"norm has shape \(3,\): the rows have width 2"):
+        gp.Cues(torch.ones(4, 2), norm=torch.ones(3))
+    for rows in ([4], [-1], [1, 1], [2, 0]):
+        with pytest.raises(ValueError, match=r"protect=.*distinct, ascending, from 0 to 3"):
+            gp.Cues(torch.ones(4, 2), protect=torch.tensor(rows))
+    with pytest.raises(ValueError, match="protect has shape"):
+        gp.Cues(torch.ones(4, 2), protect=torch.ones(1))
 
 
 def test_a_keep_cuts_any_tensor_with_its_rows() -> None:

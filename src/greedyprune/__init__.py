@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from greedyprune.methods.grid import UniformGrid as UniformGrid
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
+    from greedyprune.ops.threshold import Exact as Exact
+    from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
@@ -37,10 +39,12 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "Cues": "cues",
+    "Exact": "ops.threshold",
     "GreedyPrune": "methods.greedyprune",
     "Input": "stages",
     "Keep": "keep",
     "Layer": "stages",
+    "MeanScaled": "ops.threshold",
     "Method": "method",
     "PruneWarning": "attach",
     "Pruned": "attach",

@@ -58,6 +58,11 @@ class Cues:
     grid: tuple[int, int, int] | None = None
     """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
 
+    protect: Tensor | None = None
+    """(p,) tokens that must be kept, ascending."""
+    norm: Tensor | None = None
+    """(d,) the weight of the decoder's final RMS norm."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.features, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"features is a {type(self.features).__name__}: pass an (n, d) torch tensor.")
@@ -75,6 +80,19 @@ class Cues:
             len(self.grid) != 3 or min(self.grid) < 1 or self.grid[0] * self.grid[1] * self.grid[2] != self.n
         ):
             raise ValueError(f"grid={self.grid} does not hold {self.n} tokens: (t, h, w) needs t*h*w = {self.n}.")
+        if self.norm is not None and self.norm.shape != (self.features.shape[1],):
+            raise ValueError(f"norm has shape {tuple(self.norm.shape)}: the rows have width {self.features.shape[1]}.")
+        if self.protect is not None:
+            self._check_protect(self.protect)
+
+    def _check_protect(self, rows: Tensor) -> None:
+        if rows.ndim != 1 or rows.dtype != torch.int64:
+            raise ValueError(
+                f"protect has shape {tuple(rows.shape)} and type {rows.dtype}: pass (p,) token numbers, int64."
+            )
+        listed = rows.cpu()
+        if rows.numel() and (int(listed[0]) < 0 or int(listed[-1]) >= self.n or not bool((listed.diff() > 0).all())):
+            raise ValueError(f"protect={listed!r}: token numbers must be distinct, ascending, from 0 to {self.n - 1}.")
 
     @property
     def n(self) -> int:

@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven about a selection under a similarity threshold, before any fallback filled it up."""
+
+    tau: float
+    """The threshold used."""
+    pairwise_max: float
+    """The largest cosine between two kept tokens: at most tau, unless protected tokens are closer."""
+    maximal: bool
+    """Whether every other token is too similar to a kept one, so that none could be added."""
+    share: float | None
+    """At least this share of the largest total saliency any k tokens could have; None where weights are negative."""
+
+
 @dataclass(frozen=True, eq=False)
 class Keep:
     """Which k of n tokens stay. Everything lies on the device of the cues it was decided from."""
@@ -27,6 +41,7 @@ class Keep:
     """() how many the method took by its own rule, before a fallback filled the budget."""
     suppressed_by: Tensor | None = None
     """(n,) the kept token for which a token was passed over, -1 where none was (kept, or never looked at)."""
+    certificate: Certificate | None = None
 
     @classmethod
     def from_order(
@@ -37,10 +52,11 @@ class Keep:
         *,
         before_fallback: int | None = None,
         suppressed_by: Tensor | None = None,
+        certificate: Certificate | None = None,
     ) -> Keep:
         """From the rows in the order taken. (k,), (k,) -> Keep"""
         own = torch.tensor(order.shape[0] if before_fallback is None else before_fallback, device=order.device)
-        return cls(n, order.sort().values, order, gains, own, suppressed_by)
+        return cls(n, order.sort().values, order, gains, own, suppressed_by, certificate)
 
     @classmethod
     def everything(cls, n: int, device: torch.device | None = None) -> Keep:
@@ -63,3 +79,10 @@ class Keep:
 
     def __repr__(self) -> str:
         return f"Keep({self.k} of {self.n})"
+
+
+def protected_first(order: Tensor, protect: Tensor | None) -> Tensor:
+    """A ranking with the protected rows moved to its front. (c,), (p,) -> (c' >= c,)"""
+    if protect is None:
+        return order
+    return torch.cat([protect, order[~torch.isin(order, protect)]])

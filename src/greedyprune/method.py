@@ -76,6 +76,9 @@ def select(method: Method | type[Method] | str, cues: Cues, keep: object) -> Kee
             raise ValueError(
                 f"{type(method).__name__} needs {type(need).__name__.lower()}, and the cues hold none: {need.remedy}."
             )
+    protected = 0 if cues.protect is None else cues.protect.shape[0]
+    if protected > k:
+        raise ValueError(f"protect holds {protected} tokens and the budget keeps {k}: raise keep, or protect fewer.")
     if k == 0 or (k == cues.n and not method.exact):
         chosen = torch.arange(k, device=cues.features.device)
         return Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
@@ -84,4 +87,6 @@ def select(method: Method | type[Method] | str, cues: Cues, keep: object) -> Kee
         decision = method.select(cues, k)
     if decision.k > k or (method.exact and decision.k != k):
         raise AssertionError(f"{method!r} kept {decision.k} of {cues.n} tokens where {k} were asked for: a bug in it.")
+    if cues.protect is not None and not bool(torch.isin(cues.protect, decision.rows).all()):
+        raise AssertionError(f"{method!r} dropped a protected token: a bug in it.")
     return decision

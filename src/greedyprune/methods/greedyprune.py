@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from greedyprune.cues import Cues, Need, Text
-from greedyprune.keep import Keep
+from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import saliency
-from greedyprune.ops.suppression import suppress
-from greedyprune.ops.threshold import Quantile
+from greedyprune.ops.preprocess import mean_row, rmsnorm
+from greedyprune.ops.redundancy import least_redundant
+from greedyprune.ops.suppression import critical_tau, suppress
+from greedyprune.ops.threshold import Quantile, Threshold
 from greedyprune.stages import Layer, Stage
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FALLBACKS = ("saliency", "none")
+Fallback = Literal["saliency", "least_redundant", "relax", "none"]
+Preprocess = Literal["none", "rmsnorm", "center"]
+Words = Literal["last", "question_mean", "question_max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +33,31 @@ class GreedyPrune(Method):
 
     Differs: the paper's layer and τ are not public, so the cut is before decoder layer 2 and τ is the image's own 0.8
     quantile of pairwise cosines, the best rule on the dev questions of the bundled model; decisions are those of
-    float64, ties to the lowest index. At `Input()` the last prompt token is a template token that knows nothing of the
-    question, so there the saliency is blind to it.
+    float64, ties to the lowest index; `fallback`, `preprocess` and `text` are additions. At `Input()` the last prompt
+    token is a template token that knows nothing of the question, so there `text="last"` is blind to it.
     Cost: O(n d) for the saliency, about O(V k d) for the suppression (V tokens looked at); a quantile adds O(n^2 d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
 
     at: Stage = Layer(2)
-    tau: float | Quantile = Quantile(0.8)
-    """The largest cosine two kept tokens may have: a number, or a rule that reads it off the image."""
-    fallback: Literal["saliency", "none"] = "saliency"
-    """When every token is taken or suppressed before k: fill up by saliency, or return fewer than k."""
+    tau: float | Threshold = Quantile(0.8)
+    """The largest cosine two kept tokens may have: a number, or Quantile(q), MeanScaled(), Exact() to read it off."""
+    fallback: Fallback = "saliency"
+    """When no token is active before k are taken: fill up by saliency, fill up with what repeats the set least, raise τ
+    until k can be taken, or return fewer than k ("none")."""
+    preprocess: Preprocess = "none"
+    """Before any cosine: nothing, the decoder's final RMS norm, or the mean of the visual tokens off every row."""
+    text: Words = "last"
+    """What saliency is measured against: the last prompt token, the mean of the question's tokens, or the question's
+    token that is most similar (the last two are not the paper's)."""
 
     def __post_init__(self) -> None:
-        if self.fallback not in FALLBACKS:
-            raise ValueError(f"fallback={self.fallback!r} is unknown: choose one of {', '.join(FALLBACKS)}.")
-        if not isinstance(self.tau, Quantile) and not self.tau >= -1:
+        for name, choices in (("fallback", Fallback), ("preprocess", Preprocess), ("text", Words)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}.")
+        if not isinstance(self.tau, Threshold) and not self.tau >= -1:
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property
@@ -57,30 +67,44 @@ class GreedyPrune(Method):
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
-        assert cues.text is not None
-        x = cues.features
-        worth, ranking = saliency(x, cues.text[-1])
-        found = suppress(x, ranking, self._threshold(x), k)
-        order = found.order
-        if self.exact and order.shape[0] < k:
-            order = torch.cat([order, _remaining(ranking, order)[: k - order.shape[0]]])
+        x, words = self._prepare(cues)
+        worth, ranking = saliency(x, words)
+        given = cues.protect if cues.protect is not None and cues.protect.numel() else None
+        free = ranking if given is None else ranking[~torch.isin(ranking, given)]
+        tau = self.tau(x, free, k, given) if isinstance(self.tau, Threshold) else float(self.tau)
+        found = suppress(x, free, tau, k, given=given)
+        own, order = found.order, found.order
+        if own.shape[0] < k and self.fallback == "relax":
+            order = suppress(x, free, critical_tau(x, free, k, min(tau, 1.0), given=given), k, given=given).order
+        elif own.shape[0] < k and self.fallback != "none":
+            rest = free[~torch.isin(free, own)]
+            missing = k - own.shape[0]
+            fill = rest[:missing] if self.fallback == "saliency" else least_redundant(x, own, rest, missing)
+            order = torch.cat([own, fill])
         return Keep.from_order(
             order,
             worth[order],
             cues.n,
-            before_fallback=found.order.shape[0],
+            before_fallback=own.shape[0],
             suppressed_by=_of_dropped(found.by, order),
+            certificate=Certificate(tau, found.largest, own.shape[0] < k, _share(worth, own, ranking, given, k)),
         )
 
-    def _threshold(self, x: Tensor) -> float:
-        return self.tau(x) if isinstance(self.tau, Quantile) else float(self.tau)
-
-
-def _remaining(ranking: Tensor, taken: Tensor) -> Tensor:
-    """The ranking without the rows taken. (n,), (m,) -> (n - m,)"""
-    free = torch.ones_like(ranking, dtype=torch.bool)
-    free[taken] = False
-    return ranking[free[ranking]]
+    def _prepare(self, cues: Cues) -> tuple[Tensor, Tensor]:
+        """The rows that are compared, and the text rows that saliency is measured against. -> (n, d), (m, d)"""
+        assert cues.text is not None
+        x, text = cues.features, cues.text
+        if self.preprocess == "rmsnorm":
+            if cues.norm is None:
+                raise ValueError('preprocess="rmsnorm" needs norm=, the (d,) weight of the decoder\'s final norm.')
+            x, text = rmsnorm(x, cues.norm), rmsnorm(text, cues.norm)
+        elif self.preprocess == "center":
+            mean = mean_row(x)
+            x, text = x.to(mean.dtype) - mean, text.to(mean.dtype) - mean
+        if self.text == "last":
+            return x, text[-1:]
+        question = text[cues.question] if cues.question is not None else text
+        return x, mean_row(question)[None] if self.text == "question_mean" else question
 
 
 def _of_dropped(by: Tensor, order: Tensor) -> Tensor:
@@ -88,3 +112,13 @@ def _of_dropped(by: Tensor, order: Tensor) -> Tensor:
     by = by.clone()
     by[order] = -1
     return by
+
+
+def _share(worth: Tensor, own: Tensor, ranking: Tensor, given: Tensor | None, k: int) -> float | None:
+    """The saliency taken, as a share of the most that any k tokens (with the given ones) have, a bound on the optimum.
+
+    None where it says nothing: a weight in the bound or the total taken is negative.
+    """
+    best = worth[protected_first(ranking, given)[:k]]
+    total, taken = float(best.sum()), float(worth[own].sum())
+    return taken / total if total > 0 and taken >= 0 and float(best.min()) >= 0 else None

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from greedyprune.cues import Cues, Grid, Need
-from greedyprune.keep import Keep
+from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.grid import uniform_cells
 from greedyprune.stages import Layer, Stage
@@ -29,5 +29,6 @@ class UniformGrid(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
-        order = uniform_cells(cues.grid, k).to(cues.features.device)
+        cells = uniform_cells(cues.grid, k).to(cues.features.device)
+        order = protected_first(cells, cues.protect)[:k]
         return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from greedyprune.cues import Cues
-from greedyprune.keep import Keep
+from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.stages import Layer, Stage
 
@@ -29,6 +29,6 @@ class Random(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         # Drawn on the CPU, so that a seed means the same on every device.
-        draw = torch.randperm(cues.n, generator=torch.Generator().manual_seed(self.seed))[:k]
-        order = draw.to(cues.features.device)
+        draw = torch.randperm(cues.n, generator=torch.Generator().manual_seed(self.seed))
+        order = protected_first(draw.to(cues.features.device), cues.protect)[:k]
         return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)

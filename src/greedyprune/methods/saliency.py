@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from greedyprune.cues import Cues, Need, Text
-from greedyprune.keep import Keep
+from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import saliency
 from greedyprune.stages import Layer, Stage
@@ -26,6 +26,6 @@ class Saliency(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        worth, ranking = saliency(cues.features, cues.text[-1])
-        order = ranking[:k]
+        worth, ranking = saliency(cues.features, cues.text[-1:])
+        order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, worth[order], cues.n)

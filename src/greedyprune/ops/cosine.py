@@ -13,8 +13,10 @@ from torch import Tensor
 
 DOUBT = 1e-5
 """How close to a decision a float32 cosine may lie before float64 decides (float32 is off by less than 1e-6)."""
+NEAR_TIE = 4e-6
+"""How far apart two float32 saliencies must lie for their order to be certain."""
 SLACK = 1e-12
-"""Float64 cosines this close to a threshold count as equal to it, which absorbs the rounding of float64 itself."""
+"""Float64 cosines this close to each other or to a threshold count as equal: that absorbs the rounding of float64."""
 
 
 class UnitRows:
@@ -59,20 +61,16 @@ def _norms(x: Tensor) -> Tensor:
 
 def unit64(x: Tensor) -> Tensor:
     """Rows scaled to length 1 in float64; zero rows stay zero. (n, d) -> (n, d)"""
+    tiny = torch.finfo(torch.float64).tiny
+    if x.dtype == torch.float64:  # squares of narrower types always fit, those of float64 need not
+        x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)
     x = x.double()
-    # Scaling by the largest entry first keeps the squares inside float64 for any finite input.
-    x = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return x / x.square().sum(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    return x / x.square().sum(-1, keepdim=True).sqrt().clamp_min(tiny)
 
 
 def cosine64(x: Tensor, y: Tensor) -> Tensor:
     """Exact cosine of every row of x with every row of y. (r, d), (s, d) -> (r, s)"""
     return (unit64(x) @ unit64(y).T).clamp_(-1, 1)
-
-
-def cosine64_to(x: Tensor, y: Tensor) -> Tensor:
-    """Exact cosine of every row with one vector, so summed that equal rows get equal values. (r, d), (d,) -> (r,)"""
-    return (unit64(x) * unit64(y[None])).sum(-1).clamp_(-1, 1)
 
 
 def ieee() -> bool:
@@ -102,17 +100,22 @@ def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tenso
 
 
 def saliency(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine of every row with one vector, and the rows from the highest to the lowest, ties to the lowest index.
+    """Largest cosine of every row with any text row, and the rows from the highest down, ties to the lowest index.
 
-    The order is that of the float64 values: rows whose float32 value nearly ties with a neighbour's are computed again.
-    (n, d), (d,) -> (n,) float64, (n,)
+    The order is that of the float64 values, and values less than `SLACK` apart are ties (a chain of them is one tie).
+    Only rows whose float32 value nearly ties with a neighbour's are computed again. (n, d), (m, d) -> 2 x (n,)
     """
-    values = UnitRows(x).dot(y).double()
+    unit = UnitRows(x)
+    values = unit.dot(y[0]) if y.shape[0] == 1 else product(unit.all(), UnitRows(y).all()).amax(1)
+    values = values.double()
     ranked, index = values.sort(descending=True)
-    near = (ranked[:-1] - ranked[1:]) < DOUBT
+    near = (ranked[:-1] - ranked[1:]) < NEAR_TIE
     in_doubt = torch.zeros_like(ranked, dtype=torch.bool)
     in_doubt[1:] |= near
     in_doubt[:-1] |= near
     rows = index[in_doubt]
-    values[rows] = cosine64_to(x[rows], y)
-    return values, values.sort(descending=True, stable=True).indices
+    values[rows] = cosine64(x[rows], y).amax(1)
+    ranked, index = values.sort(descending=True)
+    tie = torch.zeros_like(index)
+    tie[1:] = ((ranked[:-1] - ranked[1:]) > SLACK).cumsum(0)
+    return values, index[(tie * x.shape[0] + index).argsort()]

@@ -8,15 +8,17 @@ count or the batch an image came in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from greedyprune.ops.cosine import UnitRows, exceeds, product
 
-WORD = 32
+HALVINGS = 20
+GRAM_LIMIT = 8192
+"""Above this many rows a threshold is searched for without the n x n matrix, which would take a quarter gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,52 +26,86 @@ class Suppressed:
     """What the engine found."""
 
     order: Tensor
-    """(m,) the rows taken, m <= k, in order."""
+    """(m,) the rows taken, m <= k, in order; given rows first."""
     by: Tensor
     """(n,) the row for which a row was passed over, -1 where none was or where the engine had stopped before it."""
+    largest: float
+    """The largest cosine between two rows taken, -1 if there are fewer than two (float32 accuracy)."""
 
 
-def suppress(x: Tensor, order: Tensor, tau: float, k: int, *, block: int | None = None) -> Suppressed:
-    """Walk through `order`, take each row whose cosine with every row taken is <= tau, stop at k. (n, d), (n,) -> ...
+def suppress(
+    x: Tensor, order: Tensor, tau: float, k: int, *, given: Tensor | None = None, block: int | None = None
+) -> Suppressed:
+    """Walk through `order`, take each row whose cosine with every row taken is <= tau, stop at k. (n, d), (c,) -> ...
 
+    `given` rows (not in `order`) are taken beforehand, whatever their cosines, and suppress like any other.
     Cost O(V k d) for V rows looked at; memory O(k d + block d). `block` changes the speed and nothing else.
     """
-    n = order.shape[0]
-    by = torch.full((n,), -1, dtype=torch.int64, device=x.device)
-    if tau >= 1:  # no cosine is larger, so nothing can be passed over
-        return Suppressed(order[:k], by)
     size = block or min(max(k // 2, 64), 256)
     unit = UnitRows(x)
-    taken_units = torch.empty(min(k, n), x.shape[1], dtype=torch.float32, device=x.device)
-    taken = torch.empty(min(k, n), dtype=torch.int64, device=x.device)
-    m = 0
-    for start in range(0, n, size):
+    taken = order.new_empty(k) if given is None else torch.cat([given, order.new_empty(k - given.shape[0])])
+    units = torch.empty(k, x.shape[1], dtype=torch.float32, device=x.device)
+    by = order.new_full((x.shape[0],), -1)
+    m, largest = 0, -1.0
+    if given is not None:
+        m = given.shape[0]
+        units[:m] = unit[given]
+        largest = _largest(product(units[:m], units[:m]).fill_diagonal_(-1.0))
+    for start in range(0, order.shape[0] if m < k else 0, size):
         rows = order[start : start + size]
-        units = unit[rows]
+        candidates = unit[rows]
         if m:
-            hits = exceeds(product(units, taken_units[:m]), tau, x, rows, taken[:m])
+            left = product(candidates, units[:m])
+            hits = exceeds(left, tau, x, rows, taken[:m])
             blocked = hits.any(1)
             # The first hit in the order taken is the one that passes a row over.
             by[rows[blocked]] = taken[hits[blocked].to(torch.uint8).argmax(1)]
-            rows, units = rows[~blocked], units[~blocked]
+            rows, candidates, left = rows[~blocked], candidates[~blocked], left[~blocked]
             if not rows.numel():
                 continue
-        picks, blockers = _resolve(exceeds(product(units, units), tau, x, rows, rows), k - m)
-        passed = torch.tensor([i for i, b in enumerate(blockers) if b >= 0], dtype=torch.int64, device=x.device)
-        if passed.numel():
-            culprits = torch.tensor([b for b in blockers if b >= 0], dtype=torch.int64, device=x.device)
-            by[rows[passed]] = rows[culprits]
-        new = torch.tensor(picks, dtype=torch.int64, device=x.device)
-        taken[m : m + len(picks)] = rows[new]
-        taken_units[m : m + len(picks)] = units[new]
+        else:
+            left = candidates.new_empty(rows.shape[0], 0)
+        gram = product(candidates, candidates)
+        picks, blockers = _resolve(exceeds(gram, tau, x, rows, rows), k - m)
+        passed = order.new_tensor([i for i, b in enumerate(blockers) if b >= 0])
+        by[rows[passed]] = rows[order.new_tensor([b for b in blockers if b >= 0])]
+        new = order.new_tensor(picks)
+        taken[m : m + len(picks)], units[m : m + len(picks)] = rows[new], candidates[new]
+        largest = max(largest, _largest(left[new]), _largest(gram[new][:, new].fill_diagonal_(-1.0)))
         m += len(picks)
         if m == k:
+            # Rows behind the last one taken were never candidates, whatever the block size let the engine see of them.
+            last = int((order == taken[k - 1]).nonzero()[0, 0])
+            by[order[last + 1 :]] = -1
             break
-    if m == k and k:
-        # Rows behind the last one taken were never candidates, whatever the block size let the engine see of them.
-        last = int((order == taken[k - 1]).nonzero()[0, 0])
-        by[order[last + 1 :]] = -1
-    return Suppressed(taken[:m], by)
+    return Suppressed(taken[:m], by, largest)
+
+
+def critical_tau(x: Tensor, order: Tensor, k: int, low: float = -1.0, *, given: Tensor | None = None) -> float:
+    """The smallest threshold in (low, 1], of 20 halvings, at which the engine takes k rows. (n, d), (c,) -> float
+
+    How many rows greedy takes is not quite monotone in the threshold, so this is a critical one, not the least of all.
+    Cost: one n x n matrix of cosines and 20 scans of it.
+    """
+    start = order.new_empty(0) if given is None else given
+    rows = torch.cat([start, order])
+    cosines = None
+    if rows.shape[0] <= GRAM_LIMIT:
+        units = UnitRows(x)[rows]
+        cosines = product(units, units)
+    high = 1.0
+    for _ in range(HALVINGS):
+        tau = (low + high) / 2
+        if cosines is None:
+            reached = suppress(x, order, tau, k, given=given).order.shape[0] == k
+        else:
+            reached = _count(exceeds(cosines, tau, x, rows, rows), start.shape[0], k) >= k
+        low, high = (low, tau) if reached else (tau, high)
+    return high
+
+
+def _largest(cosines: Tensor) -> float:
+    return float(cosines.max()) if cosines.numel() else -1.0
 
 
 def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
@@ -87,7 +123,7 @@ def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
         i = (alive & -alive).bit_length() - 1
         picks.append(i)
         alive &= ~(1 << i)
-        passed = alive & conflicts[i]
+        passed = alive & conflicts(i)
         alive &= ~passed
         while passed:
             j = (passed & -passed).bit_length() - 1
@@ -96,12 +132,26 @@ def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
     return picks, blockers
 
 
-def _bits(rows: Tensor) -> list[int]:
-    """Each boolean row as one integer, bit j for column j. (b, c) bool -> b integers"""
+def _count(above: Tensor, given: int, k: int) -> int:
+    """How many rows greedy takes, counting no further than k; the first `given` are taken in any case. (n, n) -> int"""
+    conflicts = _bits(above)
+    alive = ((1 << above.shape[0]) - 1) >> given << given
+    for i in range(given):
+        alive &= ~conflicts(i)
+    taken = given
+    while alive and taken < k:
+        i = (alive & -alive).bit_length() - 1
+        alive &= ~(conflicts(i) | 1 << i)
+        taken += 1
+    return taken
+
+
+def _bits(rows: Tensor) -> Callable[[int], int]:
+    """Each boolean row as one integer, bit j for column j. (b, c) bool -> row number -> integer"""
     count, width = rows.shape
-    padded = torch.zeros(count, -(-width // WORD) * WORD, dtype=torch.int64, device=rows.device)
-    padded[:, :width] = rows
-    shifts = torch.arange(WORD, device=rows.device)
-    words = (padded.view(count, -1, WORD) << shifts).sum(-1)
-    listed = cast("list[list[int]]", words.tolist())  # pyright: ignore[reportUnknownMemberType]
-    return [sum(word << (WORD * p) for p, word in enumerate(row)) for row in listed]
+    padded = torch.zeros(count, -(-width // 8), 8, dtype=torch.uint8, device=rows.device)
+    padded.view(count, -1)[:, :width] = rows
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=rows.device)
+    packed = (padded * weights).sum(-1, dtype=torch.uint8).cpu()
+    flat, step = packed.numpy().tobytes(), packed.shape[1]
+    return lambda i: int.from_bytes(flat[i * step : (i + 1) * step], "little")

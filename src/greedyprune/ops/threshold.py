@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from greedyprune.ops.cosine import DOUBT, UnitRows, cosine64, product
+from greedyprune.ops.cosine import DOUBT, UnitRows, cosine64, product, unit64
+from greedyprune.ops.suppression import critical_tau
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,43 @@ class Quantile:
         if not 0 <= self.q <= 1:
             raise ValueError(f"Quantile({self.q!r}): q lies between 0 and 1, Quantile(0.8) is the default.")
 
-    def __call__(self, x: Tensor) -> float:
+    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
         """The threshold for these rows. (n, d) -> float"""
         return pairwise_quantile(x, self.q)
+
+
+@dataclass(frozen=True)
+class MeanScaled:
+    """τ = (k / 32) · mean of cos(x_i, x_j) over pairs i < j: PruneSID's rule, here over the whole image.
+
+    Zhengyao Fang et al., ICLR 2026. Differs: PruneSID applies it inside groups of tokens. Cost O(n d).
+    """
+
+    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
+        """The threshold for these rows. (n, d) -> float"""
+        n = x.shape[0]
+        if n < 2:
+            return 1.0
+        units = unit64(x)
+        total = units.sum(0)
+        # The sum over all pairs, from the sum of all rows: each pair counts twice in it, each row once with itself.
+        pairs = float(total @ total - units.square().sum())
+        return k / 32 * pairs / (n * (n - 1))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """τ = the smallest threshold, of 20 halvings of [-1, 1], at which greedy itself takes k tokens: no fallback needed.
+
+    Cost: one Gram matrix, O(n^2 d), and 20 scans.
+    """
+
+    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
+        """The threshold for these rows. (n, d), (c,), k, (p,) -> float"""
+        return critical_tau(x, order, k, given=given)
+
+
+Threshold: TypeAlias = Quantile | MeanScaled | Exact
 
 
 def pairwise_quantile(x: Tensor, q: float) -> float:
