@@ -1,4 +1,4 @@
-"""What all tests share: no network, quiet libraries, and model proofs that leave the shared tiny models as they were."""
+"""What all tests share: no network, quiet libraries, and shared tiny models that every test leaves as they were."""
 
 import os
 
@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("proofs")
 @pytest.fixture
 def untouched():
     """The tiny models are shared between tests: whoever leaves a trace on one fails, and not the tests after it."""
-    import proofs  # noqa: PLC0415  (tests without a model need neither transformers nor this)
+    import proofs  # here: tests without a model need neither transformers nor this
     import tiny
 
     yield

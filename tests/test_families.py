@@ -1,13 +1,13 @@
 """What holds for every family of the table, at every place where it says it can be cut (house rules, section 7)."""
 
-import proofs
 import pytest
 import torch
-from proofs import CASES, NEAR, TEXT, Case, assert_near, cells, forward, generate, keep_of, methods, places_only
-from tiny import BUILDERS, IMAGE, tiny
 
 import greedyprune as gp
+import proofs
 from greedyprune.models.table import FAMILIES
+from proofs import CASES, NEAR, TEXT, Case, assert_near, cells, forward, generate, keep_of, methods, places_only
+from tiny import BUILDERS, IMAGE, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
@@ -15,30 +15,34 @@ cell = pytest.mark.parametrize(("family", "at"), [pytest.param(f, at, id=f"{f}-{
 attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 case = pytest.mark.parametrize("case", CASES, ids=str)
 
+TIGHT = {"rtol": 0.0, "atol": 1e-5}
+"""Keeping all computes the same sums in the same order (measured: 0), unless an explicit mask changes the kernel."""
 
-def test_every_family_has_a_tiny_model():
+
+def test_every_family_has_a_tiny_model() -> None:
     assert set(BUILDERS) == set(FAMILIES)
 
 
 @cell
 @attention
 @pytest.mark.parametrize("case", [*CASES, TEXT], ids=str)
-def test_keeping_all_changes_nothing(family, at, attention, case):
+def test_keeping_all_changes_nothing(family, at, attention, case) -> None:
     made, before = tiny(family, attention), proofs.plain(family, attention, case)
     inputs = made.prompt(case.rows)
     prefill = forward(made.model, inputs).logits
     with gp.prune(made.model, gp.GreedyPrune(), gp.Ratio(1.0), at=at) as handle:
         after = generate(made.model, inputs)
         real = inputs["attention_mask"].bool()
-        torch.testing.assert_close(forward(made.model, inputs).logits[real], prefill[real], **NEAR)
-    assert_near(after, before)
+        torch.testing.assert_close(forward(made.model, inputs).logits[real], prefill[real], **TIGHT)
+    assert torch.equal(after.tokens, before.tokens)
+    torch.testing.assert_close(after.logits, before.logits, **TIGHT)
     assert handle.report().kept == handle.report().tokens == int((inputs["input_ids"] == IMAGE).sum())
 
 
 @cell
 @attention
 @case
-def test_a_dropped_token_is_a_masked_token(family, at, attention, case):
+def test_a_dropped_token_is_a_masked_token(family, at, attention, case) -> None:
     eager = tiny(family, "eager")
     inputs = eager.prompt(case.rows)
     for method in methods(family):
@@ -54,7 +58,7 @@ def test_a_dropped_token_is_a_masked_token(family, at, attention, case):
 @cell
 @attention
 @case
-def test_a_cache_changes_nothing(family, at, attention, case):
+def test_a_cache_changes_nothing(family, at, attention, case) -> None:
     # Without a cache every step decides anew, so the method must look at places only.
     method, made = places_only(family), tiny(family, attention)
     with gp.prune(made.model, method, keep_of(case), at=at):
@@ -65,7 +69,7 @@ def test_a_cache_changes_nothing(family, at, attention, case):
 @cell
 @attention
 @pytest.mark.parametrize("case", [case for case in CASES if len(case.rows) > 1], ids=str)
-def test_a_row_alone_equals_the_row_in_its_batch(family, at, attention, case):
+def test_a_row_alone_equals_the_row_in_its_batch(family, at, attention, case) -> None:
     for method in methods(family):
         batch = proofs.pruned(family, attention, at, case, method)
         for index in range(len(case.rows)):
@@ -78,7 +82,7 @@ def test_a_row_alone_equals_the_row_in_its_batch(family, at, attention, case):
 
 @cell
 @case
-def test_budgets_are_per_image(family, at, case):
+def test_budgets_are_per_image(family, at, case) -> None:
     ids = tiny(family).prompt(case.rows)["input_ids"]
     owners = [row for row, images in enumerate(case.rows) for _ in images]
     for method in methods(family):
@@ -95,7 +99,7 @@ def test_budgets_are_per_image(family, at, case):
 
 @cell
 @attention
-def test_text_is_left_alone(family, at, attention):
+def test_text_is_left_alone(family, at, attention) -> None:
     for method in methods(family):
         run = proofs.pruned(family, attention, at, TEXT, method)
         assert proofs.same(run, proofs.plain(family, attention, TEXT))
@@ -105,7 +109,7 @@ def test_text_is_left_alone(family, at, attention):
 
 @cell
 @case
-def test_decisions_are_made_on_the_states_of_the_plain_model(family, at, case):
+def test_decisions_are_made_on_the_states_of_the_plain_model(family, at, case) -> None:
     made = tiny(family)
     inputs = made.prompt(case.rows)
     states = proofs.states_entering(made.model, inputs, at)
@@ -115,16 +119,18 @@ def test_decisions_are_made_on_the_states_of_the_plain_model(family, at, case):
         columns = proofs.image_columns(inputs["input_ids"], selections)
         for places, selection, budget in zip(columns, selections, case.budgets(), strict=True):
             cues = gp.Cues(
-                states[selection.row, places[:, 1]], text=states[selection.row][is_text[selection.row]], grid=selection.grid
+                states[selection.row, places[:, 1]],
+                text=states[selection.row][is_text[selection.row]],
+                grid=selection.grid,
             )
             truth = gp.select(method, cues, budget)
             assert selection.order.tolist() == truth.order.tolist()
-            torch.testing.assert_close(selection.keep.gains, truth.gains, rtol=0, atol=0)
+            torch.testing.assert_close(selection.keep.gains, truth.gains, rtol=0, atol=1e-6)
 
 
 @cell
 @case
-def test_the_cache_is_physically_short(family, at, case):
+def test_the_cache_is_physically_short(family, at, case) -> None:
     made, method = tiny(family), places_only(family)
     inputs = made.prompt(case.rows)
     length = inputs["input_ids"].shape[1]
@@ -149,13 +155,38 @@ def test_the_cache_is_physically_short(family, at, case):
     assert after.get_seq_length() == length + proofs.STEPS - 1
 
 
+@cell
+@case
+def test_a_method_is_shown_its_image_and_its_prompt(family, at, case) -> None:
+    made, seen = tiny(family), []
+
+    def look(cues: gp.Cues, k: int) -> gp.Keep:
+        seen.append(cues)
+        return gp.Keep.from_order(torch.arange(k), torch.zeros(k), cues.n)
+
+    inputs = made.prompt(case.rows)
+    states, ids = proofs.states_entering(made.model, inputs, at), inputs["input_ids"]
+    with gp.prune(made.model, proofs.Custom(choose=look), keep_of(case), at=at) as handle:
+        forward(made.model, inputs)
+    is_text = inputs["attention_mask"].bool() & (ids != IMAGE)
+    assert len(seen) == len(handle.selections)
+    for cues, selection, places in zip(
+        seen, handle.selections, proofs.image_columns(ids, handle.selections), strict=True
+    ):
+        row, last = selection.row, int((ids[selection.row] == IMAGE).nonzero().max())
+        assert torch.equal(cues.features, states[row, places[:, 1]])
+        assert torch.equal(cues.text, states[row][is_text[row]])
+        assert torch.equal(cues.text[cues.question], states[row, last + 1 :])
+        assert cues.grid == selection.grid
+
+
 def _fail(cues: gp.Cues, k: int) -> gp.Keep:
     raise ZeroDivisionError("a method that fails")
 
 
 @cell
 @pytest.mark.parametrize("case", [CASES[2]], ids=str)
-def test_nothing_is_left_behind(family, at, case: Case):
+def test_nothing_is_left_behind(family, at, case: Case) -> None:
     made = tiny(family)
     inputs, before = made.prompt(case.rows), proofs.fingerprint(made.model)
 
@@ -173,11 +204,11 @@ def test_nothing_is_left_behind(family, at, case: Case):
     with pytest.raises(ZeroDivisionError), gp.prune(made.model, proofs.Custom(choose=_fail), 3, at=at):
         generate(made.model, inputs)
     is_as_before()
-    broken = {**inputs, "pixel_values": inputs["pixel_values"] * torch.nan}
-    with pytest.raises(ValueError, match="features holds NaN"), gp.prune(made.model, gp.GreedyPrune(), 3, at=at) as handle:
+    pixels = inputs["pixel_values"]  # zeros are padding images in some families and must stay
+    broken = {**inputs, "pixel_values": torch.where(pixels == 0, pixels, torch.nan)}
+    with gp.prune(made.model, gp.GreedyPrune(), 3, at=at) as handle:
         with pytest.raises(ValueError, match="features holds NaN"):
             forward(made.model, broken)
         generate(made.model, inputs)  # the failed call left nothing behind for this one
         assert [selection.k for selection in handle.selections] == [3, 3, 3]
-        generate(made.model, broken)
     is_as_before()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import cases
 import greedyprune as gp
 from greedyprune.method import as_method
+from greedyprune.plain import to_plain
 from greedyprune.registry import METHODS, method_class
 
 NAMES = sorted(METHODS)
@@ -43,6 +45,10 @@ def test_keeps_exactly_k_distinct_sorted_rows(name: str, seed: int, kind: str, k
 def test_protected_tokens_are_kept_or_the_budget_refused(name: str, seed: int, protect: set[int], k: int) -> None:
     plain = cues(seed, "iid")
     guarded = replace(plain, protect=torch.tensor(sorted(protect), dtype=torch.int64))
+    if protect and method_class(name).merges:
+        with pytest.raises(ValueError, match="merges tokens and cannot protect any"):
+            gp.select(name, guarded, k)
+        return
     if len(protect) > k:
         with pytest.raises(ValueError, match=rf"protect holds {len(protect)} tokens and the budget keeps {k}"):
             gp.select(name, guarded, k)
@@ -172,3 +178,25 @@ def test_the_grid_is_spread_evenly(t: int, h: int, w: int, data: st.DataObject) 
 def test_a_square_budget_is_a_lattice_of_cell_centres() -> None:
     keep = gp.select("grid", gp.Cues(torch.ones(144, 2), grid=(1, 12, 12)), 16)
     assert keep.rows.tolist() == [y * 12 + x for y in (1, 4, 7, 10) for x in (1, 4, 7, 10)]
+
+
+@given(h=st.integers(1, 9), w=st.integers(1, 9), data=st.data())
+def test_pooling_is_adaptive_average_pooling(h: int, w: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, h * w))
+    x = torch.randn(h * w, 3, generator=torch.Generator().manual_seed(h * 10 + w))
+    keep = gp.select("pool", gp.Cues(x, grid=(1, h, w)), k)
+    assert 1 <= keep.k <= k
+    merged = keep.merge(x)
+    image = x.T.reshape(1, 3, h, w).double()
+    shapes = [(r, keep.k // r) for r in range(1, keep.k + 1) if keep.k % r == 0]
+    pooled = [torch.nn.functional.adaptive_avg_pool2d(image, shape).flatten(2)[0].T for shape in shapes]
+    assert any(torch.allclose(merged.double(), p, atol=1e-6) for p in pooled)
+    assert len(set(keep.rows.tolist())) == keep.k  # representatives are distinct, so are their positions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_survive_the_way_through_json(name: str) -> None:
+    method = as_method(name)
+    plain = json.loads(json.dumps(to_plain(method)))
+    assert as_method(plain) == method
+    assert gp.select(plain, cues(0), 4).rows.tolist() == gp.select(method, cues(0), 4).rows.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 import greedyprune as gp
 from greedyprune.budget import as_budget, as_budgets, count, parse_budget
+from greedyprune.plain import from_plain, to_plain
 from greedyprune.stages import parse_stage
 
 
@@ -61,7 +64,7 @@ def test_budgets_and_stages_are_read_as_a_command_line_writes_them() -> None:
     for bad in ("layer", "layer:x", "layer:-1", "encoder", "input:2"):
         with pytest.raises(ValueError, match="names no stage"):
             parse_stage(bad)
-    for stage in (gp.Input(), gp.Layer(7)):
+    for stage in (gp.Input(), gp.Layer(7), gp.Layer(3, early=True)):
         assert parse_stage(str(stage)) == stage
     with pytest.raises(ValueError, match="0 or more"):
         gp.Layer(-1)
@@ -108,3 +111,36 @@ def test_a_budget_of_none_of_them_and_of_all_of_them() -> None:
     assert gp.select("greedyprune", cues, gp.Ratio(1.0)).rows.tolist() == list(range(6))
     assert gp.select(gp.GreedyPrune(tau=-1.0, fallback="none"), cues, 9).rows.tolist() == list(range(6))
     assert gp.select(gp.GreedyPrune(tau=-1.0, fallback="none"), cues, 5).k == 1
+
+
+def test_values_survive_the_way_through_json() -> None:
+    values = [
+        64,
+        gp.Ratio(1 / 9),
+        gp.PerLayer({8: gp.Ratio(0.5), 2: 100}),
+        gp.Input(),
+        gp.Layer(2, early=True),
+        gp.GreedyPrune(tau=gp.Exact(), fallback="relax", preprocess="center", text="question_max"),
+        gp.GreedyPrune(tau=0.9, at=gp.Input()),
+        [3, gp.Ratio(0.5)],
+    ]
+    for value in values:
+        assert from_plain(json.loads(json.dumps(to_plain(value)))) == value
+    assert from_plain({"type": "greedyprune"}) == gp.GreedyPrune()
+    with pytest.raises(ValueError, match="no type 'greedyprun': did you mean 'greedyprune'"):
+        from_plain({"type": "greedyprun"})
+    with pytest.raises(ValueError, match="no option of 'greedyprune' 'taus': did you mean 'tau'"):
+        from_plain({"type": "greedyprune", "taus": 1})
+    with pytest.raises(TypeError, match="cannot be written"):
+        to_plain(object())
+
+
+def test_per_layer_budgets_check_their_layers() -> None:
+    assert list(gp.PerLayer({16: 5, 8: gp.Ratio(0.5)}).schedule) == [8, 16]
+    assert hash(gp.PerLayer({8: 5})) == hash(gp.PerLayer({8: 5}))
+    with pytest.raises(ValueError, match="0 is no decoder layer"):
+        gp.PerLayer({0: 5})
+    with pytest.raises(TypeError, match="ambiguous"):
+        gp.PerLayer({2: 0.5})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="write a dict"):
+        gp.PerLayer({})

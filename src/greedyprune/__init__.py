@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from greedyprune.attach import Pruned as Pruned
     from greedyprune.attach import PruneWarning as PruneWarning
     from greedyprune.attach import prune as prune
+    from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.cues import Cues as Cues
     from greedyprune.keep import Keep as Keep
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from greedyprune.method import select as select
     from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
     from greedyprune.methods.grid import UniformGrid as UniformGrid
+    from greedyprune.methods.pool import AveragePool as AveragePool
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
     from greedyprune.ops.threshold import Exact as Exact
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "AveragePool": "methods.pool",
     "Cues": "cues",
     "Exact": "ops.threshold",
     "GreedyPrune": "methods.greedyprune",
@@ -46,6 +49,7 @@ _HOMES = {
     "Layer": "stages",
     "MeanScaled": "ops.threshold",
     "Method": "method",
+    "PerLayer": "budget",
     "PruneWarning": "attach",
     "Pruned": "attach",
     "Quantile": "ops.threshold",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, cast
 
@@ -34,6 +34,36 @@ class Ratio:
 Budget: TypeAlias = int | Ratio
 
 
+@dataclass(frozen=True)
+class PerLayer:
+    """Keep less and less: `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})` cuts before decoder layers 8 and 16.
+
+    A key says how many decoder layers run before that cut; shares are of the image's original n.
+    """
+
+    schedule: Mapping[int, Budget]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Mapping) or not self.schedule:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"PerLayer({self.schedule!r}): write a dict from decoder layers to budgets, {{8: Ratio(0.5)}}."
+            )
+        for index, budget in self.schedule.items():
+            if isinstance(index, bool) or not isinstance(index, int) or index < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(f"PerLayer: {index!r} is no decoder layer to cut before, write 1 or more.")
+            as_budget(budget)
+        object.__setattr__(self, "schedule", dict(sorted(self.schedule.items())))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.schedule.items()))
+
+    def __str__(self) -> str:
+        return ", ".join(f"layer:{index} {budget}" for index, budget in self.schedule.items())
+
+
+Budgets: TypeAlias = Budget | tuple[Budget, ...] | PerLayer
+
+
 def as_budget(keep: object) -> Budget:
     """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
     if isinstance(keep, Ratio):
@@ -53,8 +83,10 @@ def as_budget(keep: object) -> Budget:
     return tokens
 
 
-def as_budgets(keep: object) -> Budget | tuple[Budget, ...]:
-    """Check `keep` as a user gives it: one budget for every image, or a list with one budget per image."""
+def as_budgets(keep: object) -> Budgets:
+    """Check `keep` as a user gives it: one budget for all images, a list with one per image, or `PerLayer`."""
+    if isinstance(keep, PerLayer):
+        return keep
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
         if not keep:
             raise ValueError("keep=[] holds no budget: give one per image, or one budget for all images.")

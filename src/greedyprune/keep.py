@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +42,8 @@ class Keep:
     suppressed_by: Tensor | None = None
     """(n,) the kept token for which a token was passed over, -1 where none was (kept, or never looked at)."""
     certificate: Certificate | None = None
+    weights: Tensor | None = None
+    """(k, n) for methods that merge: row r of the result is this mean of the rows, and stands at `rows[r]`."""
 
     @classmethod
     def from_order(
@@ -76,6 +78,28 @@ class Keep:
                 f"the tensor has {x.shape[dim]} rows along dim {dim}, this decision is about {self.n} tokens."
             )
         return x.index_select(dim, self.rows.to(x.device))
+
+    def of(self, outer: Keep) -> Keep:
+        """This decision about the rows that `outer` kept, told in the rows that `outer` was about."""
+        weights = None
+        if outer.weights is not None:
+            weights = self.merge(outer.weights)
+        elif self.weights is not None:
+            weights = self.weights.new_zeros(self.k, outer.n).index_copy_(1, outer.rows, self.weights)
+        return replace(
+            self,
+            n=outer.n,
+            rows=outer.rows[self.rows],
+            order=outer.rows[self.order],
+            suppressed_by=None,
+            weights=weights,
+        )
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Weighted means where there are weights, else the plain cut. (n, d) -> (k, d)"""
+        if self.weights is None:
+            return self(x)
+        return (self.weights.to(x.device, torch.float32) @ x.float()).to(x.dtype)
 
     def __repr__(self) -> str:
         return f"Keep({self.k} of {self.n})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
 from greedyprune.budget import as_budget, count
 from greedyprune.keep import Keep
+from greedyprune.plain import from_plain
 from greedyprune.registry import METHODS, method_class
 from greedyprune.stages import Input, Layer, Stage
 
@@ -28,6 +30,8 @@ class Method:
     stages: ClassVar[tuple[type[Stage], ...]] = (Input, Layer)
     equivariant: ClassVar[bool] = True
     """Whether permuting the tokens permutes the selection (False for methods that look at places or draw lots)."""
+    merges: ClassVar[bool] = False
+    """Whether kept rows are means of several tokens, which cannot protect any."""
 
     at: Stage = Input()
     """Where tokens are cut unless the call says otherwise: the method's published stage."""
@@ -48,10 +52,12 @@ class Method:
             raise ValueError(f"{type(self).__name__} cannot run at {stage!r}: it runs at {places}.")
 
 
-def as_method(method: Method | type[Method] | str) -> Method:
-    """A method as a user gives it: an instance, a class (with its defaults), or a registered name."""
+def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method:
+    """A method as a user gives it: an instance, a class (with its defaults), a registered name, or a plain dict."""
     if isinstance(method, str):
         return method_class(method)()
+    if isinstance(method, Mapping):
+        return cast("Method", from_plain(method))
     if isinstance(method, type) and issubclass(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         return method()
     if isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -59,7 +65,7 @@ def as_method(method: Method | type[Method] | str) -> Method:
     raise TypeError(f"{method!r} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}.")
 
 
-def select(method: Method | type[Method] | str, cues: Cues, keep: object) -> Keep:
+def select(method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, keep: object) -> Keep:
     """Choose which visual tokens of one image stay, on plain tensors, with no model anywhere.
 
     `method` is an instance, a class or a registered name; `keep` an int (that many tokens) or `Ratio(share)`. A budget
@@ -77,6 +83,8 @@ def select(method: Method | type[Method] | str, cues: Cues, keep: object) -> Kee
                 f"{type(method).__name__} needs {type(need).__name__.lower()}, and the cues hold none: {need.remedy}."
             )
     protected = 0 if cues.protect is None else cues.protect.shape[0]
+    if protected and method.merges:
+        raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
     if protected > k:
         raise ValueError(f"protect holds {protected} tokens and the budget keeps {k}: raise keep, or protect fewer.")
     if k == 0 or (k == cues.n and not method.exact):

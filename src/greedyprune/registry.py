@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,19 @@ METHODS: dict[str, str] = {
     "saliency": "greedyprune.methods.saliency:Saliency",
     "random": "greedyprune.methods.random:Random",
     "grid": "greedyprune.methods.grid:UniformGrid",
+    "pool": "greedyprune.methods.pool:AveragePool",
 }
+
+VALUES: dict[str, str] = {
+    "ratio": "greedyprune.budget:Ratio",
+    "per_layer": "greedyprune.budget:PerLayer",
+    "input": "greedyprune.stages:Input",
+    "layer": "greedyprune.stages:Layer",
+    "quantile": "greedyprune.ops.threshold:Quantile",
+    "mean_scaled": "greedyprune.ops.threshold:MeanScaled",
+    "exact": "greedyprune.ops.threshold:Exact",
+}
+"""What a method's fields and a budget may hold besides numbers and strings, by the name they have in a plain dict."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -31,5 +43,10 @@ def method_class(name: str) -> type[Method]:
     """The class registered under a name."""
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    module, _, cls = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), cls)
+    return load(METHODS[name])
+
+
+def load(home: str) -> Any:
+    """What "module:Class" names."""
+    module, _, name = home.partition(":")
+    return getattr(importlib.import_module(module), name)

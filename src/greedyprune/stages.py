@@ -23,6 +23,8 @@ class Layer(Stage):
     """Before decoder layer `index` (0-based): `index` layers have run on all tokens, the rest run on the kept ones."""
 
     index: int
+    early: bool = False
+    """Cut the caches of earlier layers too, after the prompt: less memory, but later text cannot look back there."""
 
     def __post_init__(self) -> None:
         if isinstance(self.index, bool) or not isinstance(self.index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -33,14 +35,18 @@ class Layer(Stage):
             raise ValueError(f"Layer({self.index}): count layers from the first one, 0 or more.")
 
     def __str__(self) -> str:
-        return f"layer:{self.index}"
+        return f"layer:{self.index}" + (":early" if self.early else "")
 
 
 def parse_stage(text: str) -> Stage:
-    """Read `input` or `layer:2`, the way a command line writes a stage."""
-    word, _, index = text.strip().lower().partition(":")
-    if word == "input" and not index:
-        return Input()
-    if word == "layer" and index.isdecimal():
-        return Layer(int(index))
+    """Read `input`, `layer:2` or `layer:2:early`, the way a command line writes a stage."""
+    match text.strip().lower().split(":"):
+        case ["input"]:
+            return Input()
+        case ["layer", index] if index.isdecimal():
+            return Layer(int(index))
+        case ["layer", index, "early"] if index.isdecimal():
+            return Layer(int(index), early=True)
+        case _:
+            pass
     raise ValueError(f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut.")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
+from greedyprune.attach.context import CALL
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers.cache_utils import Cache
@@ -29,6 +31,11 @@ class ShortLayer(Base):
 
     _layer_type = None  # transformers registers subclasses by this name; these are made on the fly and must not be
     cut: Cut | None = None
+    """None in the layers before the cut, which hold every token."""
+    place: str = ""
+    """Where the cut was made, as text: a later turn must cut there too."""
+    prompt: int = 0
+    """The logical length up to the end of the last prompt that was cut."""
 
     @property
     def dropped(self) -> int:
@@ -52,6 +59,11 @@ class ShortLayer(Base):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The physical width of the mask, and the offset of its first column in the logical numbering."""
         dropped = self.dropped
+        if self.cut is not None and CALL.get() is None:
+            raise RuntimeError(
+                "this cache was filled while the model was pruned and is short: prune the model again, "
+                "or start with an empty cache."
+            )
         with self._physical():
             width, offset = super().get_mask_sizes(query_length)
         return width, offset + dropped
@@ -60,9 +72,9 @@ class ShortLayer(Base):
         """Remove tokens from the end, down to the prompt; a positive number is the length to leave (old releases)."""
         length = self.get_seq_length()
         remove = length - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
-        if self.cut is not None and remove > length - self.cut.length:
+        if remove > length - self.prompt:
             raise ValueError(
-                f"cannot crop {remove} tokens from a cache whose last {length - self.cut.length} came after the pruned "
+                f"cannot crop {remove} tokens from a cache whose last {length - self.prompt} came after the pruned "
                 "prompt: dropped visual tokens cannot be brought back. Start again from an empty cache."
             )
         if remove > 0:
@@ -71,7 +83,7 @@ class ShortLayer(Base):
 
     def reset(self) -> None:
         """Forget the tokens and the cut."""
-        self.cut = None
+        self.cut, self.prompt = None, 0
         super().reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -99,8 +111,8 @@ class ShortLayer(Base):
 _SHORT: dict[type, type] = {}
 
 
-def shorten(cache: Cache, index: int, cut: Cut) -> None:
-    """Give cache layer `index`, whose tensors are already short, its logical length."""
+def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, early: Cut | None = None) -> None:
+    """Give cache layer `index` the logical length of a cut. Its tensors are short already, or `early` cuts them now."""
     layer = cache.layers[index]
     if not isinstance(layer, ShortLayer):
         base = type(layer)
@@ -110,7 +122,11 @@ def shorten(cache: Cache, index: int, cut: Cut) -> None:
         short = object.__new__(_SHORT[base])
         short.__dict__ = layer.__dict__
         layer = cache.layers[index] = short
-    layer.cut = cut
+    if early is not None:
+        assert layer.keys is not None
+        assert layer.values is not None
+        layer.keys, layer.values = early.heads(layer.keys), early.heads(layer.values)
+    layer.cut, layer.place, layer.prompt = cut, place, prompt
 
 
 def cut_of(cache: Any, index: int | None = None) -> Cut | None:
@@ -122,6 +138,12 @@ def cut_of(cache: Any, index: int | None = None) -> Cut | None:
         if isinstance(layer, ShortLayer) and layer.cut is not None:
             return layer.cut
     return None
+
+
+def place_of(cache: Any) -> str | None:
+    """Where the prompt in this cache was cut, None if nowhere."""
+    layers = getattr(cache, "layers", None) or []
+    return next((layer.place for layer in layers if isinstance(layer, ShortLayer) and layer.prompt), None)
 
 
 def check_cache(cache: Any) -> None:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from greedyprune.attach.decide import Policy
+from greedyprune.attach.decide import Policy, Positions
 from greedyprune.attach.hooks import Hooks
 from greedyprune.attach.parts import find_parts
 from greedyprune.attach.report import Report, Selection
-from greedyprune.budget import as_budgets
+from greedyprune.budget import PerLayer, as_budgets
 from greedyprune.method import Method, as_method
+from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from greedyprune.attach.parts import Parts
     from greedyprune.budget import Budget
     from greedyprune.stages import Stage
 
+_USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())
+"""What `using` overrides in this thread, innermost last."""
 _PRUNED: weakref.WeakSet[Any] = weakref.WeakSet()
 """The text models that carry hooks now: pruning one twice would cut the cut."""
 
@@ -27,14 +34,17 @@ _PRUNED: weakref.WeakSet[Any] = weakref.WeakSet()
 def prune(
     model: Any,
     method: Method | type[Method] | str = "greedyprune",
-    keep: Budget | Sequence[Budget] | None = None,
+    keep: Budget | PerLayer | Sequence[Budget] | None = None,
     *,
     at: Stage | None = None,
+    positions: Positions = "original",
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
     `method`: an instance, a class or a registered name. `keep`: an int (visual tokens kept per image), `Ratio(0.25)`,
-    or a list with one of these per image of the call. `at`: `Input()` or `Layer(l)`, the method's own stage by default.
+    a list with one of these per image of the call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()` or
+    `Layer(l)`, the method's own stage by default. `positions`: "original" ids, or "compact" ones without gaps, which is
+    how several published VQA numbers were made (grounding suffers).
     The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
     leave the sequence and the KV cache physically. Positions stay the original ones.
 
@@ -48,32 +58,82 @@ def prune(
     if keep is None:
         raise TypeError("keep is missing: write keep=64 for 64 visual tokens per image, or keep=Ratio(0.25).")
     method = as_method(method)
-    at = method.at if at is None else at
-    method.check_stage(at)
+    as_budgets(keep)
     parts = find_parts(model)
-    parts.check_stage(at)
-    policy = Policy(method, as_budgets(keep), at)
+    policy = _policy(parts, method, keep, at, positions)
     if parts.text in _PRUNED:
         raise RuntimeError("this model is pruned already: call remove() on the first handle, or leave its with block.")
     return Pruned(parts, policy)
 
 
+def _policy(parts: Parts, method: Method, keep: Any, at: Stage | None, positions: Positions) -> Policy:
+    """What was asked for, checked against the model."""
+    budgets = as_budgets(keep)
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions={positions!r} is unknown: choose one of {', '.join(get_args(Positions))}.")
+    if isinstance(budgets, PerLayer):
+        if at is not None:
+            raise ValueError(f"keep={budgets!r} says itself where to cut: leave out at={at!r}.")
+        for index in budgets.schedule:
+            method.check_stage(Layer(index))
+            parts.check_stage(Layer(index))
+        return Policy(method, budgets, Layer(min(budgets.schedule)), positions)
+    at = method.at if at is None else at
+    method.check_stage(at)
+    parts.check_stage(at)
+    return Policy(method, budgets, at, positions)
+
+
 class Pruned:
     """The handle of a pruned model: `selections` and `report()` tell what the last call did, `remove()` undoes it."""
 
-    def __init__(self, parts: Any, policy: Policy) -> None:
+    def __init__(self, parts: Parts, policy: Policy) -> None:
         self._parts, self._policy = parts, policy
         self._last: tuple[Report, list[Selection]] | None = None
         self._mine = threading.local()
-        self._hooks = Hooks(parts, lambda: self._policy, self._done)
+        self._hooks = Hooks(parts, self._current, self._done)
         _PRUNED.add(parts.text)
+
+    def _current(self) -> Policy:
+        """The policy of a call that starts now, in this thread."""
+        return next((policy for owner, policy in reversed(_USING.get()) if owner is self), self._policy)
+
+    @contextmanager
+    def using(
+        self,
+        method: Method | type[Method] | str | None = None,
+        keep: Budget | PerLayer | Sequence[Budget] | None = None,
+        *,
+        at: Stage | None = None,
+        positions: Positions | None = None,
+    ) -> Iterator[Pruned]:
+        """Prune the calls inside otherwise: what is left out stays as it is. Other threads are not touched.
+
+        with pruned.using(keep=gp.Ratio(0.5)):
+            out = model.generate(**inputs)
+        """
+        now = self._current()
+        if at is None and method is None and not isinstance(now.keep, PerLayer) and not isinstance(keep, PerLayer):
+            at = now.at  # a new method brings its own stage, all else stays
+        policy = _policy(
+            self._parts,
+            now.method if method is None else as_method(method),
+            now.keep if keep is None else keep,
+            at,
+            now.positions if positions is None else positions,
+        )
+        token = _USING.set((*_USING.get(), (self, policy)))
+        try:
+            yield self
+        finally:
+            _USING.reset(token)
 
     def _done(self, report: Report, selections: list[Selection]) -> None:
         self._last = self._mine.last = (report, selections)
 
     def _seen(self) -> tuple[Report, list[Selection]]:
         """The last call of this thread, or of any thread if this one made none."""
-        empty = Report(type(self._policy.method).__name__, str(self._policy.at)), []
+        empty = Report(type(self._policy.method).__name__, self._policy.place), []
         return getattr(self._mine, "last", None) or self._last or empty
 
     @property
@@ -103,4 +163,4 @@ class Pruned:
 
     def __repr__(self) -> str:
         policy = self._policy
-        return f"Pruned({self._parts.family.model_type}, {policy.method!r}, keep={policy.keep}, at={policy.at!r})"
+        return f"Pruned({self._parts.family.model_type}, {policy.method!r}, keep={policy.keep}, at={policy.place})"

@@ -1,76 +1,34 @@
 """The hooks: forward (pre-)hooks on the outer model, the text model and the decoder layers. No forward is rewritten.
 
-One forward runs like this. The outer hook sees the token ids and notes where the images are. At `Input()` the text
-model's hook decides on the merged embeddings and hands the model a shorter sequence. At `Layer(l)` the hook of
-decoder layer l decides on its states, and the hooks of all layers from l on cut masks and positions. Afterwards the
+One forward runs like this. The outer hook sees the token ids and what came with them. The text model's hook finds the
+images; at `Input()` it decides on the merged embeddings and hands the model a shorter sequence. At `Layer(l)` the hook
+of decoder layer l decides on its states, and the hooks of all layers from l on cut masks and positions. Afterwards the
 cache layers that are physically short get a logical length (`cache.py`), so decoding goes on in the original numbering.
-
-What belongs to one forward lives in a context variable, never on the model, so threads do not meet.
 """
 
 from __future__ import annotations
 
 import inspect
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.cache import bytes_of, check_cache, cut_of, shorten
-from greedyprune.attach.decide import Policy, Prompt, decide
+from greedyprune.attach.cache import bytes_of, check_cache, cut_of, place_of, shorten
+from greedyprune.attach.call import Call, Step
+from greedyprune.attach.context import CALL
+from greedyprune.attach.decide import Policy, Prompt, warn_if_idle
 from greedyprune.attach.report import Report, Selection
-from greedyprune.attach.sequence import Cut, uncut
+from greedyprune.attach.sequence import Cut
 from greedyprune.models._family import Visuals
-from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch.utils.hooks import RemovableHandle
 
     from greedyprune.attach.parts import Parts
-
-PIXELS = ("pixel_values", "pixel_values_videos")
-
-
-@dataclass(eq=False)
-class Call:
-    """One forward of a pruned model."""
-
-    owner: Hooks
-    policy: Policy
-    input_ids: Tensor | None
-    visuals: Visuals | None
-    prompt: Prompt | None = None
-    cache: Any = None
-    past: int = 0
-    length: int = 0
-    padding: Tensor | None = None
-    """(b, past + q) the 2-D mask as the caller gave it."""
-    positions: Tensor | None = None
-    cut: Cut | None = None
-    """What stays of past and prompt together, once decided (or, while decoding, what stayed)."""
-    fresh: Cut | None = None
-    """What stays of this forward's own tokens."""
-    selections: list[Selection] = field(default_factory=list)
-    seconds: float = 0.0
-    memo: dict[int, tuple[object, Any]] = field(default_factory=dict)
-
-    def once(self, value: Any, make: Callable[[Any], Any]) -> Any:
-        """make(value), computed once per forward although every layer asks; the value is held so its id stays taken."""
-        if id(value) not in self.memo:
-            self.memo[id(value)] = (value, make(value))
-        return self.memo[id(value)][1]
-
-
-_CALL: ContextVar[Call | None] = ContextVar("greedyprune_call", default=None)
-
-
-def _start(policy: Policy) -> int:
-    """The first decoder layer that runs on the kept tokens only."""
-    return policy.at.index if isinstance(policy.at, Layer) else 0
 
 
 class Hooks:
@@ -81,6 +39,7 @@ class Hooks:
     ) -> None:
         self.parts, self._policy, self._done = parts, policy, done
         self._names = list(inspect.signature(type(parts.layers[0]).forward).parameters)[1:]
+        self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
         self._handles: list[RemovableHandle] = []
         try:
             self._register()
@@ -99,11 +58,9 @@ class Hooks:
             parts.text.register_forward_hook(self._after_text, with_kwargs=True),
         ]
         for index, layer in enumerate(parts.layers):
-
-            def hook(module: nn.Module, args: Any, kwargs: Any, index: int = index) -> Any:
-                return self._layer(index, args, kwargs)
-
-            self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            self._handles.append(layer.register_forward_pre_hook(partial(self._layer, index), with_kwargs=True))
+            if parts.family.deepstack is not None:
+                self._handles.append(layer.register_forward_hook(partial(self._after_layer, index)))
 
     def remove(self) -> None:
         """Take every hook off."""
@@ -111,8 +68,11 @@ class Hooks:
             handle.remove()
         self._handles.clear()
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
+
     def _call(self) -> Call | None:
-        call = _CALL.get()
+        call = CALL.get()
         return call if call is not None and call.owner is self else None
 
     # -- the model the user holds, and the outer model
@@ -128,195 +88,246 @@ class Hooks:
             )
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _CALL.set(None)
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
-        check_cache(cache)
+        CALL.set(None)
+        kwargs = {**kwargs, **dict(zip(self._outer_names, args, strict=False))}
+        ids = kwargs.get("input_ids")
+        check_cache(kwargs.get("past_key_values"))
         if ids is None:
             raise NotImplementedError(
                 "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
             )
-        outputs = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        pixels = next((kwargs[name] for name in PIXELS if kwargs.get(name) is not None), None)
+        outputs = kwargs.get("mm_encoder_outputs") or {}
+        if kwargs.get("pixel_values_videos") is not None or outputs.get("video") is not None:
+            raise NotImplementedError("videos are not supported yet: call remove() for prompts with videos.")
+        pixels, image, grids = kwargs.get("pixel_values"), outputs.get("image"), kwargs.get("image_grid_thw")
         visuals = None
-        if outputs is not None or pixels is not None:
-            features = None if outputs is None else list(outputs.pooler_output)
-            visuals = Visuals(features, pixels, int((ids == self.parts.image_token).sum()))
-        _CALL.set(Call(self, self._policy(), ids, visuals, cache=cache))
+        if image is not None and getattr(image, "last_hidden_state", None) is None:
+            raise NotImplementedError(
+                "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
+                "leave out prefill_chunk_size."
+            )
+        if image is not None or pixels is not None:
+            local = ids.cpu()
+            lengths = None if image is None else [len(rows) for rows in image.pooler_output]
+            visuals = Visuals(
+                local, local == self.parts.image_token, lengths, pixels, None if grids is None else grids.cpu()
+            )
+        CALL.set(Call(self, self.parts, self._policy(), ids, visuals, kwargs.get("past_key_values")))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        _CALL.set(None)
+        CALL.set(None)
 
     # -- the text model
 
     def _text(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        call = self._call()
-        embeds = kwargs.get("inputs_embeds")
+        call, embeds, mask = self._call(), kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if call is None or embeds is None:
             return None
-        call.past = call.cache.get_seq_length() if call.cache is not None else 0
-        call.length = embeds.shape[1]
-        mask = kwargs.get("attention_mask")
-        call.padding = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        if isinstance(mask, Tensor) and mask.ndim != 2:
+        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise NotImplementedError(
-                f"an attention mask of shape {tuple(mask.shape)} does not say what is padding: pass a 2-D mask."
+                f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask."
             )
-        before = cut_of(call.cache)
-        at_input = not isinstance(call.policy.at, Layer)
-        if before is not None and cut_of(call.cache, 0) is not None:  # every layer of this cache is short
-            total = call.past + call.length
-            if mask is not None or before.ragged:
-                kwargs["attention_mask"] = before.padding_mask(mask, total)
-        elif before is not None:
-            call.cut = before.grown(call.past + call.length)  # layers from the cut on gather their columns
-        if call.visuals is not None and call.visuals.total:
-            self._same_place(call)
-            call.prompt = self._prompt(call, embeds)
-            call.cut = None
-            if at_input:
-                self._cut_input(call, embeds, kwargs)
+        call.past = call.cache.get_seq_length() if call.cache is not None else 0
+        call.length, call.padding, call.positions = embeds.shape[1], mask, kwargs.get("position_ids")
+        total = call.past + call.length
+        base = cut_of(call.cache, 0)
+        if base is not None and (mask is not None or base.ragged):
+            kwargs["attention_mask"] = base.padding_mask(mask, total)
+        if base is not None and base.shift is not None:
+            kwargs["position_ids"] = self._own_positions(call, embeds) - base.shift.to(embeds.device)
+        if call.visuals is not None and bool(call.visuals.visual.any()):
+            self._prepare(call, embeds, kwargs)
         return args, kwargs
 
-    def _same_place(self, call: Call) -> None:
-        """A later turn must cut where the earlier one did: layers of one cache cannot disagree on two cuts."""
-        if cut_of(call.cache) is None:
-            return
-        first = next(i for i in range(len(call.cache.layers)) if cut_of(call.cache, i) is not None)
-        if first != _start(call.policy):
+    def _prepare(self, call: Call, embeds: Tensor, kwargs: dict[str, Any]) -> None:
+        """A prompt with images: find them, and cut here if the policy cuts before the decoder."""
+        place = place_of(call.cache)
+        if place is not None and place != call.policy.place:
             raise NotImplementedError(
-                f"this cache was cut before decoder layer {first}, and now {call.policy.at!r} is asked for: "
+                f"the prompt in this cache was cut at {place!r}, and now {call.policy.place!r} is asked for: "
                 "keep the place of the cut through a conversation, or start with an empty cache."
             )
-
-    def _prompt(self, call: Call, embeds: Tensor) -> Prompt:
-        assert call.input_ids is not None
         assert call.visuals is not None
-        visual = (call.input_ids == self.parts.image_token).to("cpu")
-        window = slice(call.past, call.past + call.length)
-        valid = torch.ones_like(visual) if call.padding is None else call.padding[:, window].to("cpu", torch.bool)
-        return Prompt(visual & valid, valid, self.parts.family.layout(self.parts.config, call.visuals))
+        positions = call.positions.cpu() if call.positions is not None and call.positions.ndim == 3 else None
+        visuals = replace(call.visuals, positions=positions)
+        valid = torch.ones_like(visuals.visual) if call.padding is None else call.padding_now().cpu()
+        call.prompt = Prompt(visuals.visual & valid, valid, self.parts.family.layout(self.parts.config, visuals))
+        call.prompt.spans()  # raises where text and images do not fit, before anything runs
+        if not call.policy.starts:
+            self._cut_input(call, embeds, kwargs)
+        elif self.parts.family.deepstack is not None:
+            names = self.parts.family.deepstack
+            features = kwargs.get(names[1])
+            if features is not None and len(features) > call.policy.starts[0]:
+                call.deep = (kwargs.pop(names[0]), kwargs.pop(names[1]))
 
-    def _decide(self, call: Call, hidden: Tensor) -> Cut:
-        """Choose, and remember what stays of this forward (`fresh`) and of everything so far (`cut`)."""
-        assert call.prompt is not None
-        call.fresh, call.selections, call.seconds = decide(hidden, call.prompt, call.policy)
-        call.cut = self._so_far(call, hidden).then(call.fresh) if call.past else call.fresh
-        return call.fresh
-
-    def _so_far(self, call: Call, hidden: Tensor) -> Cut:
-        before = cut_of(call.cache)
-        if before is not None:
-            return before.grown(call.past)
-        return uncut(call.past, hidden.shape[0], call.padding, hidden.device)
+    def _own_positions(self, call: Call, embeds: Tensor) -> Tensor:
+        if call.positions is not None:
+            return call.positions
+        return torch.arange(call.past, call.past + call.length, device=embeds.device)[None]
 
     def _cut_input(self, call: Call, embeds: Tensor, kwargs: dict[str, Any]) -> None:
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(call.past, call.past + call.length, device=embeds.device)[None]
-        fresh = self._decide(call, embeds)
-        assert call.cut is not None
-        kwargs["inputs_embeds"] = fresh.take(embeds, -2)
-        kwargs["position_ids"] = fresh.take(positions, -1)
+        kwargs["inputs_embeds"] = call.cut_now(embeds, 0)
+        step = call.steps[-1]
+        positions = self._own_positions(call, embeds)
+        if call.policy.positions == "compact":
+            kwargs["position_ids"] = call.compact_positions(step, positions)
+        else:
+            kwargs["position_ids"] = step.fresh.take(positions, -1)
         # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
-        # several packed sequences and lets them not see each other.
-        # It covers the logical past and the physical prompt, which is the length that the cache layers imply.
-        past = self._so_far(call, embeds).padding_mask(None, call.past) if call.past else fresh.valid[:, :0].long()
-        kwargs["attention_mask"] = torch.cat([past, fresh.valid.long()], 1)
+        # several packed sequences and lets them not see each other. It covers the logical past and the physical prompt,
+        # which is the length that the cache layers imply.
+        past = step.fresh.valid[:, :0].long()
+        if call.past:
+            past = call.so_far(0, embeds.device).padding_mask(None, call.past)
+        kwargs["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1)
+        if self.parts.family.deepstack is not None:
+            names = self.parts.family.deepstack
+            if kwargs.get(names[1]) is not None:
+                kwargs[names[0]] = step.fresh.take(kwargs[names[0]], -1) & step.fresh.valid
+                kwargs[names[1]] = call.planes(kwargs[names[1]], step)
 
     def _after_text(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         call = self._call()
         if call is None:
             return
-        if call.prompt is None:
+        if not call.steps:
             if call.past == 0:
                 self._done(self._report(call), [])
             return
-        cache = call.cache if call.cache is not None else getattr(output, "past_key_values", None)
-        if cache is not None and call.cut is not None:
-            check_cache(cache)
-            for index in range(_start(call.policy), len(cache.layers)):
-                shorten(cache, index, call.cut)
-        call.cache = cache
+        call.cache = call.cache if call.cache is not None else getattr(output, "past_key_values", None)
+        if call.cache is not None:
+            check_cache(call.cache)
+            self._shorten(call)
         self._done(self._report(call), call.selections)
+        warn_if_idle(call.policy, call.selections)
+
+    def _shorten(self, call: Call) -> None:
+        place, prompt = call.policy.place, call.past + call.length
+        for index in range(len(call.cache.layers)):
+            step = call.step_at(index)
+            if step is not None:
+                shorten(call.cache, index, step.whole, place, prompt)
+            elif call.policy.early:
+                shorten(call.cache, index, call.steps[0].whole, place, prompt, early=call.steps[0].masked)
+            else:  # full, but it must not be cropped further than its neighbours
+                shorten(call.cache, index, None, place, prompt)
 
     def _report(self, call: Call) -> Report:
         name = type(call.policy.method).__name__
-        if call.fresh is None:
-            return Report(name, str(call.policy.at))
+        if not call.steps:
+            return Report(name, call.policy.place)
         held, full = bytes_of(call.cache)
+        tokens, layers = sum(s.n for s in call.selections), len(self.parts.layers)
+        steps = [call.step_at(index) for index in range(layers)]
         return Report(
             method=name,
-            at=str(call.policy.at),
-            tokens=sum(s.n for s in call.selections),
+            at=call.policy.place,
+            tokens=tokens,
             kept=sum(s.k for s in call.selections),
             images=len(call.selections),
             sequence=call.length,
-            sequence_kept=call.fresh.columns.shape[1],
-            layers=len(self.parts.layers),
-            layers_before_cut=_start(call.policy),
+            sequence_kept=call.steps[-1].fresh.columns.shape[1],
+            layers=layers,
+            layer_averaged=sum(tokens if s is None else sum(keep.k for keep in s.keeps) for s in steps) / layers,
             cache_bytes=held,
             cache_bytes_full=full,
             select_ms=1e3 * call.seconds,
+            certificates=tuple(s.keep.certificate for s in call.selections),
         )
 
     # -- the decoder layers
 
-    def _layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def _layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         call = self._call()
         if call is None:
             return None
         if call.prompt is None:
             return self._decode_layer(call, index, args, kwargs)
-        if not isinstance(call.policy.at, Layer) or index < call.policy.at.index:
+        starts = call.policy.starts
+        if not starts or index < starts[0]:
             return None
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
-        hidden = kwargs["hidden_states"]
-        if index == call.policy.at.index:
-            self._decide(call, hidden)
-            assert call.fresh is not None
-            kwargs["hidden_states"] = call.fresh.take(hidden, -2)
-        fresh = call.fresh
-        assert fresh is not None
-        kwargs["attention_mask"] = self._cut_mask(call, kwargs.get("attention_mask"), hidden.dtype)
-        embeddings = kwargs["position_embeddings"]
-        kwargs["position_embeddings"] = call.once(embeddings, lambda pair: tuple(fresh.take(x, -2) for x in pair))
-        if kwargs.get("position_ids") is not None:
-            kwargs["position_ids"] = call.once(kwargs["position_ids"], lambda ids: fresh.take(ids, -1))
+        if index in starts:
+            kwargs["hidden_states"] = call.cut_now(kwargs["hidden_states"], index)
+        step, hidden = call.steps[-1], kwargs["hidden_states"]
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            kwargs["attention_mask"] = self._own_mask(call, step.masked, hidden)
+        elif mask.ndim == 2:
+            kwargs["attention_mask"] = call.once(mask, step, lambda m: _padding(step.masked, m))
+        else:
+            kwargs["attention_mask"] = call.once(
+                mask, step, lambda m: step.fresh.mask_rows(step.masked.mask_columns(m))
+            )
+        self._cut_positions(call, step, kwargs, hidden)
         return (kwargs.pop("hidden_states"),), kwargs
 
-    def _cut_mask(self, call: Call, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """The mask of a layer behind the cut, from the mask of the full sequence."""
-        cut, fresh = call.cut, call.fresh
-        assert cut is not None
-        assert fresh is not None
-        if mask is None:
-            return self._own_mask(call, cut, fresh.columns.shape[1], dtype)
-        if mask.ndim == 2:
-            return call.once(mask, lambda m: (cut.take(m, -1).bool() & cut.valid).to(m.dtype))
-        return call.once(mask, lambda m: fresh.mask_rows(cut.mask_columns(m)))
+    def _cut_positions(self, call: Call, step: Step, kwargs: dict[str, Any], hidden: Tensor) -> None:
+        embeddings, ids = kwargs["position_embeddings"], kwargs.get("position_ids")
+        if call.policy.positions == "compact":
+            own = self._own_positions(call, hidden)
+            kwargs["position_ids"] = call.once(own, step, lambda p: call.compact_positions(step, p))
+            kwargs["position_embeddings"] = call.once(
+                embeddings, step, lambda _: self.parts.rotate(hidden, kwargs["position_ids"])
+            )
+            return
+        cut = step.fresh
+        kwargs["position_embeddings"] = call.once(embeddings, step, lambda pair: tuple(cut.take(x, -2) for x in pair))
+        if ids is not None:
+            kwargs["position_ids"] = call.once(ids, step, lambda p: cut.take(p, -1))
 
-    def _own_mask(self, call: Call, cut: Cut, queries: int, dtype: torch.dtype) -> Tensor | None:
+    def _own_mask(self, call: Call, cut: Cut, hidden: Tensor) -> Tensor | None:
         """Where the model left causality to the attention kernel: nothing to add, unless a row is padded."""
         if not cut.ragged:
             return None
         if "flash" in self.parts.attention:
             return cut.valid
-        return call.once(cut, lambda c: c.causal_mask(queries, dtype))
+        return call.once(cut, None, lambda c: c.causal_mask(hidden.shape[1], hidden.dtype))
 
     def _decode_layer(
         self, call: Call, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
         """A forward without new images over a cache of which only the later layers are short."""
-        cut = call.cut
-        if cut is None or cut_of(call.cache, index) is None:
+        held = cut_of(call.cache, index)
+        if held is None or cut_of(call.cache, 0) is not None:
             return None
+        cut = call.once(held, None, lambda h: h.grown(call.past + call.length))
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         mask, hidden = kwargs.get("attention_mask"), kwargs["hidden_states"]
         if mask is None:
-            kwargs["attention_mask"] = self._own_mask(call, cut, hidden.shape[1], hidden.dtype)
+            kwargs["attention_mask"] = self._own_mask(call, cut, hidden)
         elif mask.ndim == 2:
-            kwargs["attention_mask"] = call.once(mask, lambda m: (cut.take(m, -1).bool() & cut.valid).to(m.dtype))
+            kwargs["attention_mask"] = call.once(mask, cut, lambda m: _padding(cut, m))
         else:
-            kwargs["attention_mask"] = call.once(mask, cut.mask_columns)
+            kwargs["attention_mask"] = call.once(mask, cut, cut.mask_columns)
+        if cut.shift is not None:
+            shift = cut.shift.to(hidden.device)
+            kwargs["position_ids"] = call.once(call.positions, cut, lambda _: self._own_positions(call, hidden) - shift)
+            kwargs["position_embeddings"] = call.once(
+                kwargs["position_embeddings"], cut, lambda _: self.parts.rotate(hidden, kwargs["position_ids"])
+            )
         return (kwargs.pop("hidden_states"),), kwargs
+
+    def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
+        """DeepStack: add the features of visual tokens after the early layers, to those that are still there."""
+        call = self._call()
+        if call is None or call.deep is None or index >= len(call.deep[1]):
+            return None
+        mask, features = call.deep
+        step = call.step_at(index)
+        if step is not None:
+            mask = call.once(mask, step, lambda m: step.fresh.take(m, -1) & step.fresh.valid)
+            features = call.once(features, step, lambda f: call.planes(f, step))
+        output = output.clone()
+        mask = mask.to(output.device)
+        output[mask] = output[mask] + features[index].to(output)
+        return output
+
+
+def _padding(cut: Cut, mask: Tensor) -> Tensor:
+    """A 2-D mask of the columns that stay, zero where a row is padded. (b, L) -> (b, l)"""
+    return (cut.take(mask, -1).bool() & cut.valid.to(mask.device)).to(mask.dtype)

@@ -6,11 +6,11 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.models.table import family_of
+from greedyprune.models.table import IMPOSSIBLE, family_of
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from greedyprune.models._family import Family
 
@@ -35,16 +35,34 @@ class Parts:
         """The decoder's attention implementation, which a user may change at any time."""
         return str(getattr(self.text.config, "_attn_implementation", ""))
 
+    @property
+    def norm(self) -> Tensor | None:
+        """The weight of the decoder's final norm, where it is at hand: not while it is offloaded."""
+        weight = getattr(getattr(self.text, self.family.norm, None), "weight", None)
+        return None if weight is None or weight.is_meta else weight.detach()
+
     def check_stage(self, stage: Stage) -> None:
         """Raise unless this model can be cut there."""
         if not isinstance(stage, self.family.stages):
             places = ", ".join(place.__name__ for place in self.family.stages)
             raise ValueError(f"a {self.family.model_type!r} model cannot be cut at {stage!r}: it can be at {places}.")
-        if isinstance(stage, Layer) and stage.index >= len(self.layers):
+        if isinstance(stage, Layer):
+            self.check_layer(stage.index)
+
+    def check_layer(self, index: int) -> None:
+        """Raise unless there is a decoder layer to cut before."""
+        if index >= len(self.layers):
             raise ValueError(
-                f"{stage!r} does not exist: this model has {len(self.layers)} decoder layers, "
+                f"Layer({index}) does not exist: this model has {len(self.layers)} decoder layers, "
                 f"so the last place is Layer({len(self.layers) - 1})."
             )
+
+    def rotate(self, hidden: Tensor, positions: Tensor) -> Any:
+        """The rotary embeddings of positions. (b, q) -> what the decoder layers take"""
+        rotary = getattr(self.text, "rotary_emb", None)
+        if rotary is None:
+            raise NotImplementedError('this model has no rotary_emb to number tokens anew: use positions="original".')
+        return rotary(hidden, positions)
 
 
 def find_parts(model: Any) -> Parts:
@@ -53,6 +71,9 @@ def find_parts(model: Any) -> Parts:
     model_type = getattr(config, "model_type", None)
     if config is None or model_type is None or not callable(getattr(model, "get_decoder", None)):
         raise TypeError(f"a {type(model).__name__} is no transformers model: pass one loaded with from_pretrained().")
+    sees = hasattr(config, "vision_config") or any(hasattr(module, "get_image_features") for module in model.modules())
+    if not sees and model_type not in IMPOSSIBLE:
+        raise ValueError(f"a {model_type!r} model reads no images, so there are no visual tokens to prune.")
     family = family_of(model_type)
     text = model.get_decoder()
     layers = getattr(text, "layers", None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from greedyprune.budget import Budget
-    from greedyprune.keep import Keep
+    from greedyprune.keep import Certificate, Keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,7 @@ class Selection:
             "gains": [round(gain, 6) for gain in self.keep.gains.tolist()],
             "before_fallback": int(self.keep.before_fallback),
             "suppressed_by": by.tolist() if by is not None else None,
+            "certificate": asdict(self.keep.certificate) if self.keep.certificate else None,
         }
 
 
@@ -80,25 +81,20 @@ class Report:
     sequence_kept: int = 0
     """Length after it."""
     layers: int = 0
-    layers_before_cut: int = 0
-    """Decoder layers that ran on all tokens."""
+    layer_averaged: float = 0.0
+    """Visual tokens per decoder layer on average, which some papers call the budget."""
     cache_bytes: int = 0
     """Keys and values after the prompt, as held."""
     cache_bytes_full: int = 0
     """What they would take without pruning."""
     select_ms: float = 0.0
     """Host time of choosing, all images."""
-
-    @property
-    def layer_averaged(self) -> float:
-        """Visual tokens per decoder layer on average, which some papers call the budget."""
-        if not self.layers:
-            return float(self.kept)
-        return (self.layers_before_cut * self.tokens + (self.layers - self.layers_before_cut) * self.kept) / self.layers
+    certificates: tuple[Certificate | None, ...] = ()
+    """Per image, what is proven about its selection."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {**self.__dict__, "layer_averaged": self.layer_averaged}
+        return {**self.__dict__, "certificates": [asdict(c) if c else None for c in self.certificates]}
 
     def __str__(self) -> str:
         if not self.images:

@@ -6,7 +6,7 @@ different numbers of tokens are padded on the left, as generation pads prompts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Cut:
     """(b, l) bool: False where a shorter row is padded on the left, or where the prompt was padded."""
     ragged: bool
     """Whether any entry of `valid` is False."""
+    shift: Tensor | None = None
+    """(b, 1) how far compact positions lag behind the original ones after this cut; None for original positions."""
 
     @classmethod
     def keeping(cls, keep: Tensor) -> Cut:
@@ -47,7 +49,12 @@ class Cut:
         tail = torch.arange(self.length, total, device=self.columns.device).expand(self.columns.shape[0], -1)
         columns = torch.cat([self.columns, tail], 1)
         valid = torch.cat([self.valid, self.valid.new_ones(tail.shape)], 1)
-        return Cut(total, columns, valid, self.ragged)
+        return replace(self, length=total, columns=columns, valid=valid)
+
+    def inside(self, outer: Cut) -> Cut:
+        """This cut of a sequence that `outer` had cut already, as one cut of the original sequence."""
+        valid = outer.valid.gather(1, self.columns) & self.valid
+        return Cut.of(outer.length, outer.columns.gather(1, self.columns), valid)
 
     def then(self, other: Cut) -> Cut:
         """This cut of what came before, followed by the cut of what comes now."""
@@ -56,12 +63,14 @@ class Cut:
             torch.cat([self.columns, other.columns + self.length], 1),
             torch.cat([self.valid, other.valid], 1),
             self.ragged or other.ragged,
+            other.shift if self.shift is None or other.shift is None else self.shift + other.shift,
         )
 
     def of_rows(self, rows: Tensor) -> Cut:
         """For a batch that was reordered, repeated or reduced. (b',) -> Cut"""
         rows = rows.to(self.columns.device)
-        return Cut(self.length, self.columns[rows], self.valid[rows], self.ragged)
+        shift = None if self.shift is None else self.shift[rows]
+        return Cut(self.length, self.columns[rows], self.valid[rows], self.ragged, shift)
 
     def take(self, x: Tensor, dim: int) -> Tensor:
         """Gather along a negative `dim`; the batch axis is the one before it. (..., b, L, ...) -> (..., b, l, ...)"""
@@ -73,6 +82,16 @@ class Cut:
         if x.shape[batch] != rows:  # one row that stands for the whole batch
             x = x.expand([rows if i == batch else size for i, size in enumerate(x.shape)])
         return x.gather(axis, self.columns.to(x.device).view(view).expand(shape))
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Cut the keys or values of a cache layer. (b, h, L, d) -> (b, h, l, d)"""
+        index = self.columns.to(x.device)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+        return x.gather(2, index)
+
+    def gaps(self, valid: Tensor) -> Tensor:
+        """How many valid tokens were dropped before each column that stays. (b, L) -> (b, l)"""
+        kept = torch.zeros_like(valid).scatter_(1, self.columns, self.valid)
+        return (valid & ~kept).cumsum(1).gather(1, self.columns)
 
     def mask_columns(self, mask: Tensor) -> Tensor:
         """Cut a 4-D attention mask along its keys. (b, 1, q, L) -> (b, 1, q, l)"""

@@ -1,14 +1,24 @@
-"""The table of families: one line each. What is not here is refused by name."""
+"""The table of families: one entry each. What is not here is refused by name."""
 
 from __future__ import annotations
 
-from greedyprune.models._family import Family, square_patches
+from greedyprune.models._family import Family, positioned_grids, runs_of_tiles, runs_until_global, square_patches
 from greedyprune.registry import unknown
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llava", square_patches, note="LLaVA-1.5 and others with a CLIP- or SigLIP-type tower of fixed size"),
+        Family("llava", square_patches, note="LLaVA-1.5 and others with a tower of fixed image size"),
+        Family("qwen2_5_vl", positioned_grids, note="images; video is refused for now"),
+        Family(
+            "qwen3_vl",
+            positioned_grids,
+            deepstack=("visual_pos_masks", "deepstack_visual_embeds"),
+            note="images, with their DeepStack features; video is refused for now",
+        ),
+        Family("smolvlm", runs_until_global, note="an image is all its tiles and its global view together"),
+        Family("idefics3", runs_until_global, note="an image is all its tiles and its global view together"),
+        Family("internvl", runs_of_tiles, note="an image is all its tiles together"),
     )
 }
 

@@ -22,7 +22,7 @@ def _cells(h: int, w: int, k: int) -> Tensor:
     """k cells of one frame. -> (k,) ascending"""
     if k == 0:
         return torch.empty(0, dtype=torch.int64)
-    rows, columns = _lattice(h, w, k)
+    rows, columns = lattice(h, w, k)
     y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)])
     x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)])
     chosen = (y[:, None] * w + x).flatten()
@@ -35,7 +35,7 @@ def _cells(h: int, w: int, k: int) -> Tensor:
     return torch.cat([chosen, torch.tensor(extra, dtype=torch.int64)]).sort().values
 
 
-def _lattice(h: int, w: int, k: int) -> tuple[int, int]:
+def lattice(h: int, w: int, k: int) -> tuple[int, int]:
     """rows x columns <= k whose largest cell side is smallest; among equals the one with the most cells."""
 
     def badness(rows: int) -> tuple[float, int]:
@@ -44,3 +44,27 @@ def _lattice(h: int, w: int, k: int) -> tuple[int, int]:
 
     rows = min(range(1, min(h, k) + 1), key=badness)
     return rows, min(w, k // rows)
+
+
+def pooling_weights(grid: tuple[int, int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Means over a rows x columns lattice of every frame, and the token at the centre of each cell.
+
+    Cell i of r along a side of h tokens covers the tokens from floor(i h / r) to ceil((i + 1) h / r), as adaptive
+    average pooling does. (t, h, w), (rows, columns) -> (k, n), (k,)
+    """
+    (t, h, w), (rows, columns) = grid, cells
+    side = torch.einsum("yi,xj->yxij", _side(h, rows), _side(w, columns)).reshape(rows * columns, h * w)
+    weights = torch.kron(torch.eye(t), side)
+    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)])
+    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)])
+    frame = (y[:, None] * w + x).flatten()
+    return weights, torch.cat([frame + f * h * w for f in range(t)])
+
+
+def _side(size: int, parts: int) -> Tensor:
+    """Weights of one axis. -> (parts, size)"""
+    weights = torch.zeros(parts, size)
+    for i in range(parts):
+        first, last = i * size // parts, -(-(i + 1) * size // parts)
+        weights[i, first:last] = 1 / (last - first)
+    return weights

@@ -1,0 +1,146 @@
+"""One forward of a pruned model: what is known about it, what was decided, and how tensors of it are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.attach.cache import cut_of
+from greedyprune.attach.decide import Policy, Prompt, decide
+from greedyprune.attach.report import Selection
+from greedyprune.attach.sequence import Cut, uncut
+
+if TYPE_CHECKING:
+    from greedyprune.attach.parts import Parts
+    from greedyprune.keep import Keep
+    from greedyprune.models._family import Visuals
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One cut made in this forward."""
+
+    start: int
+    """The decoder layer before which it was made, 0 for a cut before the decoder."""
+    fresh: Cut
+    """What stays of this forward's tokens, in their original columns."""
+    whole: Cut
+    """What stays of everything so far and this forward's tokens: what a cache layer behind the cut then holds."""
+    masked: Cut
+    """The same, in the columns of the masks that the text model makes."""
+    keeps: list[Keep]
+    """Per image, from all its tokens to those that stay."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One forward. It lives in a context variable while it runs, never on the model, so threads do not meet."""
+
+    owner: object
+    parts: Parts
+    policy: Policy
+    input_ids: Tensor
+    visuals: Visuals | None
+    cache: Any
+    past: int = 0
+    length: int = 0
+    padding: Tensor | None = None
+    """(b, past + q) the 2-D mask as the caller gave it."""
+    positions: Tensor | None = None
+    """Position ids as the text model got them."""
+    prompt: Prompt | None = None
+    """None while decoding and for text-only prompts."""
+    steps: list[Step] = field(default_factory=list)
+    deep: tuple[Tensor, list[Tensor]] | None = None
+    """Mask and features of a DeepStack that this library adds itself, since the model would index a longer state."""
+    selections: list[Selection] = field(default_factory=list)
+    seconds: float = 0.0
+    memo: dict[tuple[int, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+
+    def once(self, value: Any, cut: Any, make: Callable[[Any], Any]) -> Any:
+        """make(value) for one cut, computed once per forward although every layer asks; both are held, so ids stay."""
+        key = (id(value), id(cut))
+        if key not in self.memo:
+            self.memo[key] = (value, cut, make(value))
+        return self.memo[key][2]
+
+    def step_at(self, index: int) -> Step | None:
+        """The last cut before decoder layer `index`."""
+        return next((step for step in reversed(self.steps) if step.start <= index), None)
+
+    def so_far(self, layer: int, device: torch.device) -> Cut:
+        """What cache layer `layer` held before this forward, as a cut of the `past` logical columns."""
+        before = cut_of(self.cache, layer)
+        if before is not None:
+            return before.grown(self.past)
+        batch = self.input_ids.shape[0]
+        earlier = uncut(self.past, batch, self.padding, device)
+        if self.policy.positions == "compact":
+            earlier = replace(earlier, shift=torch.zeros(batch, 1, dtype=torch.int64, device=device))
+        return earlier
+
+    def cut_now(self, hidden: Tensor, start: int) -> Tensor:
+        """Decide before decoder layer `start` and cut the states. (b, q, d) -> (b, q', d)"""
+        assert self.prompt is not None
+        made = decide(hidden, self.prompt, self.policy, start, self.parts.norm, self.selections)
+        previous = self.steps[-1] if self.steps else None
+        fresh = made.cut if previous is None else made.cut.inside(previous.fresh)
+        if self.policy.positions == "compact":
+            valid = torch.ones_like(self.input_ids, dtype=torch.bool) if self.padding is None else self.padding_now()
+            lost = valid.to(hidden.device).sum(1, keepdim=True) - fresh.valid.sum(1, keepdim=True)
+            fresh = replace(fresh, shift=lost)
+        base = self.so_far(0, hidden.device)
+        physical = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, hidden.device)
+        earlier = self.so_far(start, hidden.device)
+        masked = (physical if cut_of(self.cache, 0) is not None else earlier).then(fresh)
+        keeps = [s.keep for s in made.selections]
+        self.steps.append(Step(start, fresh, earlier.then(fresh), masked, keeps))
+        short = made.cut.take(hidden, -2)
+        _merge(short, hidden, made.cut, self.prompt, made.keeps)
+        self.prompt = self.prompt.after(made.cut, made.selections)
+        self.selections, self.seconds = made.selections, self.seconds + made.seconds
+        return short
+
+    def padding_now(self) -> Tensor:
+        """(b, q) bool: this forward's part of the caller's 2-D mask."""
+        assert self.padding is not None
+        return self.padding[:, self.past : self.past + self.length].bool()
+
+    def compact_positions(self, step: Step, positions: Tensor) -> Tensor:
+        """Positions without gaps, for the tokens that stay. (b, q) -> (b, q')"""
+        if positions.ndim != 2:
+            raise NotImplementedError(
+                'positions="compact" is not defined for multimodal position ids (M-RoPE): use positions="original".'
+            )
+        batch = self.input_ids.shape[0]
+        valid = positions.new_ones(batch, self.length, dtype=torch.bool)
+        if self.padding is not None:
+            valid = self.padding_now().to(positions.device)
+        shift = self.so_far(step.start, positions.device).shift if self.past else None
+        short = step.fresh.take(positions, -1) - step.fresh.gaps(valid)
+        return short if shift is None else short - shift
+
+    def planes(self, features: list[Tensor], step: Step) -> list[Tensor]:
+        """DeepStack features of the tokens that stay, merged where the tokens were. (n of all images, d) each"""
+        cut: list[Tensor] = []
+        for plane in features:
+            parts, start = [], 0
+            for keep in step.keeps:
+                parts.append(keep.merge(plane[start : start + keep.n]))
+                start += keep.n
+            cut.append(torch.cat(parts))
+        return cut
+
+
+def _merge(short: Tensor, hidden: Tensor, cut: Cut, prompt: Prompt, keeps: list[Keep]) -> None:
+    """Put the means of a merging method where its representative tokens stand, in place."""
+    for (row, columns, _), keep in zip(prompt.spans(), keeps, strict=True):
+        if keep.weights is None:
+            continue
+        columns = columns.to(hidden.device)
+        stands = (cut.columns[row] == keep(columns)[:, None]) & cut.valid[row]
+        short[row, stands.to(torch.uint8).argmax(1)] = keep.merge(hidden[row, columns])

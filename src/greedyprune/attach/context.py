@@ -1,0 +1,9 @@
+"""Which call runs now. It is a context variable, never on the model, so threads do not meet."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+CALL: ContextVar[Any] = ContextVar("greedyprune_call", default=None)
+"""The `Call` of the forward that runs now, None outside the forward of a pruned model."""

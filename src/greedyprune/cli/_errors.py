@@ -1,0 +1,92 @@
+"""What goes wrong is said in one line on standard error, with a status that scripts can tell apart: no tracebacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+TRACEBACK = "GREEDYPRUNE_TRACEBACK"
+
+_Usage: Any = typer.BadParameter.__base__
+"""click's UsageError; some releases of typer carry a click of their own, so it cannot be imported by name."""
+
+
+class Failure(Exception):
+    """Something that a user can understand and mend: its text is the whole message."""
+
+    def __init__(self, message: str, status: int = FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def misuse(message: object) -> Failure:
+    """The command line itself is wrong."""
+    return Failure(str(message), MISUSED)
+
+
+def one_line(text: object) -> str:
+    """A message without its line breaks."""
+    return " ".join(str(text).split())
+
+
+def note(text: object) -> None:
+    """Tell something that is no result."""
+    sys.stderr.write(f"greedyprune: {one_line(text)}\n")
+
+
+class OneLine(TyperGroup):
+    """The group of all commands, with this module's manners."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run a command and exit with its status, unless the caller wants to handle errors."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        kwargs["prog_name"] = "greedyprune"  # also under `python -m`
+        sys.exit(explained(lambda: super(OneLine, self).main(*args, standalone_mode=False, **kwargs)))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C, before typer makes something else of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Failure("interrupted.", INTERRUPTED) from stop
+
+
+def explained(command: Callable[[], Any]) -> int:
+    """Run a command and say what went wrong, if anything did. -> its exit status"""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+            status = command()
+        return status if isinstance(status, int) else 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        message, status = _explain(error)
+        note(f"error: {message}")
+        return status
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """A message and an exit status."""
+    if isinstance(error, Failure):
+        return str(error), error.status
+    if isinstance(error, _Usage):
+        where = getattr(getattr(error, "ctx", None), "command_path", "greedyprune")
+        said: Any = error
+        return f"{said.format_message().rstrip('.')} (see {where} --help)", MISUSED
+    if isinstance(error, ImportError):
+        return str(error), FAILED
+    if isinstance(error, typer.Abort):
+        return "interrupted.", INTERRUPTED
+    return f"{type(error).__name__}: {error} (set {TRACEBACK}=1 to see where)", FAILED

@@ -1,0 +1,173 @@
+"""What a command is given (a model, pictures, a place to write to), opened and checked, with errors that help."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greedyprune.cli._errors import Failure, misuse, note, one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model with its processor."""
+
+    model: Any
+    processor: Any
+    name: str
+    bundled: bool
+
+
+def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loaded:
+    """A model in eval mode: a folder, an id on the Hugging Face hub, or the bundled one if there is no name.
+
+    `dtype` is the checkpoint's own by default, but float32 on a CPU.
+    """
+    if dtype not in (None, *DTYPES):
+        raise misuse(f"--dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+    where, bundled = _place(name)
+    _quieten()
+    _check_device(device)
+    _check_family(where, name or "the bundled model")
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    dtype = dtype or ("float32" if device.startswith("cpu") else "auto")
+    local = os.path.isdir(where)
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            where, dtype=dtype, local_files_only=local, output_loading_info=True
+        )
+        model, info = loaded
+        processor = AutoProcessor.from_pretrained(where, local_files_only=local)
+    except Exception as error:  # whatever a broken checkpoint makes the libraries below raise
+        raise Failure(f"cannot load the model {where!r}: {_first_line(error)}") from error
+    if info.get("missing_keys"):
+        lacking = sorted(info["missing_keys"])
+        note(
+            f"warning: {len(lacking)} weights are missing in {where!r} and were drawn at random, such as {lacking[0]}."
+        )
+    return Loaded(model.to(device).eval(), processor, name or "bundled", bundled)
+
+
+def _place(name: str | None) -> tuple[str, bool]:
+    """Where a model is: a folder that looks like one, or an id of the hub; and whether it is the bundled one."""
+    from greedyprune import testbed
+
+    if name is None:
+        return str(testbed.FOLDER), True
+    if not name.strip():
+        raise misuse("--model is empty: write a folder or an id of the hub, or leave it out for the bundled model.")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise Failure(f"--model {name!r} is no model: the folder holds no config.json.")
+        return str(path), path.resolve() == testbed.FOLDER.resolve()
+    if path.exists():
+        raise Failure(f"--model {name!r} is a file: give the folder that save_pretrained wrote.")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise Failure(f"--model {name!r}: there is no such folder.")
+    return name, False
+
+
+def _check_family(where: str, name: str) -> None:
+    """Refuse what cannot be pruned before its weights are read."""
+    from transformers import AutoConfig
+
+    from greedyprune.models.table import family_of
+
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=os.path.isdir(where))
+    except Exception as error:
+        if os.path.isdir(where):
+            raise Failure(f"cannot read the model {where!r}: {_first_line(error)}") from error
+        raise Failure(
+            f"--model {name!r} is no folder here, and the Hugging Face hub did not deliver it: {_first_line(error)}"
+        ) from error
+    try:
+        family_of(config.model_type)
+    except ValueError as error:
+        raise Failure(f"{name!r} cannot be pruned: {error}") from error
+
+
+def _check_device(device: str) -> None:
+    """Raise unless tensors can be put there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise misuse(f"--device {device!r} cannot be used: {_first_line(error)}") from error
+
+
+def _quieten() -> None:
+    """No bars and no chatter from transformers: standard output is for results."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub.set_verbosity_error()  # its retries without a network end in an error that says so
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says first; a line that ends in a colon says nothing without the next."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return one_line(" ".join(lines[: 2 if lines[0].rstrip().endswith(":") else 1]))
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture in RGB, the right way up."""
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ModuleNotFoundError as missing:
+        raise Failure(
+            "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
+        ) from missing
+
+    if not path.exists():
+        raise Failure(f"image {str(path)!r}: there is no such file.")
+    if path.is_dir():
+        raise Failure(f"image {str(path)!r} is a folder: name the files in it.")
+    try:
+        if path.stat().st_size == 0:
+            raise Failure(f"image {str(path)!r} is empty (0 bytes).")
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise Failure(f"image {str(path)!r} is no image that Pillow can read.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Failure(f"image {str(path)!r} cannot be read, it may be damaged: {_first_line(error)}") from error
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise unless a picture can be written there; leaves nothing behind."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if known.get(path.suffix.lower()) not in Image.SAVE:
+        raise misuse(f"--save {str(path)!r}: pictures are written as .png, .jpg or .webp, by the name's ending.")
+    was_there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise Failure(f"--save {str(path)!r} cannot be written: {error.strerror}.") from error
+    if not was_there:
+        path.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Raise unless files can be written into this folder; makes it if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"--save {str(path)!r} cannot be made a folder: {error.strerror}.") from error
+    check_picture_path(path / "sheet.png")

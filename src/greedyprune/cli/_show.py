@@ -1,0 +1,66 @@
+"""What every command prints with: results on standard output, progress on standard error, JSON as one document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WIDTH = 100
+"""Columns where the output is no terminal."""
+
+
+def console() -> Console:
+    """Standard output as it is now."""
+    # No markup: answers and file names may hold square brackets. What has a colour is a `Text`.
+    found = Console(highlight=False, markup=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
+
+
+def table(*columns: str, **more: Any) -> Table:
+    """An empty table in the house style."""
+    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", **more)
+
+
+def print_json(document: object) -> None:
+    """Exactly one JSON document, in ASCII, so that no encoding can spoil it."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def tick(right: bool) -> Text:
+    """A mark for right or wrong that standard output can show, in its colour."""
+    utf = "utf" in (getattr(sys.stdout, "encoding", None) or "ascii").lower()
+    return Text("✓" if utf else "+", "green") if right else Text("✗" if utf else "x", "red")
+
+
+def size(count: float) -> str:
+    """Bytes, for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+@contextmanager
+def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show on standard error that something is going on, while it does. Yields `say(text="", step=0)`."""
+    err = Console(stderr=True)
+    parts = [SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()]
+    with Progress(*parts, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+
+        def say(text: str = "", step: int = 0) -> None:
+            bar.update(task, advance=step, description=text or None)
+
+        yield say

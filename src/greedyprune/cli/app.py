@@ -1,0 +1,52 @@
+"""The typer application: every command is one file, and they meet here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import greedyprune
+from greedyprune.cli._errors import OneLine
+from greedyprune.cli.demo import EXAMPLES as DEMO
+from greedyprune.cli.demo import demo
+from greedyprune.cli.methods import methods
+from greedyprune.cli.models import models
+from greedyprune.cli.run import EXAMPLES as RUN
+from greedyprune.cli.run import run
+
+EXIT = "Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted."
+
+app = typer.Typer(
+    cls=OneLine,
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog=EXIT,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def greet(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Training-free pruning of the visual tokens of vision-language models.
+
+    Start with [bold]greedyprune demo[/bold]: it needs no download.
+    """
+    if version:
+        typer.echo(f"greedyprune {greedyprune.__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+    else:
+        return
+    raise typer.Exit
+
+
+app.command(epilog=DEMO)(demo)
+app.command(epilog=RUN)(run)
+app.command(epilog="Example: greedyprune methods --json")(methods)
+app.command(epilog="Example: greedyprune models --json")(models)

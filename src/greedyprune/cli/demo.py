@@ -1,0 +1,206 @@
+"""`greedyprune demo`: the bundled model answers questions of every kind, dense and pruned, with nothing to download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from greedyprune.cli._show import console, print_json, progress, size, table, tick
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.text import Text
+
+    from greedyprune.cli._answer import Answer
+    from greedyprune.cli._load import Loaded
+    from greedyprune.testbed import Item, Question
+
+EXAMPLES = """Examples:
+
+  greedyprune demo
+
+  greedyprune demo --seed 7 --save my-pictures
+
+  greedyprune demo --json > demo.json"""
+
+SHARES = {"1/4": 1 / 4, "1/9": 1 / 9}
+TINY = (
+    "The model has 5 layers and 3 million parameters, so the time is no measure of what pruning saves: choosing tokens "
+    "costs about as much as the 3 layers behind the cut. The KV cache and the answers are the point here."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A picture, a question about it, and the answers by share: "dense", "1/4", "1/9"."""
+
+    image: Image.Image
+    question: Question
+    answers: dict[str, Answer]
+
+    def right(self, share: str) -> bool:
+        """Is that answer right?"""
+        from greedyprune.testbed import correct
+
+        return correct(self.question, self.answers[share].text)
+
+
+def demo(
+    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where the pictures go.")] = Path("demo-output"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other scenes.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Answer ten questions about fresh scenes with all, 1/4 and 1/9 of the visual tokens; draw what was kept."""
+    from greedyprune.cli._load import load, make_folder
+
+    make_folder(save)
+    with progress("loading the model") as say:
+        loaded = load(None)
+        say("drawing scenes")
+        items = _items(seed)
+    with progress("answering", total=len(items)) as say:
+        pairs: list[Pair] = []
+        for item in items:
+            say(item.question.text)
+            pairs.append(_answered(loaded, item))
+            say(step=1)
+    files = _draw(pairs, save)
+    if as_json:
+        print_json(_document(pairs, files, seed))
+    else:
+        _print(pairs, files)
+
+
+def _items(seed: int) -> list[Item]:
+    """One question of every kind, each about another picture."""
+    from greedyprune.testbed import KINDS, Item, scenes
+
+    found: dict[str, Item] = {}
+    for scene in scenes("test", seed):
+        wanted = next((question for question in scene.questions if question.kind not in found), None)
+        if wanted is not None:
+            found[wanted.kind] = Item(scene.image, wanted)
+        if len(found) == len(KINDS):
+            break
+    return [found[kind] for kind in KINDS]
+
+
+def _answered(loaded: Loaded, item: Item) -> Pair:
+    from greedyprune import Layer, Ratio
+    from greedyprune.cli._answer import Pruning, answer, prompt
+
+    inputs = prompt(loaded, [item.image], item.question.text)
+    answers = {"dense": answer(loaded, inputs, None, 8)}
+    for name, share in SHARES.items():
+        answers[name] = answer(loaded, inputs, Pruning("greedyprune", Ratio(share), Layer(2)), 8)
+    return Pair(item.image, item.question, answers)
+
+
+def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
+    """One picture per pair, and a contact sheet at the end. -> the files"""
+    from PIL.Image import Resampling
+
+    from greedyprune.plots import overlay, side_by_side
+
+    files: list[Path] = []
+    small: list[Image.Image] = []
+    for number, pair in enumerate(pairs, start=1):
+        drawn = [overlay(pair.image, pair.answers[name].selections[0], order=True) for name in SHARES]
+        captions = [_caption(pair, name) for name in pair.answers]
+        whole = pair.image.resize(drawn[0].size, Resampling.LANCZOS)
+        title = f"{pair.question.text}\nright answer: {pair.question.answer}"
+        files.append(folder / f"{number:02d}-{pair.question.kind}.png")
+        side_by_side([whole, *drawn], captions, width=504, title=title).save(files[-1])
+        small.append(overlay(pair.image, pair.answers["1/9"].selections[0]))
+    captions = [
+        "\n".join(
+            [pair.question.text, f"right answer: {pair.question.answer}", *(_caption(pair, n) for n in pair.answers)]
+        )
+        for pair in pairs
+    ]
+    files.append(folder / "contact-sheet.png")
+    title = "Full colour: the patches kept by GreedyPrune before decoder layer 2 (1/9 of them)"
+    side_by_side(small, captions, columns=5, width=320, title=title).save(files[-1])
+    return files
+
+
+def _caption(pair: Pair, name: str) -> str:
+    found = pair.answers[name]
+    return f"{'✓' if pair.right(name) else '✗'} {found.kept} of {found.tokens} tokens: {found.text}"
+
+
+def _totals(pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+    """Per share: how many answers are right, and the median price."""
+    return {
+        name: {
+            "right": sum(pair.right(name) for pair in pairs),
+            "of": len(pairs),
+            "kept": int(median(pair.answers[name].kept for pair in pairs)),
+            "visual_tokens": pairs[0].answers[name].tokens,
+            "first_token_ms": round(median(pair.answers[name].first_ms for pair in pairs), 3),
+            "select_ms": round(median(pair.answers[name].select_ms for pair in pairs), 3),
+            "cache_bytes": int(median(pair.answers[name].cache_bytes for pair in pairs)),
+        }
+        for name in pairs[0].answers
+    }
+
+
+def _document(pairs: list[Pair], files: list[Path], seed: int) -> dict[str, Any]:
+    """Everything that is printed, as plain values."""
+    rows = [
+        {
+            "kind": pair.question.kind,
+            "question": pair.question.text,
+            "right_answer": pair.question.answer,
+            "answers": {
+                name: {**found.to_dict(selections=False), "right": pair.right(name)}
+                for name, found in pair.answers.items()
+            },
+            "overlay": str(file),
+        }
+        for pair, file in zip(pairs, files, strict=False)
+    ]
+    about = {"model": "bundled", "split": "test", "seed": seed, "method": "greedyprune", "note": TINY}
+    return {**about, "pairs": rows, "summary": _totals(pairs), "contact_sheet": str(files[-1])}
+
+
+def _print(pairs: list[Pair], files: list[Path]) -> None:
+    """Two tables, pair by pair and in all, and where the pictures are."""
+    totals = _totals(pairs)
+    heads = {n: f"all {t['kept']}" if n == "dense" else f"{t['kept']} kept ({n})" for n, t in totals.items()}
+    shown = table("question", "right answer", *heads.values())
+    for pair in pairs:
+        shown.add_row(
+            pair.question.text, pair.question.answer, *(_cell(pair, name) for name in totals), end_section=True
+        )
+    out = console()
+    out.print("GreedyPrune, cut before decoder layer 2: the answer, the time to first token, the KV cache")
+    out.print(shown)
+    summary = table("in all", "right answers", "visual tokens", "first token", "of that, choosing", "KV cache")
+    for column in summary.columns[1:]:
+        column.justify = "right"
+    for name, t in totals.items():
+        summary.add_row(
+            heads[name],
+            f"{t['right']} of {t['of']}",
+            f"{t['kept']} of {t['visual_tokens']}",
+            f"{t['first_token_ms']:.1f} ms",
+            "-" if name == "dense" else f"{t['select_ms']:.1f} ms",
+            size(t["cache_bytes"]),
+        )
+    out.print(summary)
+    out.print(TINY, style="dim")
+    out.print(f"\npictures: {len(files) - 1} pairs and {files[-1]}", style="bold", soft_wrap=True)
+
+
+def _cell(pair: Pair, name: str) -> Text:
+    """One answer, right or wrong, and under it the price."""
+    from rich.text import Text
+
+    found = pair.answers[name]
+    price = f"{found.first_ms:.1f} ms, {size(found.cache_bytes)}"
+    return Text.assemble(found.text, " ", tick(pair.right(name)), "\n", (price, "dim"))

@@ -1,0 +1,49 @@
+"""`greedyprune methods`: the registry, printed."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from greedyprune.cli._show import console, print_json, table
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """List the pruning methods: what each does, where it cuts by default and what it needs to know."""
+    from greedyprune.registry import METHODS, method_class
+
+    rows = [_describe(name, method_class(name)) for name in METHODS]
+    if as_json:
+        print_json(rows)
+        return
+    shown = table("method", "what it does", "cuts at", "needs", "exact")
+    for row in rows:
+        needs = ", ".join(row["needs"]) or "-"
+        shown.add_row(row["name"], row["summary"], row["at"], needs, "yes" if row["exact"] else "no")
+    shown.columns[0].style = "bold"
+    shown.columns[0].no_wrap = True
+    shown.columns[2].no_wrap = True
+    out = console()
+    out.print(shown)
+    out.print("exact: it keeps precisely as many tokens as asked for. Use one by name: --method NAME.", style="dim")
+
+
+def _describe(name: str, cls: Any) -> dict[str, Any]:
+    """A method as plain values, read off its class."""
+    method = cls()
+    summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+    return {
+        "name": name,
+        "class": cls.__name__,
+        "summary": summary,
+        "at": str(method.at),
+        "stages": [stage.__name__.lower() for stage in method.stages],
+        "needs": [type(need).__name__.lower() for need in method.needs],
+        "exact": method.exact,
+        "options": {field.name: str(getattr(method, field.name)) for field in fields(method) if field.name != "at"},
+    }

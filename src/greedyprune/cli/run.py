@@ -1,0 +1,155 @@
+"""`greedyprune run`: one question about one or more images of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._show import console, print_json, progress, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+    from greedyprune.cli._answer import Answer, Pruning
+    from greedyprune.cli._load import Loaded
+
+EXAMPLES = """Examples:
+
+  greedyprune run scene.png --ask "how many circles ?" --keep 16 --compare
+
+  greedyprune run photo.jpg --ask "What is this?" --model ./llava --save kept.png
+
+  greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --json"""
+
+
+def run(
+    image: Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")],
+    ask: Annotated[str, typer.Option("--ask", metavar="QUESTION", help="What to ask about them.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="See [bold]greedyprune methods[/bold].")
+    ] = "greedyprune",
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="64|25%", help="How many visual tokens of each image stay, or which share.")
+    ] = "25%",
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="input|layer:L", help="Where to cut.", show_default="the method's own place"),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
+        ),
+    ] = None,
+) -> None:
+    """Ask a question about images, with fewer visual tokens."""
+    pruning = _pruning(method, keep, at)
+    if not ask.strip():
+        raise misuse("--ask is empty: write a question.")
+    from greedyprune.cli._load import check_picture_path, load, open_image
+
+    images = [open_image(path) for path in image]
+    if save is not None:
+        check_picture_path(save)
+    with progress("loading the model") as say:
+        loaded = load(model, device, dtype)
+        say("answering")
+        answers = _answers(loaded, images, ask, pruning, compare, max_new_tokens)
+    problem = None if save is None else _saved(loaded, images, answers[-1], ask, save)
+    about = {"model": loaded.name, "question": ask, "method": method}
+    _print(answers, None if problem else save, as_json, about)
+    if problem is not None:
+        raise problem
+
+
+def _pruning(method: str, keep: str, at: str | None) -> Pruning:
+    """What the options say, checked before anything slow is loaded."""
+    from greedyprune.budget import parse_budget
+    from greedyprune.registry import method_class
+    from greedyprune.stages import parse_stage
+
+    try:
+        budget = parse_budget(keep)
+    except ValueError as error:
+        raise misuse(f"--keep {error}") from error
+    try:
+        stage = None if at is None else parse_stage(at)
+    except ValueError as error:
+        raise misuse(f"--at {error}") from error
+    try:
+        method_class(method)
+    except ValueError as error:
+        raise misuse(f"--method: {error}") from error
+    from greedyprune.cli._answer import Pruning
+
+    return Pruning(method, budget, stage)
+
+
+def _answers(
+    loaded: Loaded, images: Sequence[Image.Image], ask: str, pruning: Pruning, compare: bool, longest: int
+) -> list[Answer]:
+    """The dense answer first if it is wanted, the pruned one last."""
+    from greedyprune.cli._answer import answer, prompt
+
+    inputs = prompt(loaded, images, ask)
+    return [answer(loaded, inputs, how, longest) for how in ([None, pruning] if compare else [pruning])]
+
+
+def _saved(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: str, path: Path) -> Failure | None:
+    """Write the overlay, of several images side by side. -> what went wrong: the answers are printed all the same"""
+    from greedyprune.plots import overlay, seen, side_by_side
+
+    try:
+        drawn = [
+            overlay(image, selection, part=seen(image, loaded.processor))
+            for image, selection in zip(images, pruned.selections, strict=True)
+        ]
+        captions = [f"{selection.k} of {selection.n} tokens" for selection in pruned.selections]
+        title = f"{ask}\n{pruned.text}"
+        sheet = side_by_side(drawn, captions, width=504, columns=min(len(drawn), 4), title=title)
+        (drawn[0] if len(drawn) == 1 else sheet).save(path)
+    except (ValueError, OSError) as error:
+        return Failure(f"--save {str(path)!r}: {error}")
+    return None
+
+
+def _print(answers: list[Answer], saved: Path | None, as_json: bool, about: dict[str, Any]) -> None:
+    """The answers, with what each took."""
+    pruned = answers[-1]
+    if as_json:
+        dense = {"dense": answers[0].to_dict()} if len(answers) > 1 else {}
+        picture = str(saved) if saved else None
+        print_json({**about, "at": pruned.at, **dense, "pruned": pruned.to_dict(), "overlay": picture})
+        return
+    shown = table("", "answer", "visual tokens", "in sequence", "first token", "KV cache")
+    for column in shown.columns[2:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for found in answers:
+        shown.add_row(
+            "dense" if found.at is None else f"{about['method']} at {found.at}",
+            found.text,
+            f"{found.kept} of {found.tokens}",
+            str(found.sequence),
+            f"{found.first_ms:.1f} ms",
+            size(found.cache_bytes),
+        )
+    console().print(shown)
+    if saved:
+        console().print(f"overlay: {saved}", style="dim")

@@ -1,0 +1,23 @@
+"""Pictures of what was kept: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
+
+    with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
+        model.generate(**inputs)
+    gp.plots.overlay(image, pruned.selections[0]).save("kept.png")
+
+Needs Pillow: `pip install 'greedyprune[plots]'`.
+"""
+
+from __future__ import annotations
+
+try:
+    import PIL  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        "greedyprune.plots needs Pillow, which is not installed: pip install 'greedyprune[plots]'"
+    ) from missing
+
+from greedyprune.plots.patches import overlay as overlay
+from greedyprune.plots.patches import seen as seen
+from greedyprune.plots.sheet import side_by_side as side_by_side
+
+__all__ = ["overlay", "seen", "side_by_side"]

@@ -1,0 +1,121 @@
+"""Overlay: one image with the patches that were kept in full colour, outlined, and the others dimmed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from greedyprune.attach.report import Selection
+    from greedyprune.keep import Keep
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""left, top, right, bottom, in pixels of the image."""
+
+PALENESS = 0.4
+"""How much of its colour a dropped patch keeps: enough to see what was there."""
+SMALLEST_CELL = 6
+"""Pixels: a finer grid makes the picture larger, so that every patch can be told from its neighbour."""
+
+
+def overlay(
+    image: Image.Image,
+    selection: Selection | Keep,
+    *,
+    grid: tuple[int, int, int] | None = None,
+    part: Box | None = None,
+    order: bool = False,
+    size: int = 504,
+    dim: float = 0.4,
+    outline: str | tuple[int, int, int] = "#ffd60a",
+) -> Image.Image:
+    """Draw which patches were kept: full colour and an outline for these, pale and at `dim` brightness the others.
+
+    `selection` is one of `pruned.selections`, or a bare `Keep` together with its `grid`. `part` is the part of the
+    image that the grid covers, where that is not the whole (see `seen`); what lies outside is darker still. With
+    `order`, every kept patch carries the number of its turn, 1 the first taken. `size` is the longest side of the
+    result in pixels. Raises ValueError for a selection without a grid of one frame.
+    """
+    rows, columns = _cells(selection, grid)
+    kept = [int(row) for row in selection.order.tolist()]
+    picture, (left, top, right, bottom) = _enlarged(image, part, max(size, 1), rows, columns)
+    xs = [round(left + (right - left) * i / columns) for i in range(columns + 1)]
+    ys = [round(top + (bottom - top) * i / rows) for i in range(rows + 1)]
+    pale = Image.blend(picture.convert("L").convert("RGB"), picture, PALENESS)
+    drawn = Image.eval(pale, lambda value: round(value * dim / 2))
+    covered = (xs[0], ys[0], xs[-1], ys[-1])
+    drawn.paste(Image.eval(pale.crop(covered), lambda value: round(value * dim)), covered[:2])
+    boxes = [(xs[r % columns], ys[r // columns], xs[r % columns + 1], ys[r // columns + 1]) for r in kept]
+    for box in boxes:
+        drawn.paste(picture.crop(box), box[:2])
+    pen = ImageDraw.Draw(drawn)
+    cell = min(b - a for side in (xs, ys) for a, b in pairwise(side))
+    for x0, y0, x1, y1 in boxes:
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=outline, width=max(1, round(cell / 20)))
+    if order:
+        _number(pen, boxes, cell)
+    return drawn
+
+
+def seen(image: Image.Image, processor: Any) -> Box:
+    """The part of an image that a processor shows to the model: all of it, unless it crops the centre.
+
+    LLaVA-1.5, for one, resizes the shorter side and crops a square, so the ends of a wide picture are never seen.
+    """
+    worker = getattr(processor, "image_processor", processor)
+    width, height = image.size
+    crop, target = getattr(worker, "crop_size", None), getattr(worker, "size", None)
+    if not getattr(worker, "do_center_crop", False) or crop is None or target is None:
+        return 0, 0, width, height
+    short = getattr(target, "shortest_edge", None)
+    if short:
+        across, down = width * short / min(width, height), height * short / min(width, height)
+    else:
+        across, down = target.width, target.height
+    half_x, half_y = min(crop.width / across, 1) * width / 2, min(crop.height / down, 1) * height / 2
+    return width / 2 - half_x, height / 2 - half_y, width / 2 + half_x, height / 2 + half_y
+
+
+def _cells(selection: Selection | Keep, grid: tuple[int, int, int] | None) -> tuple[int, int]:
+    """How many rows and columns of patches there are."""
+    grid = grid or getattr(selection, "grid", None)
+    if grid is None:
+        raise ValueError(
+            f"the selection of {selection.n} tokens has no grid, so there are no patches to draw: "
+            "pass grid=(1, h, w) if they do lie on one."
+        )
+    frames, rows, columns = grid
+    if frames != 1:
+        raise ValueError(f"the selection covers {frames} frames, an overlay draws one: its grid must be (1, h, w).")
+    if rows * columns != selection.n:
+        raise ValueError(f"grid={grid} has {rows * columns} patches, the selection is about {selection.n} tokens.")
+    return rows, columns
+
+
+def _enlarged(image: Image.Image, part: Box | None, size: int, rows: int, columns: int) -> tuple[Image.Image, Box]:
+    """The picture at its new size, and the covered part in its pixels."""
+    width, height = image.size
+    left, top, right, bottom = part or (0, 0, width, height)
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"part={part} does not lie inside the image of {width} x {height} pixels.")
+    scale = max(
+        size / max(width, height), SMALLEST_CELL * columns / (right - left), SMALLEST_CELL * rows / (bottom - top)
+    )
+    new = max(1, round(width * scale)), max(1, round(height * scale))
+    across, down = new[0] / width, new[1] / height
+    picture = image.convert("RGB").resize(new, Image.Resampling.LANCZOS)
+    return picture, (left * across, top * down, right * across, bottom * down)
+
+
+def _number(pen: ImageDraw.ImageDraw, boxes: Sequence[tuple[int, int, int, int]], cell: int) -> None:
+    """Write each box's turn into its upper left corner, white with a dark edge, so that it reads on any colour."""
+    widest = len(str(len(boxes)))
+    font = ImageFont.load_default(size=max(6, min(cell * 0.38, cell * 1.2 / widest)))
+    edge = max(1, cell // 20)
+    for turn, (left, top, _, _) in enumerate(boxes, start=1):
+        place = (left + 2 * edge, top + 2 * edge)
+        pen.text(place, str(turn), font=font, anchor="lt", fill="white", stroke_width=edge, stroke_fill="black")

@@ -1,0 +1,236 @@
+"""The proofs' tools: cases, runs of a model with and without pruning, and the reference a pruned run is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import greedyprune as gp
+from greedyprune.attach.report import Report, Selection
+from greedyprune.models.table import FAMILIES
+from tiny import IMAGE, SPECIAL, Rows, Tiny, tiny
+
+STEPS = 20
+"""Tokens that every run generates."""
+
+NEAR = {"rtol": 0.0, "atol": 1e-4}
+"""Two ways to compute the same float32 logits (which reach 6.5 here): other shapes, other summation orders.
+
+The largest error measured is 1.7e-5; a mistake in positions, masks or cache moves logits by 0.01 to 6.
+"""
+
+PLACES: dict[type[gp.Stage], list[gp.Stage]] = {gp.Input: [gp.Input()], gp.Layer: [gp.Layer(1), gp.Layer(2)]}
+"""Where a family that lists a kind of stage is cut in the proofs."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch of prompts, and what is kept of its images."""
+
+    name: str
+    rows: Rows
+    keep: Any
+
+    def __str__(self) -> str:
+        return self.name
+
+    def budgets(self) -> list[Any]:
+        """One budget per image."""
+        images = sum(map(len, self.rows))
+        return list(self.keep) if isinstance(self.keep, tuple) else [self.keep] * images
+
+    def row(self, index: int) -> Case:
+        """One of its prompts alone."""
+        first = sum(map(len, self.rows[:index]))
+        mine = self.budgets()[first : first + len(self.rows[index])]
+        return Case(f"{self.name}[{index}]", (self.rows[index],), tuple(mine) or self.keep)
+
+
+CASES = [
+    Case("one", ((0,),), 6),
+    Case("two", ((0, 1),), (5, gp.Ratio(0.5))),
+    Case("ragged", ((0,), (1, 2)), gp.Ratio(0.4)),  # one prompt has one image, the next two: padded on the left
+    Case("unequal", ((0,), (0,)), (4, 11)),  # rows of equal length become ragged by the cut
+    Case("mixed", ((), (2,)), 5),  # a prompt without an image beside one with an image
+]
+TEXT = Case("text", ((),), 4)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a model generated, and what pruning said about it."""
+
+    sequences: Tensor
+    """(b, L + STEPS) prompt and answer."""
+    tokens: Tensor
+    """(b, STEPS) the answer."""
+    logits: Tensor
+    """(b, STEPS, v)"""
+    cache: Any
+    selections: list[Selection] = field(default_factory=list)
+    report: Report | None = None
+
+
+def cells() -> list[tuple[str, gp.Stage]]:
+    """Every pair of family and place that the table of families promises."""
+    return [(name, place) for name, family in FAMILIES.items() for kind in family.stages for place in PLACES[kind]]
+
+
+def methods(family: str) -> list[gp.Method]:
+    """The methods whose decisions the proofs follow: one that looks at the states, one that looks at places alone."""
+    return [gp.GreedyPrune(), places_only(family)]
+
+
+def places_only(family: str) -> gp.Method:
+    """A method whose selection does not change when text is added to a prompt."""
+    return gp.UniformGrid() if tiny(family).has_grid else gp.Random()
+
+
+def generate(model: Any, inputs: dict[str, Any], **options: Any) -> Run:
+    """Generate greedily. The model gets copies, so that nothing it does can reach the next run."""
+    copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    options = {"max_new_tokens": STEPS, "do_sample": False, "suppress_tokens": SPECIAL, **options}
+    out = model.generate(**copies, return_dict_in_generate=True, output_logits=True, **options)
+    tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
+    return Run(out.sequences, tokens, torch.stack(out.logits, 1), out.past_key_values)
+
+
+@torch.no_grad()
+def forward(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+    """One forward without gradients."""
+    return model(**{**inputs, **options})
+
+
+@cache
+def plain(family: str, attention: str, case: Case) -> Run:
+    """What the model says when it was never pruned."""
+    made = tiny(family, attention)
+    return generate(made.model, made.prompt(case.rows))
+
+
+@cache
+def pruned(family: str, attention: str, at: gp.Stage, case: Case, method: gp.Method) -> Run:
+    """What it says while pruned."""
+    made = tiny(family, attention)
+    with gp.prune(made.model, method, keep_of(case), at=at) as handle:
+        run = generate(made.model, made.prompt(case.rows))
+        return Run(run.sequences, run.tokens, run.logits, run.cache, handle.selections, handle.report())
+
+
+def keep_of(case: Case) -> Any:
+    """The budget as a user writes it."""
+    return list(case.keep) if isinstance(case.keep, tuple) else case.keep
+
+
+def image_columns(ids: Tensor, selections: Sequence[Selection]) -> list[Tensor]:
+    """Where the visual tokens of every selection stand: in order of the placeholders. -> [(n, 2)] rows and columns"""
+    return list((ids == IMAGE).nonzero().split([selection.n for selection in selections]))
+
+
+def dropped_columns(ids: Tensor, selections: Sequence[Selection]) -> Tensor:
+    """Which tokens of a prompt were dropped. (b, L) -> (b, L) bool"""
+    dropped = torch.zeros_like(ids, dtype=torch.bool)
+    for places, selection in zip(image_columns(ids, selections), selections, strict=True):
+        gone = torch.ones(selection.n, dtype=torch.bool)
+        gone[selection.rows] = False
+        dropped[places[gone, 0], places[gone, 1]] = True
+    return dropped
+
+
+@torch.no_grad()
+def masked(
+    made: Tiny, inputs: dict[str, Tensor], sequences: Tensor, dropped: Tensor, at: gp.Stage, *, everything: bool = False
+) -> Tensor:
+    """The reference: logits of the answer when dropped tokens are only masked, never removed. -> (b, STEPS, v)
+
+    `everything`: `sequences` is a prompt alone, and the logits of all its tokens are wanted.
+
+    It shares nothing with the pruned run but the answer's tokens: an unpatched, eager model reads prompt and answer at
+    once, at full length, without a cache and in its own positions; in the layers behind the cut nobody looks at them.
+    """
+    length = inputs["input_ids"].shape[1]
+    read = sequences if everything else sequences[:, :-1]
+    hidden = nn.functional.pad(dropped, (0, read.shape[1] - length))[:, None, None, :]
+
+    def hide(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        mask = kwargs["attention_mask"]
+        assert mask.ndim == 4, "the reference needs eager attention with an explicit mask"
+        return args, {**kwargs, "attention_mask": torch.where(hidden, torch.finfo(mask.dtype).min, mask)}
+
+    layers = made.model.get_decoder().layers[at.index if isinstance(at, gp.Layer) else 0 :]
+    handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in layers]
+    try:
+        out = made.model(**made.continued(inputs, read), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return out.logits if everything else out.logits[:, length - 1 :]
+
+
+@torch.no_grad()
+def states_entering(model: Any, inputs: dict[str, Any], at: gp.Stage) -> Tensor:
+    """The states at a stage of an unpatched model. A hook, since families differ in what output_hidden_states holds."""
+    seen: list[Tensor] = []
+    layer = model.get_decoder().layers[at.index if isinstance(at, gp.Layer) else 0]
+
+    def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def hooks_on(model: nn.Module) -> int:
+    """How many of our hooks the model and its parts carry; transformers leaves some of its own there."""
+    hooks = [
+        hook
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name.endswith("_hooks") and value
+        for hook in value.values()
+    ]
+    return sum(getattr(hook, "__module__", "").startswith("greedyprune") for hook in hooks)
+
+
+def _trace(value: Any) -> Any:
+    return (type(value), len(value)) if isinstance(value, dict) else id(value)
+
+
+def fingerprint(model: nn.Module) -> list[tuple[str, type, dict[str, Any]]]:
+    """Everything about a model that pruning could leave behind: classes, attributes, hooks, weights by identity."""
+    own = {"rope_deltas"}  # what Qwen models themselves note on every call
+    return [
+        (name, type(module), {key: _trace(value) for key, value in vars(module).items() if key not in own})
+        for name, module in model.named_modules()
+    ]
+
+
+def same(a: Run, b: Run) -> bool:
+    """Whether two runs are equal bit by bit."""
+    return torch.equal(a.tokens, b.tokens) and torch.equal(a.logits, b.logits)
+
+
+def assert_near(a: Run, b: Run) -> None:
+    """Equal tokens, and logits equal but for rounding."""
+    assert torch.equal(a.tokens, b.tokens)
+    torch.testing.assert_close(a.logits, b.logits, **NEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(gp.Method):
+    """A method made of a function, for tests."""
+
+    choose: Callable[[gp.Cues, int], gp.Keep]
+
+    def select(self, cues: gp.Cues, k: int) -> gp.Keep:
+        """What the function says."""
+        return self.choose(cues, k)
