@@ -11,7 +11,7 @@ from torch import Tensor
 from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.method import Method
-from greedyprune.ops.cosine import saliency
+from greedyprune.ops.cosine import UnitRows, saliency
 from greedyprune.ops.preprocess import mean_row, rmsnorm
 from greedyprune.ops.redundancy import least_redundant
 from greedyprune.ops.suppression import critical_tau, suppress
@@ -67,7 +67,8 @@ class GreedyPrune(Method):
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
-        x, words = self._prepare(cues)
+        rows, words = self._prepare(cues)
+        x = UnitRows(rows)
         worth, ranking = saliency(x, words)
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         free = ranking if given is None else ranking[~torch.isin(ranking, given)]
@@ -79,7 +80,7 @@ class GreedyPrune(Method):
         elif own.shape[0] < k and self.fallback != "none":
             rest = free[~torch.isin(free, own)]
             missing = k - own.shape[0]
-            fill = rest[:missing] if self.fallback == "saliency" else least_redundant(x, own, rest, missing)
+            fill = rest[:missing] if self.fallback == "saliency" else least_redundant(rows, own, rest, missing)
             order = torch.cat([own, fill])
         return Keep.from_order(
             order,

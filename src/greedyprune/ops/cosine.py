@@ -32,6 +32,11 @@ class UnitRows:
         self.plain = bool(((norm > 1e-15) & (norm < 1e15)).all()) and x.dtype != torch.float64
         self.inverse = norm.reciprocal() if self.plain else None
 
+    @classmethod
+    def of(cls, x: Tensor | UnitRows) -> UnitRows:
+        """The same rows: norms are taken once although several engines look at an image."""
+        return x if isinstance(x, UnitRows) else cls(x)
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Unit rows in float32. (r,) -> (r, d)"""
         picked = self.x[rows]
@@ -99,13 +104,14 @@ def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tenso
     return above
 
 
-def saliency(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def saliency(x: Tensor | UnitRows, y: Tensor) -> tuple[Tensor, Tensor]:
     """Largest cosine of every row with any text row, and the rows from the highest down, ties to the lowest index.
 
     The order is that of the float64 values, and values less than `SLACK` apart are ties (a chain of them is one tie).
     Only rows whose float32 value nearly ties with a neighbour's are computed again. (n, d), (m, d) -> 2 x (n,)
     """
-    unit = UnitRows(x)
+    unit = UnitRows.of(x)
+    x = unit.x
     values = unit.dot(y[0]) if y.shape[0] == 1 else product(unit.all(), UnitRows(y).all()).amax(1)
     values = values.double()
     ranked, index = values.sort(descending=True)

@@ -34,7 +34,7 @@ class Suppressed:
 
 
 def suppress(
-    x: Tensor, order: Tensor, tau: float, k: int, *, given: Tensor | None = None, block: int | None = None
+    x: Tensor | UnitRows, order: Tensor, tau: float, k: int, *, given: Tensor | None = None, block: int | None = None
 ) -> Suppressed:
     """Walk through `order`, take each row whose cosine with every row taken is <= tau, stop at k. (n, d), (c,) -> ...
 
@@ -42,7 +42,8 @@ def suppress(
     Cost O(V k d) for V rows looked at; memory O(k d + block d). `block` changes the speed and nothing else.
     """
     size = block or min(max(k // 2, 64), 256)
-    unit = UnitRows(x)
+    unit = UnitRows.of(x)
+    x = unit.x
     taken = order.new_empty(k) if given is None else torch.cat([given, order.new_empty(k - given.shape[0])])
     units = torch.empty(k, x.shape[1], dtype=torch.float32, device=x.device)
     by = order.new_full((x.shape[0],), -1)
@@ -81,25 +82,28 @@ def suppress(
     return Suppressed(taken[:m], by, largest)
 
 
-def critical_tau(x: Tensor, order: Tensor, k: int, low: float = -1.0, *, given: Tensor | None = None) -> float:
+def critical_tau(
+    x: Tensor | UnitRows, order: Tensor, k: int, low: float = -1.0, *, given: Tensor | None = None
+) -> float:
     """The smallest threshold in (low, 1], of 20 halvings, at which the engine takes k rows. (n, d), (c,) -> float
 
     How many rows greedy takes is not quite monotone in the threshold, so this is a critical one, not the least of all.
     Cost: one n x n matrix of cosines and 20 scans of it.
     """
+    unit = UnitRows.of(x)
     start = order.new_empty(0) if given is None else given
     rows = torch.cat([start, order])
     cosines = None
     if rows.shape[0] <= GRAM_LIMIT:
-        units = UnitRows(x)[rows]
+        units = unit[rows]
         cosines = product(units, units)
     high = 1.0
     for _ in range(HALVINGS):
         tau = (low + high) / 2
         if cosines is None:
-            reached = suppress(x, order, tau, k, given=given).order.shape[0] == k
+            reached = suppress(unit, order, tau, k, given=given).order.shape[0] == k
         else:
-            reached = _count(exceeds(cosines, tau, x, rows, rows), start.shape[0], k) >= k
+            reached = _count(exceeds(cosines, tau, unit.x, rows, rows), start.shape[0], k) >= k
         low, high = (low, tau) if reached else (tau, high)
     return high
 

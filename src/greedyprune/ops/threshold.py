@@ -27,7 +27,7 @@ class Quantile:
         if not 0 <= self.q <= 1:
             raise ValueError(f"Quantile({self.q!r}): q lies between 0 and 1, Quantile(0.8) is the default.")
 
-    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
+    def __call__(self, x: UnitRows, order: Tensor, k: int, given: Tensor | None) -> float:
         """The threshold for these rows. (n, d) -> float"""
         return pairwise_quantile(x, self.q)
 
@@ -39,12 +39,12 @@ class MeanScaled:
     Zhengyao Fang et al., ICLR 2026. Differs: PruneSID applies it inside groups of tokens. Cost O(n d).
     """
 
-    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
+    def __call__(self, x: UnitRows, order: Tensor, k: int, given: Tensor | None) -> float:
         """The threshold for these rows. (n, d) -> float"""
-        n = x.shape[0]
+        n = x.x.shape[0]
         if n < 2:
             return 1.0
-        units = unit64(x)
+        units = unit64(x.x)
         total = units.sum(0)
         # The sum over all pairs, from the sum of all rows: each pair counts twice in it, each row once with itself.
         pairs = float(total @ total - units.square().sum())
@@ -58,7 +58,7 @@ class Exact:
     Cost: one Gram matrix, O(n^2 d), and 20 scans.
     """
 
-    def __call__(self, x: Tensor, order: Tensor, k: int, given: Tensor | None) -> float:
+    def __call__(self, x: UnitRows, order: Tensor, k: int, given: Tensor | None) -> float:
         """The threshold for these rows. (n, d), (c,), k, (p,) -> float"""
         return critical_tau(x, order, k, given=given)
 
@@ -66,15 +66,17 @@ class Exact:
 Threshold: TypeAlias = Quantile | MeanScaled | Exact
 
 
-def pairwise_quantile(x: Tensor, q: float) -> float:
+def pairwise_quantile(x: Tensor | UnitRows, q: float) -> float:
     """The q-quantile of cos(x_i, x_j) over pairs i < j, linear between order statistics, in float64. (n, d) -> float
 
     With fewer than two tokens there is no pair: 1, which suppresses nothing. Cost O(n^2 d) time, O(n^2) memory.
     """
+    rows = UnitRows.of(x)
+    x = rows.x
     n = x.shape[0]
     if n < 2:
         return 1.0
-    unit = UnitRows(x).all()
+    unit = rows.all()
     cosines = product(unit, unit)
     upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1)
     place = q * (n * (n - 1) // 2 - 1)

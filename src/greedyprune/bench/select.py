@@ -1,0 +1,141 @@
+"""How long GreedyPrune's selection takes, against the loop that research code usually writes for it.
+
+Both get the same rows, text row, threshold and budget and must return the same tokens in the same order; they run in
+turn, and thread CPU time is compared, which other work on the machine moves least.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from greedyprune.bench.features import image_like
+from greedyprune.cues import Cues
+from greedyprune.method import select
+from greedyprune.methods.greedyprune import GreedyPrune
+from greedyprune.ops.cosine import saliency
+from greedyprune.ops.suppression import suppress
+
+SIZES = ((576, 64, 1024), (576, 192, 1024), (576, 64, 4096), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
+LARGE = ((10000, 1000, 1024), (10000, 1000, 4096))
+"""Sizes of long videos; the baseline alone takes minutes there."""
+REGIMES = ("loose", "bind", "refill")
+RUNS = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured case."""
+
+    tokens: int
+    kept: int
+    width: int
+    regime: str
+    """loose: few tokens are passed over; bind: 60 % of all are looked at; refill: the rule finds 60 % of the budget."""
+    tau: float
+    visited: int
+    """Tokens looked at until the budget was reached."""
+    usual_ms: float
+    greedyprune_ms: float
+    ratio: float
+    """usual / greedyprune, medians of thread CPU time."""
+    equal: bool
+    """Whether both returned the same tokens in the same order."""
+    runs: int
+    threads: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+
+def usual_loop(x: Tensor, t: Tensor, tau: float, k: int) -> list[int]:
+    """The baseline: the whole matrix of cosines, then one host synchronisation per kept token. (n, d), (d,) -> rows"""
+    x = torch.nn.functional.normalize(x, dim=-1)
+    similarity = x @ x.T
+    worth = x @ torch.nn.functional.normalize(t, dim=-1)
+    active = torch.ones_like(worth, dtype=torch.bool)
+    chosen: list[int] = []
+    while len(chosen) < k and bool(active.any()):
+        best = worth.masked_fill(~active, -torch.inf).argmax().item()
+        chosen.append(int(best))
+        active[best] = False
+        active &= similarity[best] <= tau
+    for i in worth.argsort(descending=True).tolist():
+        if len(chosen) == k:
+            break
+        if i not in chosen:
+            chosen.append(i)
+    return chosen
+
+
+def measure(
+    sizes: tuple[tuple[int, int, int], ...] = SIZES, runs: int = RUNS, threads: int = 1, seed: int = 0
+) -> Iterator[Row]:
+    """Measure every size in every regime. The thread count is put back at the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for n, k, d in sizes:
+            x, t = image_like(n, d, seed)
+            for regime in REGIMES:
+                yield _case(x, t, k, regime, runs, threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _case(x: Tensor, t: Tensor, k: int, regime: str, runs: int, threads: int) -> Row:
+    tau, visited = threshold_of(x, t, k, regime)
+    method, cues = GreedyPrune(tau=tau), Cues(x, text=t[None])
+    ours: list[float] = []
+    usual: list[float] = []
+    found = select(method, cues, k).order.tolist()  # the first call of each is not counted
+    expected = usual_loop(x, t, tau, k)
+    for _ in range(runs):
+        usual.append(_cpu(lambda: usual_loop(x, t, tau, k)))
+        ours.append(_cpu(lambda: select(method, cues, k)))
+    a, b = statistics.median(usual), statistics.median(ours)
+    return Row(
+        tokens=x.shape[0],
+        kept=k,
+        width=x.shape[1],
+        regime=regime,
+        tau=round(tau, 6),
+        visited=visited,
+        usual_ms=round(1e3 * a, 3),
+        greedyprune_ms=round(1e3 * b, 3),
+        ratio=round(a / b, 2),
+        equal=found == expected,
+        runs=runs,
+        threads=threads,
+    )
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
+
+
+def threshold_of(x: Tensor, t: Tensor, k: int, regime: str) -> tuple[float, int]:
+    """A threshold that puts these rows into a regime, by bisection, and how many tokens are then looked at."""
+    n = x.shape[0]
+    _, order = saliency(x, t[None])
+    low, high = -1.0, 1.0
+    tau, visited = high, n
+    for _ in range(16):
+        tau = (low + high) / 2
+        taken = suppress(x, order, tau, k).order
+        visited = n if taken.shape[0] < k else int((order == taken[-1]).nonzero()[0, 0]) + 1
+        loose_enough = {
+            "loose": visited <= 1.25 * k,
+            "bind": visited <= 0.6 * n,
+            "refill": taken.shape[0] >= 0.6 * k,
+        }[regime]
+        low, high = (low, tau) if loose_enough else (tau, high)
+    return tau, visited
