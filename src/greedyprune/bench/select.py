@@ -62,8 +62,8 @@ def usual_loop(x: Tensor, t: Tensor, tau: float, k: int) -> list[int]:
     active = torch.ones_like(worth, dtype=torch.bool)
     chosen: list[int] = []
     while len(chosen) < k and bool(active.any()):
-        best = worth.masked_fill(~active, -torch.inf).argmax().item()
-        chosen.append(int(best))
+        best = int(worth.masked_fill(~active, -torch.inf).argmax().item())
+        chosen.append(best)
         active[best] = False
         active &= similarity[best] <= tau
     for i in worth.argsort(descending=True).tolist():
