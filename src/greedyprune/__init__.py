@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
+    from greedyprune.plain import from_plain as from_plain
+    from greedyprune.plain import to_plain as to_plain
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
     from greedyprune.stages import Stage as Stage
@@ -58,8 +60,10 @@ _HOMES = {
     "Saliency": "methods.saliency",
     "Stage": "stages",
     "UniformGrid": "methods.grid",
+    "from_plain": "plain",
     "prune": "attach",
     "select": "method",
+    "to_plain": "plain",
 }
 _MODULES = ("plots", "testbed")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
@@ -33,7 +33,7 @@ _PRUNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def prune(
     model: Any,
-    method: Method | type[Method] | str = "greedyprune",
+    method: Method | type[Method] | str | Mapping[str, Any] = "greedyprune",
     keep: Budget | PerLayer | Sequence[Budget] | None = None,
     *,
     at: Stage | None = None,
@@ -41,10 +41,10 @@ def prune(
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
-    `method`: an instance, a class or a registered name. `keep`: an int (visual tokens kept per image), `Ratio(0.25)`,
-    a list with one of these per image of the call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()` or
-    `Layer(l)`, the method's own stage by default. `positions`: "original" ids, or "compact" ones without gaps, which is
-    how several published VQA numbers were made (grounding suffers).
+    `method`: an instance, a class, a registered name, or a plain dict. `keep`: an int (visual tokens kept per image),
+    `Ratio(0.25)`, a list with one of these per image of the call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
+    `at`: `Input()` or `Layer(l)`, the method's own stage by default. `positions`: "original" ids, or "compact" ones
+    without gaps, which is how several published VQA numbers were made (grounding suffers).
     The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
     leave the sequence and the KV cache physically. Positions stay the original ones.
 
@@ -101,7 +101,7 @@ class Pruned:
     @contextmanager
     def using(
         self,
-        method: Method | type[Method] | str | None = None,
+        method: Method | type[Method] | str | Mapping[str, Any] | None = None,
         keep: Budget | PerLayer | Sequence[Budget] | None = None,
         *,
         at: Stage | None = None,

@@ -90,11 +90,25 @@ def find_parts(model: Any) -> Parts:
             f"the decoder layers of this {type(model).__name__} take no {', '.join(sorted(missing))}: "
             "this release of transformers is not supported, please report it."
         )
-    kinds = set(getattr(text.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    _check_attention(text.config)
+    return Parts(model, outer, text, layers, family, config, getattr(config, family.image_token))
+
+
+def _check_attention(config: Any) -> None:
+    """Raise for decoders whose layers do not all see the whole prompt, or whose masks cannot be cut."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if not kinds and window and getattr(config, "use_sliding_window", True):
+        kinds = {"sliding_attention"}
+    if "sliding_attention" in kinds:
+        raise NotImplementedError(
+            f"decoder layers with a sliding window of {window} tokens are not supported: the window would count "
+            "dropped tokens differently in the prompt and while decoding. Where all prompts are shorter than the "
+            "window, load the model with sliding_window=None in its text config."
+        )
+    if kinds - {"full_attention"}:
         raise NotImplementedError(f"decoder layers of type {sorted(kinds)} are not supported: only full attention is.")
-    if text.config._attn_implementation == "flex_attention":
+    if config._attn_implementation == "flex_attention":
         raise NotImplementedError(
             "flex_attention masks cannot be cut: call model.set_attn_implementation('sdpa') before pruning."
         )
-    return Parts(model, outer, text, layers, family, config, getattr(config, family.image_token))
