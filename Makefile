@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # How many test processes: as many as there are cores, each with one torch thread.
 WORKERS ?= auto
+# Which tests: all of them, or those named here.
+TESTS ?=
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help venv demo test test-oldest lint types format clean
+.PHONY: help venv demo test test-oldest test-all lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,12 +27,14 @@ demo: venv ## answer questions about fresh images with 1/4 and 1/9 of the visual
 	$(BIN)/greedyprune demo
 
 test: venv ## run the tests on the newest supported transformers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 test-oldest: ## run the tests on the oldest supported transformers, in .venv-oldest
 	$(MAKE) venv VENV=.venv-oldest
 	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt transformers tokenizers
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-all: test test-oldest ## both, one after the other
 
 lint: venv ## ruff and basedpyright
 	$(BIN)/ruff check .

@@ -295,6 +295,8 @@ class Hooks:
         held = cut_of(call.cache, index)
         if held is None or cut_of(call.cache, 0) is not None:
             return None
+        if kwargs.get("attention_mask", True) is None and not held.ragged and held.shift is None:
+            return None  # nothing to mask: the usual step costs one look
         cut = call.once(held, None, lambda h: h.grown(call.past + call.length))
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         mask, hidden = kwargs.get("attention_mask"), kwargs["hidden_states"]

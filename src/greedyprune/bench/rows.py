@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import greedyprune
+
 
 def provenance() -> dict[str, str]:
     """Where and with what a measurement is made."""
@@ -20,7 +22,7 @@ def provenance() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "torch": version("torch"),
-        "greedyprune": version("greedyprune"),
+        "greedyprune": greedyprune.__version__,
         "command": " ".join(["greedyprune", *sys.argv[1:]]),
     }
 

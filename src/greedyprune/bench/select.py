@@ -126,16 +126,16 @@ def threshold_of(x: Tensor, t: Tensor, k: int, regime: str) -> tuple[float, int]
     """A threshold that puts these rows into a regime, by bisection, and how many tokens are then looked at."""
     n = x.shape[0]
     _, order = saliency(x, t[None])
+
+    def at(tau: float) -> tuple[int, int]:
+        """How many are taken and how many looked at."""
+        taken = suppress(x, order, tau, k).order
+        return taken.shape[0], n if taken.shape[0] < k else int((order == taken[-1]).nonzero()[0, 0]) + 1
+
     low, high = -1.0, 1.0
-    tau, visited = high, n
     for _ in range(16):
         tau = (low + high) / 2
-        taken = suppress(x, order, tau, k).order
-        visited = n if taken.shape[0] < k else int((order == taken[-1]).nonzero()[0, 0]) + 1
-        loose_enough = {
-            "loose": visited <= 1.25 * k,
-            "bind": visited <= 0.6 * n,
-            "refill": taken.shape[0] >= 0.6 * k,
-        }[regime]
-        low, high = (low, tau) if loose_enough else (tau, high)
-    return tau, visited
+        taken, visited = at(tau)
+        enough = {"loose": visited <= 1.25 * k, "bind": visited <= 0.6 * n, "refill": taken >= 0.6 * k}[regime]
+        low, high = (low, tau) if enough else (tau, high)
+    return high, at(high)[1]
