@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 import greedyprune as gp
+from greedyprune.bench import select
 from greedyprune.bench.features import image_like
 from greedyprune.bench.rows import write
 from greedyprune.bench.select import REGIMES, measure, threshold_of, usual_loop
@@ -48,7 +50,7 @@ def test_rows_carry_where_they_come_from(tmp_path: Path) -> None:
     rows = list(measure(((144, 16, 64),), runs=1))
     assert torch.get_num_threads() == threads
     assert [row.regime for row in rows] == list(REGIMES)
-    assert all(row.equal and row.ratio > 0 for row in rows)
+    assert all(row.exact and row.ratio > 0 for row in rows)
     file = tmp_path / "new" / "select.csv"
     write(file, [row.to_dict() for row in rows])
     with file.open() as opened:
@@ -56,3 +58,21 @@ def test_rows_carry_where_they_come_from(tmp_path: Path) -> None:
     assert len(read) == 3
     assert read[0]["regime"] == "loose"
     assert all(read[0][name] for name in ("date", "cpu", "python", "torch", "greedyprune", "command"))
+
+
+def test_the_command_prints_and_saves_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    testing = pytest.importorskip("typer.testing")
+    from greedyprune.cli.app import app
+
+    monkeypatch.setattr(select, "SIZES", ((144, 16, 64),))
+    runner = testing.CliRunner()
+    file = tmp_path / "select.csv"
+    shown = runner.invoke(app, ["bench", "select", "--runs", "1", "--save", str(file)])
+    assert shown.exit_code == 0, shown.output
+    assert all(regime in shown.stdout for regime in REGIMES)
+    assert len(file.read_text().splitlines()) == 4
+    plain = runner.invoke(app, ["bench", "select", "--runs", "1", "--json"])
+    assert [row["tokens"] for row in json.loads(plain.stdout)] == [144, 144, 144]
+    refused = runner.invoke(app, ["bench", "select", "--save", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "is a folder" in refused.stderr

@@ -1,13 +1,9 @@
-"""The command line: it answers, its JSON is pure, and whatever is wrong is said in one line with the right status."""
+"""The command line: it answers, it lists what there is, and its JSON is pure. What goes wrong is in test_cli_errors."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,14 @@ from typer.testing import CliRunner
 
 import greedyprune
 from greedyprune import testbed
+from greedyprune.budget import Ratio
 from greedyprune.cli.app import app
+from greedyprune.method import as_method
+from greedyprune.methods.random import Random
 from greedyprune.models.table import FAMILIES, IMPOSSIBLE
+from greedyprune.plain import from_plain, to_plain
 from greedyprune.registry import METHODS
+from greedyprune.stages import Layer
 
 ASK = "is there a red circle ?"
 
@@ -27,12 +28,6 @@ ASK = "is there a red circle ?"
 def greedy(*args: object) -> Any:
     """Run the command line in this process."""
     return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def outside(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run it as a process of its own."""
-    command = [sys.executable, "-m", "greedyprune.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
 def complaint(result: Any, status: int) -> str:
@@ -52,10 +47,8 @@ def size(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures good and bad, and folders that are no models."""
-    made = tmp_path_factory.mktemp("given")
+def fill(made: Path) -> Path:
+    """Put pictures good and bad into a folder, and folders that are no models."""
     scene = Image.new("RGB", (168, 168), (110, 110, 100))
     ImageDraw.Draw(scene).ellipse((40, 40, 90, 90), fill=(220, 20, 30))
     scene.save(made / "scene.png")
@@ -72,7 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = made / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{")
+    (made / "clip.mp4").write_bytes(b"film")
+    scene.save(made / "film.gif", save_all=True, append_images=[scene.rotate(90)])
+    scene.save(made / "still.gif")
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("given"))
 
 
 # Answers --------------------------------------------------------------------------------------------------------------
@@ -108,6 +109,43 @@ def test_keeping_everything_gives_the_dense_answer(folder: Path) -> None:
     found = json.loads(result.stdout)
     assert found["dense"]["answer"] == found["pruned"]["answer"] == "yes"
     assert found["dense"]["cache_bytes"] == found["pruned"]["cache_bytes"]
+
+
+def test_a_method_with_options_as_json(folder: Path) -> None:
+    wanted = {"type": "greedyprune", "tau": {"type": "quantile", "q": 0.9}, "at": {"type": "layer", "index": 3}}
+    options = ("--method", json.dumps(wanted), "--keep", "16", "--positions", "compact")
+    result = greedy("run", folder / "scene.png", "--ask", ASK, "--json", *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["method"], found["at"], found["positions"]) == ("greedyprune", "layer:3", "compact")
+    assert found["plain"] == to_plain(from_plain(wanted))
+    assert greedy("run", folder / "scene.png", "--ask", ASK, *options).stdout.count("greedyprune at layer:3") == 1
+
+
+def test_options_reach_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def record(model: Any, *args: Any, **more: Any) -> Any:
+        seen.append((args, more))
+        return prune(model, *args, **more)
+
+    prune = greedyprune.prune
+    monkeypatch.setattr(greedyprune, "prune", record)
+    options = ("--method", '{"type": "random", "seed": 5}', "--at", "layer:2:early", "--positions", "compact")
+    assert greedy("run", folder / "still.gif", "--ask", ASK, *options).exit_code == 0
+    assert seen == [
+        ((Random(seed=5), Ratio(0.25)), {"at": Layer(2, early=True), "positions": "compact"}),
+    ]
+
+
+def test_early_frees_the_caches_of_the_first_layers_too(folder: Path) -> None:
+    late, early = (
+        json.loads(greedy("run", folder / "scene.png", "--ask", ASK, "--json", "--at", at).stdout)["pruned"]
+        for at in ("layer:2", "layer:2:early")
+    )
+    assert early["at"] == "layer:2:early"
+    assert early["cache_bytes"] < late["cache_bytes"]
+    assert early["selections"][0]["rows"] == late["selections"][0]["rows"]
 
 
 def test_a_word_the_bundled_model_does_not_know_is_told(folder: Path) -> None:
@@ -165,6 +203,8 @@ def test_methods_are_those_of_the_registry() -> None:
     row = found[0]
     assert (row["class"], row["at"], row["needs"], row["exact"]) == ("GreedyPrune", "layer:2", ["text"], True)
     assert "tau" in row["options"]
+    for row in found:
+        assert as_method(row["plain"]) == as_method(row["name"])
     shown = greedy("methods").stdout
     assert all(name in shown for name in METHODS)
 
@@ -175,6 +215,10 @@ def test_models_are_those_of_the_table() -> None:
     assert {row["family"]: row["reason"] for row in found["impossible"]} == IMPOSSIBLE
     shown = greedy("models").stdout
     assert all(name in shown for name in (*FAMILIES, *IMPOSSIBLE))
+    for row in found["families"]:
+        assert row["stages"] == [stage.__name__.lower() for stage in FAMILIES[row["family"]].stages]
+        assert row["attention"] == ["sdpa", "eager"]
+    assert [row["family"] for row in found["families"] if row["downscale"]] == ["qwen2_5_vl", "qwen3_vl"]
 
 
 def test_version_and_help() -> None:
@@ -184,147 +228,5 @@ def test_version_and_help() -> None:
         result = greedy(command, "--help")
         assert result.exit_code == 0
         assert "Example" in result.stdout
-
-
-# Bad input ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "status", "message"),
-    [
-        (["missing.png"], 1, "'missing.png': there is no such file"),
-        (["cut.png"], 1, "'cut.png' cannot be read"),
-        (["empty.png"], 1, "'empty.png' is empty (0 bytes)"),
-        (["text.png"], 1, "'text.png' is no image"),
-        (["nothing"], 1, "'nothing' is a folder"),
-        (["scene.png", "--model", "./absent"], 1, "'./absent': there is no such folder"),
-        (["scene.png", "--model", "absent/absent"], 1, "'absent/absent' is no folder here, and the Hugging Face hub"),
-        (["scene.png", "--model", "nothing"], 1, "'nothing' is no model: the folder holds no config.json"),
-        (["scene.png", "--model", "scene.png"], 1, "'scene.png' is a file"),
-        (["scene.png", "--model", "broken"], 1, "cannot read the model 'broken'"),
-        (["scene.png", "--model", "llama"], 1, "'llama' cannot be pruned: there is no model family 'llama'"),
-        (["scene.png", "--model", "weightless"], 1, "cannot load the model 'weightless'"),
-        (["scene.png", "--model", "speechless"], 1, "does not have a chat template"),
-        (["scene.png", "--model", " "], 2, "--model is empty"),
-        (["scene.png", "--method", "gredyprune"], 2, "did you mean 'greedyprune'?"),
-        (["scene.png", "--keep", "0.25"], 2, "'0.25' is no budget: write 64 for 64 visual tokens, or 25%"),
-        (["scene.png", "--keep", "-3"], 2, "'-3' is no budget"),
-        (["scene.png", "--keep", "abc"], 2, "'abc' is no budget"),
-        (["scene.png", "--keep", "250%"], 2, "'250%' is no budget"),
-        (["scene.png", "--at", "middle"], 2, "'middle' names no stage"),
-        (["scene.png", "--at", "layer:9"], 1, "this model has 5 decoder layers"),
-        (["scene.png", "--save", "absent/x.png"], 1, "'absent/x.png' cannot be written"),
-        (["scene.png", "--save", "x.pic"], 2, "'x.pic': pictures are written as .png"),
-        (["scene.png", "--dtype", "int8"], 2, "--dtype 'int8' is unknown"),
-        (["scene.png", "--device", "toaster"], 2, "--device 'toaster' cannot be used"),
-        (["scene.png", "--max-new-tokens", "0"], 2, "--max-new-tokens"),
-        (["scene.png", "--bogus"], 2, "--bogus"),
-        ([], 2, "greedyprune run --help"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_bad_input(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], status: int, message: str
-) -> None:
-    monkeypatch.chdir(folder)
-    before = sorted(folder.iterdir())
-    assert message in complaint(greedy("run", *options, "--ask", ASK), status)
-    assert sorted(folder.iterdir()) == before
-
-
-def test_other_bad_command_lines(folder: Path) -> None:
-    assert "--ask" in complaint(greedy("run", folder / "scene.png"), 2)
-    assert "--ask is empty" in complaint(greedy("run", folder / "scene.png", "--ask", " "), 2)
-    assert "'rnu'" in complaint(greedy("rnu"), 2)
-    assert "cannot be made a folder" in complaint(greedy("demo", "--save", folder / "text.png"), 1)
-
-
-def test_an_unwritable_place_is_found_before_the_model_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greedyprune.cli._load.load", lambda *_: pytest.fail("the model was loaded"))
-    for place in (folder / "text.png" / "x.png", folder / "nothing" / "absent" / "x.png"):
-        complaint(greedy("run", folder / "scene.png", "--ask", ASK, "--save", place), 1)
-
-
-def test_a_selection_without_a_grid_still_gives_its_answer(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise ValueError("the selection has no grid")
-
-    monkeypatch.setattr("greedyprune.plots.overlay", refuse)
-    result = greedy("run", folder / "scene.png", "--ask", ASK, "--json", "--save", tmp_path / "x.png")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["overlay"] is None
-    assert "has no grid" in result.stderr
-
-
-def test_what_nobody_foresaw_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fall(*_: object) -> None:
-        raise RuntimeError("the sky\nis falling")
-
-    monkeypatch.setattr("greedyprune.cli._load.open_image", fall)
-    command = ("run", folder / "scene.png", "--ask", ASK)
-    line = complaint(greedy(*command), 1)
-    assert "RuntimeError: the sky is falling" in line
-    assert "GREEDYPRUNE_TRACEBACK=1" in line
-    monkeypatch.setenv("GREEDYPRUNE_TRACEBACK", "1")
-    assert "Traceback" in greedy(*command).stderr
-
-
-def test_ctrl_c_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("greedyprune.cli._load.open_image", stop)
-    assert "interrupted" in complaint(greedy("run", folder / "scene.png", "--ask", ASK), 130)
-
-
-# As a process ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_process_of_its_own_keeps_standard_output_pure(folder: Path) -> None:
-    good = outside("run", folder / "scene.png", "--ask", ASK, "--json")
-    assert (good.returncode, good.stderr) == (0, "")
-    assert json.loads(good.stdout)["pruned"]["answer"] == "yes"
-    bad = outside("run", folder / "scene.png", "--ask", ASK, "--json", "--model", folder / "llama")
-    assert (bad.returncode, bad.stdout) == (1, "")
-    assert bad.stderr.count("\n") == 1
-
-
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom greedyprune.cli import main\n"
-        "try: main()\nfinally: sys.stderr.write(str({'torch', 'transformers', 'PIL'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert out.stderr == "set()"
-
-
-def test_a_console_without_greek_still_gets_the_list() -> None:
-    out = outside("methods", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert out.returncode == 0
-    assert "greedyprune" in out.stdout
-
-
-def test_without_typer_the_error_says_what_to_install() -> None:
-    code = "import sys; sys.modules['typer'] = None\nfrom greedyprune.cli import main; main()"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert out.returncode == 1
-    assert out.stderr.strip().endswith("pip install 'greedyprune[cli]'")
-    assert out.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
-def test_a_real_interrupt(folder: Path) -> None:
-    code = (
-        "import sys, time\nfrom greedyprune.cli import _load, main\n"
-        "def wait(*_):\n    sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(60)\n"
-        "_load.open_image = wait\nmain()"
-    )
-    command = [sys.executable, "-c", code, "run", str(folder / "scene.png"), "--ask", ASK]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "greedyprune: error: interrupted.\n")
+    shown = greedy("run", "--help").stdout
+    assert all(word in shown for word in ("early", "original|compact", "JSON"))

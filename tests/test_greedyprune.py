@@ -198,8 +198,9 @@ def test_the_certificate_is_true(seed: int, kind: str, tau: float) -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"fallback='most'.*saliency, least_redundant, relax, none"):
         gp.GreedyPrune(fallback="most")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"tau=nan.*Quantile"):
-        gp.GreedyPrune(tau=float("nan"))
+    for tau in (float("nan"), -2, "abc", None, True):
+        with pytest.raises(ValueError, match=r"tau=.* is no cosine.*Quantile"):
+            gp.GreedyPrune(tau=tau)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"Quantile\(8\).*between 0 and 1"):
         gp.Quantile(8)
     with pytest.raises(ValueError, match=r'preprocess="rmsnorm" needs norm='):

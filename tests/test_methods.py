@@ -149,6 +149,8 @@ def test_a_method_may_be_named_a_class_or_an_instance() -> None:
 
 
 def test_random_is_seeded_uniform_and_nested() -> None:
+    with pytest.raises(TypeError, match="seed='x': write an int"):
+        gp.Random(seed="x")  # type: ignore[arg-type]
     draws = [gp.select(gp.Random(seed=s), cues(0), 6).rows.tolist() for s in range(400)]
     counts = torch.tensor(draws).flatten().bincount(minlength=N)
     assert int(counts.min()) > 60  # expected 100 each, standard deviation about 9

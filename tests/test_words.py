@@ -131,6 +131,9 @@ def test_values_survive_the_way_through_json() -> None:
         from_plain({"type": "greedyprun"})
     with pytest.raises(ValueError, match="no option of 'greedyprune' 'taus': did you mean 'tau'"):
         from_plain({"type": "greedyprune", "taus": 1})
+    for nameless in ({}, {"type": ["a"]}, {"q": 0.5}):
+        with pytest.raises(ValueError, match="names no type"):
+            from_plain(nameless)
     with pytest.raises(TypeError, match="cannot be written"):
         to_plain(object())
 

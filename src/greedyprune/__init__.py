@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.pool import AveragePool as AveragePool
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
+    from greedyprune.models.transforms import downscale as downscale
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
@@ -60,6 +61,7 @@ _HOMES = {
     "Saliency": "methods.saliency",
     "Stage": "stages",
     "UniformGrid": "methods.grid",
+    "downscale": "models.transforms",
     "from_plain": "plain",
     "prune": "attach",
     "select": "method",

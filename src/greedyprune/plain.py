@@ -32,9 +32,11 @@ def from_plain(plain: Any) -> Any:
         given = dict(cast("Mapping[str, Any]", plain))
         name = given.pop("type", None)
         homes = {**METHODS, **VALUES}
+        if not isinstance(name, str):
+            raise ValueError(f'{plain!r} names no type: write {{"type": NAME, ...}}, NAME one of {", ".join(homes)}.')
         if name not in homes:
-            raise unknown("type", str(name), homes)
-        cls = load(homes[str(name)])
+            raise unknown("type", name, homes)
+        cls = load(homes[name])
         known = {field.name for field in fields(cls)}
         for key in given:
             if key not in known:

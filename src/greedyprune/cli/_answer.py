@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from greedyprune.attach import Selection
+    from greedyprune.attach.decide import Positions
     from greedyprune.budget import Budget
     from greedyprune.cli._load import Loaded
+    from greedyprune.method import Method
     from greedyprune.stages import Stage
 
 PATIENCE = 2.0
@@ -31,9 +33,10 @@ TIMED = 5
 class Pruning:
     """How to prune."""
 
-    method: str
+    method: Method | str
     keep: Budget
     at: Stage | None = None
+    positions: Positions = "original"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,7 @@ def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = Non
     model, length = loaded.model, inputs["input_ids"].shape[1]
     with torch.inference_mode():
         try:
-            with gp.prune(model, pruning.method, pruning.keep, at=pruning.at) if pruning else nullcontext() as pruned:
+            with _pruned(model, pruning) if pruning else nullcontext() as pruned:
                 first_ms, cache_bytes = _prefill(model, inputs)
                 out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -119,6 +122,10 @@ def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = Non
         report.at,
         pruned.selections,
     )
+
+
+def _pruned(model: Any, how: Pruning) -> gp.Pruned:
+    return gp.prune(model, how.method, how.keep, at=how.at, positions=how.positions)
 
 
 def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose further frames are a film; in others they are thumbnails or pages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +139,17 @@ def open_image(path: Path) -> Image.Image:
         raise Failure(f"image {str(path)!r}: there is no such file.")
     if path.is_dir():
         raise Failure(f"image {str(path)!r} is a folder: name the files in it.")
+    if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
+        raise Failure(f"image {str(path)!r} is a video, which is not supported yet: save a frame of it as a picture.")
     try:
         if path.stat().st_size == 0:
             raise Failure(f"image {str(path)!r} is empty (0 bytes).")
         with Image.open(path) as image:
+            if image.format in ANIMATED and getattr(image, "n_frames", 1) > 1:
+                raise Failure(
+                    f"image {str(path)!r} has {getattr(image, 'n_frames', 1)} frames, and videos are not supported "
+                    "yet: save one frame as a picture."
+                )
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
         raise Failure(f"image {str(path)!r} is no image that Pillow can read.") from error

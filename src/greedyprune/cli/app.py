@@ -8,6 +8,7 @@ import typer
 
 import greedyprune
 from greedyprune.cli._errors import OneLine
+from greedyprune.cli.bench import bench
 from greedyprune.cli.demo import EXAMPLES as DEMO
 from greedyprune.cli.demo import demo
 from greedyprune.cli.methods import methods
@@ -50,3 +51,4 @@ app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command(epilog="Example: greedyprune methods --json")(methods)
 app.command(epilog="Example: greedyprune models --json")(models)
+app.add_typer(bench)

@@ -55,8 +55,10 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
     """Answer ten questions about fresh scenes with all, 1/4 and 1/9 of the visual tokens; draw what was kept."""
+    from greedyprune import testbed
     from greedyprune.cli._load import load, make_folder
 
+    _ = testbed.sample  # an extra that is not installed is told before anything is done
     make_folder(save)
     with progress("loading the model") as say:
         loaded = load(None)

@@ -30,11 +30,13 @@ def methods(
     shown.columns[2].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("exact: it keeps precisely as many tokens as asked for. Use one by name: --method NAME.", style="dim")
+    out.print("exact: it keeps precisely as many tokens as asked for. Use one by name, --method NAME.", style="dim")
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:
     """A method as plain values, read off its class."""
+    from greedyprune.plain import to_plain
+
     method = cls()
     summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
     return {
@@ -45,5 +47,6 @@ def _describe(name: str, cls: Any) -> dict[str, Any]:
         "stages": [stage.__name__.lower() for stage in method.stages],
         "needs": [type(need).__name__.lower() for need in method.needs],
         "exact": method.exact,
+        "plain": to_plain(method),
         "options": {field.name: str(getattr(method, field.name)) for field in fields(method) if field.name != "at"},
     }

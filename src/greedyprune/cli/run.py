@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from greedyprune.cli._answer import Answer, Pruning
     from greedyprune.cli._load import Loaded
+    from greedyprune.method import Method
 
 EXAMPLES = """Examples:
 
@@ -24,42 +26,70 @@ EXAMPLES = """Examples:
 
   greedyprune run photo.jpg --ask "What is this?" --model ./llava --save kept.png
 
-  greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --json"""
+  greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --at layer:2:early --json
+
+  greedyprune run scene.png --ask "how many circles ?" --method '{"type": "greedyprune", "tau": 0.9}'"""
+POSITIONS = ("original", "compact")
+
+
+Pictures = Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")]
+Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="What to ask about them.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
+]
+Named = Annotated[
+    str,
+    typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
+]
+Keep = Annotated[
+    str, typer.Option("--keep", metavar="64|25%", help="How many visual tokens of each image stay, or which share.")
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="input|layer:L[:early]",
+        help="Where to cut: before layer 0, or after L layers; :early frees the caches of these L too.",
+        show_default="the method's own place",
+    ),
+]
+Numbered = Annotated[
+    str,
+    typer.Option(
+        "--positions", metavar="|".join(POSITIONS), help="Kept tokens keep their position ids, or are renumbered."
+    ),
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")]
+Save = Annotated[Path | None, typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
+    ),
+]
 
 
 def run(
-    image: Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")],
-    ask: Annotated[str, typer.Option("--ask", metavar="QUESTION", help="What to ask about them.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
-    ] = None,
-    method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="See [bold]greedyprune methods[/bold].")
-    ] = "greedyprune",
-    keep: Annotated[
-        str, typer.Option("--keep", metavar="64|25%", help="How many visual tokens of each image stay, or which share.")
-    ] = "25%",
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="input|layer:L", help="Where to cut.", show_default="the method's own place"),
-    ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")] = False,
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
-        ),
-    ] = None,
+    image: Pictures,
+    ask: Ask,
+    model: Model = None,
+    method: Named = "greedyprune",
+    keep: Keep = "25%",
+    at: At = None,
+    positions: Numbered = "original",
+    compare: Compare = False,
+    save: Save = None,
+    as_json: Json = False,
+    max_new_tokens: Longest = 64,
+    device: Device = "cpu",
+    dtype: Dtype = None,
 ) -> None:
     """Ask a question about images, with fewer visual tokens."""
-    pruning = _pruning(method, keep, at)
+    pruning = _pruning(method, keep, at, positions)
     if not ask.strip():
         raise misuse("--ask is empty: write a question.")
     from greedyprune.cli._load import check_picture_path, load, open_image
@@ -72,16 +102,14 @@ def run(
         say("answering")
         answers = _answers(loaded, images, ask, pruning, compare, max_new_tokens)
     problem = None if save is None else _saved(loaded, images, answers[-1], ask, save)
-    about = {"model": loaded.name, "question": ask, "method": method}
-    _print(answers, None if problem else save, as_json, about)
+    _print(answers, None if problem else save, as_json, _about(loaded, ask, pruning))
     if problem is not None:
         raise problem
 
 
-def _pruning(method: str, keep: str, at: str | None) -> Pruning:
+def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     """What the options say, checked before anything slow is loaded."""
     from greedyprune.budget import parse_budget
-    from greedyprune.registry import method_class
     from greedyprune.stages import parse_stage
 
     try:
@@ -92,13 +120,45 @@ def _pruning(method: str, keep: str, at: str | None) -> Pruning:
         stage = None if at is None else parse_stage(at)
     except ValueError as error:
         raise misuse(f"--at {error}") from error
+    if positions not in POSITIONS:
+        raise misuse(f"--positions {positions!r} is unknown: choose one of {', '.join(POSITIONS)}.")
+    chosen = _method(method)
     try:
-        method_class(method)
+        chosen.check_stage(stage or chosen.at)
     except ValueError as error:
-        raise misuse(f"--method: {error}") from error
+        raise misuse(f"--at: {error}") from error
     from greedyprune.cli._answer import Pruning
 
-    return Pruning(method, budget, stage)
+    return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
+
+
+def _method(text: str) -> Method:
+    """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
+    from greedyprune.method import Method, as_method
+
+    plain: Any = text.strip()
+    try:
+        if plain.startswith("{"):
+            plain = json.loads(plain)
+            if "type" not in plain:
+                raise ValueError('the JSON has no "type", the name of a method: {"type": "greedyprune", "tau": 0.9}.')
+        found: Any = as_method(plain)
+        if not isinstance(found, Method):
+            raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
+    except json.JSONDecodeError as error:
+        raise misuse(f"--method is no JSON: {error.msg} at character {error.pos + 1}.") from error
+    except (ValueError, TypeError) as error:
+        raise misuse(f"--method: {error}") from error
+    return found
+
+
+def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
+    """What was asked of whom, as plain values."""
+    from greedyprune.plain import to_plain
+
+    plain = to_plain(pruning.method)
+    about = {"model": loaded.name, "question": ask, "method": plain["type"], "plain": plain}
+    return {**about, "positions": pruning.positions}
 
 
 def _answers(

@@ -57,7 +57,8 @@ class GreedyPrune(Method):
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(get_args(choices))
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}.")
-        if not isinstance(self.tau, Threshold) and not self.tau >= -1:
+        number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
+        if not isinstance(self.tau, Threshold) and not (number and self.tau >= -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property

@@ -26,6 +26,10 @@ class Random(Method):
     at: Stage = Layer(2)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"seed={self.seed!r}: write an int.")
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         # Drawn on the CPU, so that a seed means the same on every device.

@@ -1,0 +1,225 @@
+"""Down-scaling: smaller images, and so fewer visual tokens, in front of the processor. The control to be beaten.
+
+It is for models that take images in their own size (Qwen-VL type), where a token is a patch of so many pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from greedyprune.budget import Budget, PerLayer, as_budgets, count
+from greedyprune.models._family import (
+    Family,
+    Layout,
+    positioned_grids,
+    runs_of_tiles,
+    runs_until_global,
+    square_patches,
+)
+from greedyprune.models.table import FAMILIES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Resample = Literal["bicubic", "lanczos"]
+
+NATIVE: tuple[Layout, ...] = (positioned_grids,)
+"""The layouts of families whose processors keep an image's own size, so that a smaller image has fewer tokens."""
+
+FIXED: dict[Layout, str] = {
+    square_patches: "its processor resizes every image to one size, so a smaller image has just as many tokens; use "
+    "AveragePool() instead",
+    runs_of_tiles: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
+    "per image (crop_to_patches=False)",
+    runs_until_global: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
+    "per image (do_image_splitting=False)",
+}
+"""Why images of the other layouts cannot be scaled down, and what to do."""
+
+
+class Downscaled(NamedTuple):
+    """Smaller images, and how many visual tokens the processor makes of each."""
+
+    images: list[Image]
+    tokens: list[int]
+    dense: list[int]
+    """How many there would have been."""
+
+
+def downscale(
+    images: Image | Sequence[Image],
+    keep: Budget | Sequence[Budget],
+    processor: Any,
+    *,
+    resample: Resample = "bicubic",
+) -> Downscaled:
+    """Scale images down so that the processor makes at most `keep` visual tokens of each, by fewer pixels alone.
+
+    `keep`: an int, a `Ratio` of what the processor makes of the image as it is, or a list with one of these per image.
+    `processor`: the model's own, or its image processor. Each side of the exact shape is rounded to whole tokens, up or
+    down, whichever gives the most tokens within the budget, then the least distortion: of a square image 17 are 4 x 4,
+    not 1 x 17 (near the processor's least size it distorts more). `tokens` holds the counts. Images that need
+    no more than the budget stay as they are; each other one is resampled once, since the processor takes the result
+    without resizing it. A control of VTC-Bench, arXiv 2510.07143.
+
+        small = gp.downscale(images, 64, processor)
+        inputs = processor(images=small.images, text=text, return_tensors="pt")
+
+    Raises ValueError for a model whose processor resizes everything to one size, and for a budget below what the
+    processor can make; TypeError for what is no PIL image.
+    """
+    sizer = _sizer(processor)
+    pictures = _checked(images)
+    made: list[tuple[Image, int, int]] = []
+    for picture, budget in zip(pictures, _each(keep, len(pictures)), strict=True):
+        dense = sizer.dense(picture)
+        k = count(budget, dense)
+        if k < dense:
+            rows, columns = sizer.grid(picture, k, dense)
+            picture, k = _resized(picture, columns * sizer.side, rows * sizer.side, resample), rows * columns
+        made.append((picture, k, dense))
+    return Downscaled([image for image, _, _ in made], [k for _, k, _ in made], [dense for _, _, dense in made])
+
+
+def cannot_downscale(family: Family) -> str:
+    """Why images of this family cannot be scaled down to fewer tokens: empty if they can."""
+    if family.layout in NATIVE:
+        return ""
+    return FIXED.get(family.layout, "its processor is not known to keep an image's own size")
+
+
+@dataclass(frozen=True)
+class _Sizer:
+    """What an image processor makes of sizes, asked of itself."""
+
+    worker: Any
+    side: int
+    """Pixels of a token, along one side."""
+
+    def tokens(self, height: int, width: int) -> int:
+        """How many visual tokens an image of this size becomes."""
+        return int(self.worker.get_number_of_image_patches(height, width, {})) // self.worker.merge_size**2
+
+    def dense(self, picture: Image) -> int:
+        """How many tokens this image becomes as it is."""
+        try:
+            return self.tokens(picture.height, picture.width)
+        except ValueError as error:
+            raise ValueError(f"an image of {picture.width} x {picture.height} pixels: {error}.") from error
+
+    def takes(self, rows: int, columns: int) -> bool:
+        """Whether an image of exactly that many tokens passes unchanged: its limits hold for pixels and for shapes."""
+        try:
+            return self.tokens(rows * self.side, columns * self.side) == rows * columns
+        except ValueError:
+            return False
+
+    def grid(self, picture: Image, k: int, dense: int) -> tuple[int, int]:
+        """Rows and columns of the smaller image."""
+        ratio = picture.height / picture.width
+        if (found := self.within(ratio, k)) is not None:
+            return found
+        fewest = int(self.worker.size["shortest_edge"]) / self.side**2
+        least = next((b for b in range(max(k + 1, math.ceil(fewest)), dense) if self.within(ratio, b)), dense)
+        raise ValueError(
+            f"an image of {picture.width} x {picture.height} pixels has {dense} visual tokens, and this processor "
+            f"cannot make {k} or fewer of it: the least is {least}. Keep {least} or more, or lower its "
+            f"size['shortest_edge'], which is {self.worker.size['shortest_edge']} pixels."
+        )
+
+    def within(self, ratio: float, k: int) -> tuple[int, int] | None:
+        """The best grid of at most k tokens for an image with height / width = ratio, None if there is none."""
+        if k < 1:
+            return None
+
+        def quality(grid: tuple[int, int]) -> tuple[int, float]:
+            return grid[0] * grid[1], -abs(math.log(grid[0] / grid[1] / ratio))
+
+        high = min(max(math.sqrt(k * ratio), 1.0), float(k))
+        wide = k / high
+        near = {(h, w) for h in _around(high) for w in _around(wide) if h * w <= k and self.takes(h, w)}
+        if near:
+            return max(near, key=quality)
+        # Close to its least size a processor may refuse those: then the least distorted of the fullest grids.
+        full = {(h, k // h) for h in range(1, k + 1) if self.takes(h, k // h)}
+        return max(full, key=lambda grid: quality(grid)[::-1], default=None)
+
+
+def _around(x: float) -> set[int]:
+    """The whole numbers next to x."""
+    nearest = round(x)
+    return {nearest} if math.isclose(x, nearest, rel_tol=1e-9) else {math.floor(x), math.ceil(x)}
+
+
+def _sizer(processor: Any) -> _Sizer:
+    """The image processor, if it keeps an image's own size."""
+    worker = getattr(processor, "image_processor", processor)
+    name = type(processor).__name__
+    word = name.removesuffix("Processor").replace("_", "").lower()
+    family = next((family for kind, family in FAMILIES.items() if kind.replace("_", "") == word), None)
+    if family is not None and (reason := cannot_downscale(family)):
+        raise ValueError(f"images of a {family.model_type!r} model cannot be scaled down to fewer tokens: {reason}.")
+    size: Any = getattr(worker, "size", None) or {}
+    if not (
+        callable(getattr(worker, "get_number_of_image_patches", None))
+        and all(hasattr(worker, knob) for knob in ("patch_size", "merge_size"))
+        and all(edge in size for edge in ("shortest_edge", "longest_edge"))
+    ):
+        raise ValueError(
+            f"{name} does not keep an image's own size as the processors of {_native_names()} do: pass such a model's "
+            "processor, or use AveragePool() for models with images of one size."
+        )
+    if not getattr(worker, "do_resize", True):
+        raise ValueError("this processor has do_resize=False, so it has no say in the size of images: turn it on.")
+    return _Sizer(worker, int(worker.patch_size) * int(worker.merge_size))
+
+
+def _native_names() -> str:
+    return " and ".join(name for name, family in FAMILIES.items() if not cannot_downscale(family))
+
+
+def _each(keep: object, images: int) -> tuple[Budget, ...]:
+    """One budget per image."""
+    budgets = as_budgets(keep)
+    if isinstance(budgets, PerLayer):
+        raise TypeError(f"keep={budgets!r} belongs to layers, and images have one size: give an int or a Ratio.")
+    if isinstance(budgets, tuple) and len(budgets) != images:
+        raise ValueError(f"keep has {len(budgets)} budgets for {images} images: give one for each, or one.")
+    return budgets if isinstance(budgets, tuple) else (budgets,) * images
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as missing:
+        raise ImportError(
+            "greedyprune.downscale needs Pillow, which is not installed: pip install 'greedyprune[plots]'"
+        ) from missing
+    return Image
+
+
+def _checked(images: Any) -> list[Any]:
+    """The images as a list, each one a PIL image with pixels."""
+    kind = _pillow().Image
+    pictures: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]  # pyright: ignore[reportUnknownArgumentType]
+    for place, picture in enumerate(pictures):
+        if not isinstance(picture, kind):
+            raise TypeError(
+                f"images[{place}] is a {type(picture).__name__}: give PIL images, from Image.open(path) or "
+                "Image.fromarray(array)."
+            )
+        if 0 in picture.size:
+            raise ValueError(f"images[{place}] has no pixels: it is {picture.width} x {picture.height}.")
+    return pictures
+
+
+def _resized(picture: Any, width: int, height: int, resample: str) -> Any:
+    """The picture at that size, in RGB, to which processors turn everything before they resize."""
+    filters = _pillow().Resampling
+    known = {"bicubic": filters.BICUBIC, "lanczos": filters.LANCZOS}
+    if resample not in known:
+        raise ValueError(f"resample={resample!r} is unknown: choose one of {', '.join(known)}.")
+    return picture.convert("RGB").resize((width, height), known[resample])
