@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ from greedyprune.models.table import FAMILIES
 from tiny import IMAGE, SPECIAL, Rows, Tiny, tiny
 
 STEPS = 20
-"""Tokens that every run generates."""
+"""Tokens that a run generates."""
+FEW = 10
+"""The same for the many cells of the matrix, where a mistake of any later step shows in these already."""
 
 NEAR = {"rtol": 0.0, "atol": 1e-4}
 """Two ways to compute the same float32 logits (which reach 6.5 here): other shapes, other summation orders.
@@ -24,7 +28,14 @@ NEAR = {"rtol": 0.0, "atol": 1e-4}
 The largest error measured is 1.7e-5; a mistake in positions, masks or cache moves logits by 0.01 to 6.
 """
 
-PLACES: dict[type[gp.Stage], list[gp.Stage]] = {gp.Input: [gp.Input()], gp.Layer: [gp.Layer(1), gp.Layer(2)]}
+ATTENTIONS = ("sdpa", "eager")
+EARLY = gp.Layer(2, early=True)
+"""Before layer 2; after the prompt the caches of layers 0 and 1 are cut, too."""
+
+PLACES: dict[type[gp.Stage], list[gp.Stage]] = {
+    gp.Input: [gp.Input()],
+    gp.Layer: [gp.Layer(1), gp.Layer(2), EARLY],
+}
 """Where a family that lists a kind of stage is cut in the proofs."""
 
 
@@ -66,11 +77,11 @@ class Run:
     """What a model generated, and what pruning said about it."""
 
     sequences: Tensor
-    """(b, L + STEPS) prompt and answer."""
+    """(b, L + steps) prompt and answer."""
     tokens: Tensor
-    """(b, STEPS) the answer."""
+    """(b, steps) the answer."""
     logits: Tensor
-    """(b, STEPS, v)"""
+    """(b, steps, v)"""
     cache: Any
     selections: list[Selection] = field(default_factory=list)
     report: Report | None = None
@@ -79,6 +90,16 @@ class Run:
 def cells() -> list[tuple[str, gp.Stage]]:
     """Every pair of family and place that the table of families promises."""
     return [(name, place) for name, family in FAMILIES.items() for kind in family.stages for place in PLACES[kind]]
+
+
+def start_of(at: gp.Stage) -> int:
+    """The decoder layer before which this cuts."""
+    return at.index if isinstance(at, gp.Layer) else 0
+
+
+def is_early(at: gp.Stage) -> bool:
+    """Whether the caches of layers before the cut are cut after the prompt."""
+    return isinstance(at, gp.Layer) and at.early
 
 
 def methods(family: str) -> list[gp.Method]:
@@ -118,7 +139,7 @@ def pruned(family: str, attention: str, at: gp.Stage, case: Case, method: gp.Met
     """What it says while pruned."""
     made = tiny(family, attention)
     with gp.prune(made.model, method, keep_of(case), at=at) as handle:
-        run = generate(made.model, made.prompt(case.rows))
+        run = generate(made.model, made.prompt(case.rows), max_new_tokens=FEW)
         return Run(run.sequences, run.tokens, run.logits, run.cache, handle.selections, handle.report())
 
 
@@ -142,50 +163,97 @@ def dropped_columns(ids: Tensor, selections: Sequence[Selection]) -> Tensor:
     return dropped
 
 
-@torch.no_grad()
-def masked(
-    made: Tiny, inputs: dict[str, Tensor], sequences: Tensor, dropped: Tensor, at: gp.Stage, *, everything: bool = False
-) -> Tensor:
-    """The reference: logits of the answer when dropped tokens are only masked, never removed. -> (b, STEPS, v)
-
-    `everything`: `sequences` is a prompt alone, and the logits of all its tokens are wanted.
-
-    It shares nothing with the pruned run but the answer's tokens: an unpatched, eager model reads prompt and answer at
-    once, at full length, without a cache and in its own positions; in the layers behind the cut nobody looks at them.
-    """
-    length = inputs["input_ids"].shape[1]
-    read = sequences if everything else sequences[:, :-1]
-    hidden = nn.functional.pad(dropped, (0, read.shape[1] - length))[:, None, None, :]
-
-    def hide(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        mask = kwargs["attention_mask"]
-        assert mask.ndim == 4, "the reference needs eager attention with an explicit mask"
-        return args, {**kwargs, "attention_mask": torch.where(hidden, torch.finfo(mask.dtype).min, mask)}
-
-    layers = made.model.get_decoder().layers[at.index if isinstance(at, gp.Layer) else 0 :]
-    handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in layers]
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Inside, these hooks are there."""
     try:
-        out = made.model(**made.continued(inputs, read), use_cache=False)
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def masked(
+    made: Tiny,
+    inputs: dict[str, Tensor],
+    sequences: Tensor,
+    dropped: Tensor | dict[int, Tensor],
+    at: gp.Stage | None = None,
+    *,
+    everything: bool = False,
+    compact: bool = False,
+    prompts: Sequence[int] = (),
+) -> Tensor:
+    """The reference: logits of the answer when dropped tokens are only masked, never removed. -> (b, steps, v)
+
+    It shares nothing with the pruned run but the answer's tokens: an unpatched, eager model reads prompt and answer at
+    once, at full length, without a cache and in its own positions; in the layers behind the cut nobody looks at them.
+    After an early cut, nobody who comes after the prompt looks at them in the layers before the cut either.
+
+    `dropped`: (b, L) where `at` cuts, or for cuts before several layers what is gone behind each of them.
+    `everything`: `sequences` is a prompt alone, and the logits of all its tokens are wanted.
+    `compact`: layers behind a cut number the tokens that stay without gaps.
+    `prompts`: where each prompt of a conversation ends, by default the one prompt there is.
+    """
+    length = inputs["input_ids"].shape[1]
+    read = sequences if everything else sequences[:, :-1]
+    width = read.shape[1]
+    full, rotary = made.continued(inputs, read), made.model.get_decoder().rotary_emb
+    cuts = dropped if isinstance(dropped, dict) else {start_of(at): dropped}
+    gone = {start: nn.functional.pad(flags, (0, width - length)) for start, flags in sorted(cuts.items())}
+    late = _read_before(prompts or [length], width)
+
+    def hidden(index: int) -> Tensor | None:
+        """What layer `index` must not look at. (b, 1, 1 or q, t)"""
+        behind = [flags for start, flags in gone.items() if start <= index]
+        if behind:
+            return behind[-1][:, None, None, :]
+        return next(iter(gone.values()))[:, None, None, :] & late if at is not None and is_early(at) else None
+
+    def hide(index: int) -> Any:
+        flags = hidden(index)
+
+        def hook(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            mask = kwargs["attention_mask"]
+            assert mask.ndim == 4, "the reference needs eager attention with an explicit mask"
+            kwargs = {**kwargs, "attention_mask": torch.where(flags, torch.finfo(mask.dtype).min, mask)}
+            if compact and any(start <= index for start in gone):
+                stay = full["attention_mask"].bool() & ~flags[:, 0, 0]
+                kwargs["position_embeddings"] = rotary(args[0], (stay.cumsum(1) - 1).clamp(min=0))
+            return args, kwargs
+
+        return hook
+
+    layers = [(i, layer) for i, layer in enumerate(made.model.get_decoder().layers) if hidden(i) is not None]
+    with hooked(*(layer.register_forward_pre_hook(hide(i), with_kwargs=True) for i, layer in layers)):
+        out = made.model(**full, use_cache=False)
     return out.logits if everything else out.logits[:, length - 1 :]
+
+
+def _read_before(prompts: Sequence[int], width: int) -> Tensor:
+    """Whether column c belongs to a prompt that was read to its end before query q came. -> (q, c) bool"""
+    columns = torch.arange(width)
+    ends = torch.tensor([next((end for end in prompts if column < end), width) for column in range(width)])
+    return columns[:, None] >= ends
 
 
 @torch.no_grad()
 def states_entering(model: Any, inputs: dict[str, Any], at: gp.Stage) -> Tensor:
     """The states at a stage of an unpatched model. A hook, since families differ in what output_hidden_states holds."""
-    seen: list[Tensor] = []
-    layer = model.get_decoder().layers[at.index if isinstance(at, gp.Layer) else 0]
+    return entering(model.get_decoder().layers[start_of(at)], model, inputs)["hidden_states"]
+
+
+@torch.no_grad()
+def entering(module: nn.Module, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What a part of an unpatched model is called with."""
+    seen: list[dict[str, Any]] = []
 
     def look(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        seen.append({**kwargs, **({"hidden_states": args[0]} if args else {})})
 
-    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
-    try:
+    with hooked(module.register_forward_pre_hook(look, with_kwargs=True)):
         model(**inputs)
-    finally:
-        handle.remove()
     return seen[0]
 
 
@@ -234,3 +302,32 @@ class Custom(gp.Method):
     def select(self, cues: gp.Cues, k: int) -> gp.Keep:
         """What the function says."""
         return self.choose(cues, k)
+
+
+# One family, for what holds for attaching as such ---------------------------------------------------------------------
+
+MADE, EAGER = tiny("llava"), tiny("llava", "eager")
+MODEL = MADE.model
+ONE, TWO, RAGGED, UNEQUAL, MIXED = (MADE.prompt(case.rows) for case in CASES)
+GRID = gp.UniformGrid()
+WORDS = torch.tensor([[11, 12, 13, 14, 15, 16]])
+IMAGE_PIECE = torch.tensor([[102, *[IMAGE] * 16, 103]])
+
+places = pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2), EARLY], ids=str)
+short_prompts = pytest.mark.parametrize("inputs", [ONE, RAGGED], ids=["one", "ragged"])
+
+
+def near(a: Tensor, b: Tensor) -> None:
+    """Equal but for rounding."""
+    torch.testing.assert_close(a, b, **NEAR)
+
+
+def truth(inputs: dict[str, Tensor], sequences: Tensor, selections: Sequence[Selection], at: gp.Stage) -> Tensor:
+    """The logits of an answer when what the selections dropped is masked."""
+    return masked(EAGER, inputs, sequences, dropped_columns(inputs["input_ids"], selections), at)
+
+
+def turn(made: Tiny, inputs: dict[str, Tensor], answer: Run, *pieces: Tensor) -> dict[str, Tensor]:
+    """The inputs of a second turn: all text so far and `pieces` after it, no picture yet."""
+    ids = torch.cat([answer.sequences, *[piece.expand(len(answer.sequences), -1) for piece in pieces]], 1)
+    return made.continued({name: inputs[name] for name in ("attention_mask", "input_ids")}, ids)

@@ -59,7 +59,7 @@ class ShortLayer(Base):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The physical width of the mask, and the offset of its first column in the logical numbering."""
         dropped = self.dropped
-        if self.cut is not None and CALL.get() is None:
+        if self.prompt and CALL.get() is None:
             raise RuntimeError(
                 "this cache was filled while the model was pruned and is short: prune the model again, "
                 "or start with an empty cache."

@@ -54,10 +54,11 @@ class Policy:
         """Whether caches of layers before the cut are cut too."""
         return isinstance(self.at, Layer) and self.at.early and not isinstance(self.keep, PerLayer)
 
-    def budgets(self, start: int, rows: list[int]) -> list[Budget]:
+    def budgets(self, start: int, rows: list[int], hidden: Tensor) -> list[Budget]:
         """One budget per image of a call, for the cut before decoder layer `start`. `rows` has each image's prompt.
 
-        Beams and several returns repeat every prompt, its images with it; a list of budgets repeats alike.
+        Beams and several returns repeat every prompt, its images with it; a list of budgets repeats alike. They are
+        known by their states, which are those of the prompt they repeat. (b, q, d)
         """
         if isinstance(self.keep, PerLayer):
             return [self.keep.schedule[start]] * len(rows)
@@ -66,7 +67,7 @@ class Policy:
         given = len(self.keep)
         times = len(rows) // given
         once = [image for image, row in enumerate(rows) if times and row % times == 0]
-        if times * given != len(rows) or len(once) != given:
+        if times * given != len(rows) or len(once) != given or not _repeats(hidden, times):
             raise ValueError(f"keep has {given} budgets, and the call has {len(rows)} images: give one for each.")
         place = {image: n for n, image in enumerate(once)}
         budgets: list[Budget] = []
@@ -133,7 +134,7 @@ def decide(
     keep = prompt.valid.clone()
     keeps: list[Keep] = []
     selections: list[Selection] = []
-    budgets = policy.budgets(start, [row for row, _, _ in spans])
+    budgets = policy.budgets(start, [row for row, _, _ in spans], hidden)
     for index, ((row, columns, image), budget) in enumerate(zip(spans, budgets, strict=True)):
         k = min(count(budget, earlier[index].n if earlier else image.n), image.n)
         if k == image.n:
@@ -149,6 +150,16 @@ def decide(
         selections.append(Selection(index, row, grid, budget, chosen.of(original) if original else chosen))
     cut = Cut.keeping(keep.to(hidden.device))
     return Decision(cut, keeps, selections, time.perf_counter() - begun)
+
+
+def _repeats(hidden: Tensor, times: int) -> bool:
+    """Whether a batch is made of prompts that each stand there `times` times in a row. (b, q, d) -> bool"""
+    if times == 1:
+        return True
+    if hidden.shape[0] % times:
+        return False
+    groups = hidden.unflatten(0, (-1, times))
+    return bool((groups - groups[:, :1]).abs().max() <= 1e-2 * hidden.abs().max())
 
 
 def warn_if_idle(policy: Policy, selections: list[Selection]) -> None:

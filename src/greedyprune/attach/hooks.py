@@ -210,7 +210,9 @@ class Hooks:
             if step is not None:
                 shorten(call.cache, index, step.whole, place, prompt)
             elif call.policy.early:
-                shorten(call.cache, index, call.steps[0].whole, place, prompt, early=call.steps[0].masked)
+                # Its keys stand at the original positions, also where those behind the cut are numbered anew.
+                whole = replace(call.steps[0].whole, shift=None)
+                shorten(call.cache, index, whole, place, prompt, early=call.steps[0].masked)
             else:  # full, but it must not be cropped further than its neighbours
                 shorten(call.cache, index, None, place, prompt)
 
@@ -293,10 +295,16 @@ class Hooks:
     ) -> tuple[Any, dict[str, Any]] | None:
         """A forward without new images over a cache of which only the later layers are short."""
         held = cut_of(call.cache, index)
-        if held is None or cut_of(call.cache, 0) is not None:
+        base = cut_of(call.cache, 0)
+        if held is None:
             return None
-        if kwargs.get("attention_mask", True) is None and not held.ragged and held.shift is None:
-            return None  # nothing to mask: the usual step costs one look
+        if held.shift is not None and (base is None or base.shift is None):
+            kwargs = self._shifted(call, held.shift, args, kwargs)
+            args = ()
+        if base is not None:
+            return args, kwargs  # the model's own masks have the physical width
+        if kwargs.get("attention_mask", True) is None and not held.ragged:
+            return args, kwargs  # nothing to mask: the usual step costs one look
         cut = call.once(held, None, lambda h: h.grown(call.past + call.length))
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         mask, hidden = kwargs.get("attention_mask"), kwargs["hidden_states"]
@@ -306,13 +314,15 @@ class Hooks:
             kwargs["attention_mask"] = call.once(mask, cut, lambda m: _padding(cut, m))
         else:
             kwargs["attention_mask"] = call.once(mask, cut, cut.mask_columns)
-        if cut.shift is not None:
-            shift = cut.shift.to(hidden.device)
-            kwargs["position_ids"] = call.once(call.positions, cut, lambda _: self._own_positions(call, hidden) - shift)
-            kwargs["position_embeddings"] = call.once(
-                kwargs["position_embeddings"], cut, lambda _: self.parts.rotate(hidden, kwargs["position_ids"])
-            )
         return (kwargs.pop("hidden_states"),), kwargs
+
+    def _shifted(self, call: Call, shift: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a layer behind a cut that numbered its tokens anew, with the positions it counts in."""
+        kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
+        hidden = kwargs["hidden_states"]
+        ids = call.once(call.positions, shift, lambda _: self._own_positions(call, hidden) - shift.to(hidden.device))
+        embeddings = call.once(kwargs["position_embeddings"], shift, lambda _: self.parts.rotate(hidden, ids))
+        return {**kwargs, "position_ids": ids, "position_embeddings": embeddings}
 
     def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
         """DeepStack: add the features of visual tokens after the early layers, to those that are still there."""
