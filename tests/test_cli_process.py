@@ -26,13 +26,19 @@ def outside(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
+def ours(stderr: str) -> str:
+    """What is left of standard error without what torchao, where it is installed, says when transformers imports it."""
+    theirs = ("torchao", "_pytree.py:")
+    return "".join(line for line in stderr.splitlines(keepends=True) if not any(word in line for word in theirs))
+
+
 def test_a_process_of_its_own_keeps_standard_output_pure(folder: Path) -> None:
     good = outside("run", folder / "scene.png", "--ask", ASK, "--json")
-    assert (good.returncode, good.stderr) == (0, "")
+    assert (good.returncode, ours(good.stderr)) == (0, "")
     assert json.loads(good.stdout)["pruned"]["answer"] == "yes"
     bad = outside("run", folder / "scene.png", "--ask", ASK, "--json", "--model", folder / "llama")
     assert (bad.returncode, bad.stdout) == (1, "")
-    assert bad.stderr.count("\n") == 1
+    assert ours(bad.stderr).count("\n") == 1
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
