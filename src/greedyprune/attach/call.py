@@ -93,12 +93,12 @@ class Call:
             valid = torch.ones_like(self.input_ids, dtype=torch.bool) if self.padding is None else self.padding_now()
             lost = valid.to(hidden.device).sum(1, keepdim=True) - fresh.valid.sum(1, keepdim=True)
             fresh = replace(fresh, shift=lost)
-        base = self.so_far(0, hidden.device)
-        physical = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, hidden.device)
-        earlier = self.so_far(start, hidden.device)
-        masked = (physical if cut_of(self.cache, 0) is not None else earlier).then(fresh)
+        whole = masked = self.so_far(start, hidden.device).then(fresh)
+        if cut_of(self.cache, 0) is not None:  # masks are sized on layer 0, which is short already
+            base = self.so_far(0, hidden.device)
+            masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, hidden.device).then(fresh)
         keeps = [s.keep for s in made.selections]
-        self.steps.append(Step(start, fresh, earlier.then(fresh), masked, keeps))
+        self.steps.append(Step(start, fresh, whole, masked, keeps))
         short = made.cut.take(hidden, -2)
         _merge(short, hidden, made.cut, self.prompt, made.keeps)
         self.prompt = self.prompt.after(made.cut, made.selections)
