@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
     from greedyprune.method import select as select
+    from greedyprune.methods.cls_topk import ClsTopK as ClsTopK
+    from greedyprune.methods.divprune import DivPrune as DivPrune
+    from greedyprune.methods.fastv import FastV as FastV
     from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
     from greedyprune.methods.grid import UniformGrid as UniformGrid
     from greedyprune.methods.pool import AveragePool as AveragePool
@@ -44,8 +47,11 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "AveragePool": "methods.pool",
+    "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
+    "DivPrune": "methods.divprune",
     "Exact": "ops.threshold",
+    "FastV": "methods.fastv",
     "GreedyPrune": "methods.greedyprune",
     "Input": "stages",
     "Keep": "keep",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -42,6 +43,22 @@ class Grid(Need):
         return cues.grid is not None
 
 
+@dataclass(frozen=True)
+class Attention(Need):
+    """How much one token looks at each visual token: its row of softmax attention, the mean over heads."""
+
+    kind: Literal["cls", "last_text"]
+    """Who looks: the vision tower's class token, or the last prompt token in the decoder."""
+    layer: int | None = None
+    """In which layer, 0 the first. None: in the tower the layer whose output the projector reads (negative numbers
+    count from the tower's end), in the decoder the last layer before the cut."""
+
+    remedy = "pass attention=, the (n,) attention weights of the visual tokens, mean over heads"
+
+    def met(self, cues: Cues) -> bool:
+        return self in cues.more or cues.attention is not None
+
+
 @dataclass(frozen=True, eq=False)
 class Cues:
     """What a method may look at for one image. n visual tokens of width d, m text tokens.
@@ -57,6 +74,10 @@ class Cues:
     """Which text rows are the question: those after the last visual token, else all."""
     grid: tuple[int, int, int] | None = None
     """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
+    attention: Tensor | None = None
+    """(n,) the attention that the tokens receive, where the method needs one kind of it."""
+    more: Mapping[Need, Tensor] = field(default_factory=dict[Need, "Tensor"])
+    """(n, ...) cues by the need that declares them; read them as `cues[need]`."""
 
     protect: Tensor | None = None
     """(p,) tokens that must be kept, ascending."""
@@ -80,6 +101,16 @@ class Cues:
             len(self.grid) != 3 or min(self.grid) < 1 or self.grid[0] * self.grid[1] * self.grid[2] != self.n
         ):
             raise ValueError(f"grid={self.grid} does not hold {self.n} tokens: (t, h, w) needs t*h*w = {self.n}.")
+        for name, value in self._extra():
+            if value.shape[:1] != (self.n,) or not value.is_floating_point():
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)} and type {value.dtype}: "
+                    f"pass one floating-point value for each of the {self.n} tokens."
+                )
+        if self.attention is not None and self.attention.ndim != 1:
+            raise ValueError(
+                f"attention has shape {tuple(self.attention.shape)}: pass ({self.n},), the mean over heads."
+            )
         if self.norm is not None and self.norm.shape != (self.features.shape[1],):
             raise ValueError(f"norm has shape {tuple(self.norm.shape)}: the rows have width {self.features.shape[1]}.")
         if self.protect is not None:
@@ -99,10 +130,22 @@ class Cues:
         """How many visual tokens there are."""
         return self.features.shape[0]
 
+    def __getitem__(self, need: Need) -> Tensor:
+        """A cue that the method declared; `attention` stands for an attention that `more` does not list. -> (n, ...)"""
+        if need in self.more:
+            return self.more[need]
+        if isinstance(need, Attention) and self.attention is not None:
+            return self.attention
+        raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
+
+    def _extra(self) -> list[tuple[str, Tensor]]:
+        main = [] if self.attention is None else [("attention", self.attention)]
+        return main + [(repr(need), value) for need, value in self.more.items()]
+
     def require_finite(self) -> None:
         """Raise if any cue holds NaN or infinity, naming the cue and the first bad row."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+        own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name != "attention"]
+        for name, value in own + self._extra():
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
             # One number nearly always answers: a finite sum has only finite terms. An overflow goes on to the rows.
@@ -111,6 +154,6 @@ class Cues:
             bad = (~torch.isfinite(value)).reshape(value.shape[0], -1).any(1).nonzero()
             if bad.numel():
                 raise ValueError(
-                    f"{field.name} holds NaN or infinity, first in row {int(bad[0])} of {value.shape[0]}: "
+                    f"{name} holds NaN or infinity, first in row {int(bad[0])} of {value.shape[0]}: "
                     "check the model's inputs and its precision (float16 overflows where bfloat16 does not)."
                 )

@@ -29,7 +29,7 @@ class Method:
     needs: ClassVar[tuple[Need, ...]] = ()
     stages: ClassVar[tuple[type[Stage], ...]] = (Input, Layer)
     equivariant: ClassVar[bool] = True
-    """Whether permuting the tokens permutes the selection (False for methods that look at places or draw lots)."""
+    """Whether permuting the tokens permutes the selection (False where places, lots or natural ties decide)."""
     merges: ClassVar[bool] = False
     """Whether kept rows are means of several tokens, which cannot protect any."""
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "greedyprune": "greedyprune.methods.greedyprune:GreedyPrune",
+    "divprune": "greedyprune.methods.divprune:DivPrune",
+    "cls": "greedyprune.methods.cls_topk:ClsTopK",
+    "fastv": "greedyprune.methods.fastv:FastV",
     "saliency": "greedyprune.methods.saliency:Saliency",
     "random": "greedyprune.methods.random:Random",
     "grid": "greedyprune.methods.grid:UniformGrid",

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from greedyprune.attach.cache import cut_of
-from greedyprune.attach.decide import Policy, Prompt, decide
-from greedyprune.attach.report import Selection
+from greedyprune.attach.cache import bytes_of, cut_of
+from greedyprune.attach.decide import Prompt, decide
+from greedyprune.attach.policy import Ask, Policy
+from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.sequence import Cut, uncut
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
+    from greedyprune.cues import Need
     from greedyprune.keep import Keep
     from greedyprune.models._family import Visuals
 
@@ -54,6 +56,12 @@ class Call:
     """Position ids as the text model got them."""
     prompt: Prompt | None = None
     """None while decoding and for text-only prompts."""
+    asked: dict[int, list[Ask]] = field(default_factory=dict)
+    """For the cut before each decoder layer, what is asked for of each image."""
+    class_rows: dict[int, Tensor] = field(default_factory=dict)
+    """By layer of the vision tower, (images, 1 + n) how much the class token looks at each token."""
+    probed: dict[Need, list[Tensor]] = field(default_factory=dict)
+    """What the method needs of this call beyond the states, per image in its original visual tokens."""
     steps: list[Step] = field(default_factory=list)
     deep: tuple[Tensor, list[Tensor]] | None = None
     """Mask and features of a DeepStack that this library adds itself, since the model would index a longer state."""
@@ -86,7 +94,8 @@ class Call:
     def cut_now(self, hidden: Tensor, start: int) -> Tensor:
         """Decide before decoder layer `start` and cut the states. (b, q, d) -> (b, q', d)"""
         assert self.prompt is not None
-        made = decide(hidden, self.prompt, self.policy, start, self.parts.norm, self.selections)
+        asked, norm = self.asked[start], self.parts.norm
+        made = decide(hidden, self.prompt, self.policy.method, asked, self.probed, norm, self.selections)
         previous = self.steps[-1] if self.steps else None
         fresh = made.cut if previous is None else made.cut.inside(previous.fresh)
         if self.policy.positions == "compact":
@@ -134,6 +143,30 @@ class Call:
                 start += keep.n
             cut.append(torch.cat(parts))
         return cut
+
+    def report(self) -> Report:
+        """The counts of this forward."""
+        name = type(self.policy.method).__name__
+        if not self.steps:
+            return Report(name, self.policy.place)
+        held, full = bytes_of(self.cache)
+        tokens, layers = sum(s.n for s in self.selections), len(self.parts.layers)
+        steps = [self.step_at(index) for index in range(layers)]
+        return Report(
+            method=name,
+            at=self.policy.place,
+            tokens=tokens,
+            kept=sum(s.k for s in self.selections),
+            images=len(self.selections),
+            sequence=self.length,
+            sequence_kept=self.steps[-1].fresh.columns.shape[1],
+            layers=layers,
+            layer_averaged=sum(tokens if s is None else sum(keep.k for keep in s.keeps) for s in steps) / layers,
+            cache_bytes=held,
+            cache_bytes_full=full,
+            select_ms=1e3 * self.seconds,
+            certificates=tuple(s.keep.certificate for s in self.selections),
+        )
 
 
 def _merge(short: Tensor, hidden: Tensor, cut: Cut, prompt: Prompt, keeps: list[Keep]) -> None:

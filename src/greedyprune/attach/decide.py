@@ -5,76 +5,28 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
+from greedyprune.attach.policy import Positions as Positions
 from greedyprune.attach.report import Selection
 from greedyprune.attach.sequence import Cut
-from greedyprune.budget import Budget, Budgets, PerLayer, Ratio, count
+from greedyprune.budget import Ratio, count
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep
 from greedyprune.method import Method, select
 from greedyprune.models._family import ImageTokens
-from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Positions = Literal["original", "compact"]
+    from greedyprune.attach.policy import Ask, Policy
+    from greedyprune.cues import Need
 
 
 class PruneWarning(UserWarning):
     """Fewer visual tokens were asked for, and nothing left the sequence."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the user asked for: a method, a budget, the place of the cut, and what positions kept tokens have."""
-
-    method: Method
-    keep: Budgets
-    at: Stage
-    positions: Positions = "original"
-
-    @property
-    def place(self) -> str:
-        """Where this cuts, as text."""
-        return "layers:" + ",".join(map(str, self.keep.schedule)) if isinstance(self.keep, PerLayer) else str(self.at)
-
-    @property
-    def starts(self) -> list[int]:
-        """The decoder layers before which tokens leave; empty if they leave before the decoder."""
-        if isinstance(self.keep, PerLayer):
-            return list(self.keep.schedule)
-        return [self.at.index] if isinstance(self.at, Layer) else []
-
-    @property
-    def early(self) -> bool:
-        """Whether caches of layers before the cut are cut too."""
-        return isinstance(self.at, Layer) and self.at.early and not isinstance(self.keep, PerLayer)
-
-    def budgets(self, start: int, rows: list[int], hidden: Tensor) -> list[Budget]:
-        """One budget per image of a call, for the cut before decoder layer `start`. `rows` has each image's prompt.
-
-        Beams and several returns repeat every prompt, its images with it; a list of budgets repeats alike. They are
-        known by their states, which are those of the prompt they repeat. (b, q, d)
-        """
-        if isinstance(self.keep, PerLayer):
-            return [self.keep.schedule[start]] * len(rows)
-        if not isinstance(self.keep, tuple):
-            return [self.keep] * len(rows)
-        given = len(self.keep)
-        times = len(rows) // given
-        once = [image for image, row in enumerate(rows) if times and row % times == 0]
-        if times * given != len(rows) or len(once) != given or not _repeats(hidden, times):
-            raise ValueError(f"keep has {given} budgets, and the call has {len(rows)} images: give one for each.")
-        place = {image: n for n, image in enumerate(once)}
-        budgets: list[Budget] = []
-        for image, row in enumerate(rows):
-            first, mine = rows.index(row), rows.index(row - row % times)
-            budgets.append(self.keep[place[mine + image - first]])
-        return budgets
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +41,7 @@ class Prompt:
     """In the order of their placeholders."""
 
     def spans(self) -> list[tuple[int, Tensor, ImageTokens]]:
-        """The batch row and the columns of every image. -> [(row, (n,), image)]"""
+        """The batch row and the columns of every image, row -1 if nothing is left of it. -> [(row, (n,), image)]"""
         rows, columns = self.visual.nonzero(as_tuple=True)
         spans: list[tuple[int, Tensor, ImageTokens]] = []
         start, total = 0, sum(image.n for image in self.images)
@@ -100,8 +52,7 @@ class Prompt:
                     f"the prompt holds {rows.numel()} image placeholders, its images have {total} visual tokens: "
                     "build text and images with the model's own processor."
                 )
-            if image.n:
-                spans.append((int(mine[0]), columns[start : start + image.n], image))
+            spans.append((int(mine[0]) if image.n else -1, columns[start : start + image.n], image))
             start += image.n
         return spans
 
@@ -126,40 +77,49 @@ class Decision:
 
 
 def decide(
-    hidden: Tensor, prompt: Prompt, policy: Policy, start: int, norm: Tensor | None, earlier: list[Selection]
+    hidden: Tensor,
+    prompt: Prompt,
+    method: Method,
+    asked: list[Ask],
+    probed: dict[Need, list[Tensor]],
+    norm: Tensor | None,
+    earlier: list[Selection],
 ) -> Decision:
     """Which columns stay. `earlier` is what a cut before an earlier layer of this forward chose. (b, q, d) -> ..."""
     begun = time.perf_counter()
-    spans = prompt.spans()
     keep = prompt.valid.clone()
     keeps: list[Keep] = []
     selections: list[Selection] = []
-    budgets = policy.budgets(start, [row for row, _, _ in spans], hidden)
-    for index, ((row, columns, image), budget) in enumerate(zip(spans, budgets, strict=True)):
-        k = min(count(budget, earlier[index].n if earlier else image.n), image.n)
+    for index, ((row, columns, image), ask) in enumerate(zip(prompt.spans(), asked, strict=True)):
+        original = earlier[index].keep if earlier else None
+        k = min(count(ask.budget, earlier[index].n if earlier else image.n), image.n)
         if k == image.n:
             chosen = Keep.everything(image.n, hidden.device)
         else:
-            chosen = select(policy.method, _cues(hidden[row], prompt, row, columns, image, norm), k)
+            left = slice(None) if original is None else original.rows
+            cues = replace(
+                _cues(hidden[row], prompt, row, columns, image, norm),
+                protect=_protected(ask, original, hidden.device),
+                more={need: values[index].to(hidden.device)[left] for need, values in probed.items()},
+            )
+            chosen = select(method, cues, k)
         dropped = torch.ones(image.n, dtype=torch.bool)
         dropped[chosen.rows.to("cpu")] = False
         keep[row, columns[dropped]] = False
         keeps.append(chosen)
-        original = earlier[index].keep if earlier else None
-        grid = earlier[index].grid if earlier else image.grid
-        selections.append(Selection(index, row, grid, budget, chosen.of(original) if original else chosen))
+        if earlier:
+            row, image = earlier[index].row, replace(image, grid=earlier[index].grid)
+        selections.append(Selection(index, row, image.grid, ask.budget, chosen.of(original) if original else chosen))
     cut = Cut.keeping(keep.to(hidden.device))
     return Decision(cut, keeps, selections, time.perf_counter() - begun)
 
 
-def _repeats(hidden: Tensor, times: int) -> bool:
-    """Whether a batch is made of prompts that each stand there `times` times in a row. (b, q, d) -> bool"""
-    if times == 1:
-        return True
-    if hidden.shape[0] % times:
-        return False
-    groups = hidden.unflatten(0, (-1, times))
-    return bool((groups - groups[:, :1]).abs().max() <= 1e-2 * hidden.abs().max())
+def _protected(ask: Ask, original: Keep | None, device: torch.device) -> Tensor | None:
+    """What must be kept, in the rows that an earlier cut left. -> (p,)"""
+    if not ask.protect:
+        return None
+    rows = torch.tensor(ask.protect, device=device)
+    return rows if original is None else torch.searchsorted(original.rows, rows)
 
 
 def warn_if_idle(policy: Policy, selections: list[Selection]) -> None:

@@ -9,21 +9,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from greedyprune.attach.decide import Policy, Positions
 from greedyprune.attach.hooks import Hooks
+from greedyprune.attach.needs import check_needs
 from greedyprune.attach.parts import find_parts
+from greedyprune.attach.policy import Policy, Positions, as_protect
 from greedyprune.attach.report import Report, Selection
 from greedyprune.budget import PerLayer, as_budgets
 from greedyprune.method import Method, as_method
 from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
+    from typing import TypeAlias
+
+    from torch import Tensor
 
     from greedyprune.attach.parts import Parts
     from greedyprune.budget import Budget
     from greedyprune.stages import Stage
+
+    Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
+    """What `protect` may be: one entry per image of the call."""
 
 _USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())
 """What `using` overrides in this thread, innermost last."""
@@ -38,13 +45,15 @@ def prune(
     *,
     at: Stage | None = None,
     positions: Positions = "original",
+    protect: Given | None = None,
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
     `method`: an instance, a class, a registered name, or a plain dict. `keep`: an int (visual tokens kept per image),
     `Ratio(0.25)`, a list with one of these per image of the call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
     `at`: `Input()` or `Layer(l)`, the method's own stage by default. `positions`: "original" ids, or "compact" ones
-    without gaps, which is how several published VQA numbers were made (grounding suffers).
+    without gaps, which is how several published VQA numbers were made (grounding suffers). `protect`: per image of the
+    call the visual tokens that must be kept, None for an image without: `[[0, 5], None]`; they count towards `keep`.
     The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
     leave the sequence and the KV cache physically. Positions stay the original ones.
 
@@ -60,28 +69,33 @@ def prune(
     method = as_method(method)
     as_budgets(keep)
     parts = find_parts(model)
-    policy = _policy(parts, method, keep, at, positions)
+    policy = _policy(parts, method, keep, at, positions, protect)
     if parts.text in _PRUNED:
         raise RuntimeError("this model is pruned already: call remove() on the first handle, or leave its with block.")
     return Pruned(parts, policy)
 
 
-def _policy(parts: Parts, method: Method, keep: Any, at: Stage | None, positions: Positions) -> Policy:
+def _policy(
+    parts: Parts, method: Method, keep: Any, at: Stage | None, positions: Positions, protect: Given | None
+) -> Policy:
     """What was asked for, checked against the model."""
     budgets = as_budgets(keep)
     if positions not in get_args(Positions):
         raise ValueError(f"positions={positions!r} is unknown: choose one of {', '.join(get_args(Positions))}.")
+    guarded = as_protect(protect)
+    if any(guarded) and method.merges:
+        raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
+    stages: list[Stage] = [method.at if at is None else at]
     if isinstance(budgets, PerLayer):
         if at is not None:
             raise ValueError(f"keep={budgets!r} says itself where to cut: leave out at={at!r}.")
-        for index in budgets.schedule:
-            method.check_stage(Layer(index))
-            parts.check_stage(Layer(index))
-        return Policy(method, budgets, Layer(min(budgets.schedule)), positions)
-    at = method.at if at is None else at
-    method.check_stage(at)
-    parts.check_stage(at)
-    return Policy(method, budgets, at, positions)
+        stages = [Layer(index) for index in budgets.schedule]
+    policy = Policy(method, budgets, stages[0], positions, guarded)
+    check_needs(parts, policy)
+    for stage in stages:
+        method.check_stage(stage)
+        parts.check_stage(stage)
+    return policy
 
 
 class Pruned:
@@ -106,8 +120,11 @@ class Pruned:
         *,
         at: Stage | None = None,
         positions: Positions | None = None,
+        protect: Given | None = None,
     ) -> Iterator[Pruned]:
         """Prune the calls inside otherwise: what is left out stays as it is. Other threads are not touched.
+
+        `protect=[]` protects nothing.
 
         with pruned.using(keep=gp.Ratio(0.5)):
             out = model.generate(**inputs)
@@ -121,6 +138,7 @@ class Pruned:
             now.keep if keep is None else keep,
             at,
             now.positions if positions is None else positions,
+            now.protect if protect is None else protect,
         )
         token = _USING.set((*_USING.get(), (self, policy)))
         try:

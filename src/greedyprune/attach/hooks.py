@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.cache import bytes_of, check_cache, cut_of, place_of, shorten
+from greedyprune.attach.cache import check_cache, cut_of, place_of, shorten
 from greedyprune.attach.call import Call, Step
 from greedyprune.attach.context import CALL
-from greedyprune.attach.decide import Policy, Prompt, warn_if_idle
+from greedyprune.attach.decide import Prompt, warn_if_idle
+from greedyprune.attach.needs import Tower, carried, look_at_class, look_back
+from greedyprune.attach.policy import Policy
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.sequence import Cut
 from greedyprune.models._family import Visuals
@@ -57,6 +59,7 @@ class Hooks:
             parts.text.register_forward_pre_hook(self._text, with_kwargs=True),
             parts.text.register_forward_hook(self._after_text, with_kwargs=True),
         ]
+        self._handles += Tower(parts, self._policy, self._call).register()
         for index, layer in enumerate(parts.layers):
             self._handles.append(layer.register_forward_pre_hook(partial(self._layer, index), with_kwargs=True))
             if parts.family.deepstack is not None:
@@ -112,7 +115,9 @@ class Hooks:
             visuals = Visuals(
                 local, local == self.parts.image_token, lengths, pixels, None if grids is None else grids.cpu()
             )
-        CALL.set(Call(self, self.parts, self._policy(), ids, visuals, kwargs.get("past_key_values")))
+        call = Call(self, self.parts, self._policy(), ids, visuals, kwargs.get("past_key_values"))
+        call.class_rows = {} if image is None else carried(image)
+        CALL.set(call)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         CALL.set(None)
@@ -153,7 +158,9 @@ class Hooks:
         visuals = replace(call.visuals, positions=positions)
         valid = torch.ones_like(visuals.visual) if call.padding is None else call.padding_now().cpu()
         call.prompt = Prompt(visuals.visual & valid, valid, self.parts.family.layout(self.parts.config, visuals))
-        call.prompt.spans()  # raises where text and images do not fit, before anything runs
+        # Raises where text, images and what was asked for do not fit, before anything runs.
+        call.asked = call.policy.asked(call.prompt.spans(), embeds)
+        look_at_class(call)
         if not call.policy.starts:
             self._cut_input(call, embeds, kwargs)
         elif self.parts.family.deepstack is not None:
@@ -194,13 +201,13 @@ class Hooks:
             return
         if not call.steps:
             if call.past == 0:
-                self._done(self._report(call), [])
+                self._done(call.report(), [])
             return
         call.cache = call.cache if call.cache is not None else getattr(output, "past_key_values", None)
         if call.cache is not None:
             check_cache(call.cache)
             self._shorten(call)
-        self._done(self._report(call), call.selections)
+        self._done(call.report(), call.selections)
         warn_if_idle(call.policy, call.selections)
 
     def _shorten(self, call: Call) -> None:
@@ -216,29 +223,6 @@ class Hooks:
             else:  # full, but it must not be cropped further than its neighbours
                 shorten(call.cache, index, None, place, prompt)
 
-    def _report(self, call: Call) -> Report:
-        name = type(call.policy.method).__name__
-        if not call.steps:
-            return Report(name, call.policy.place)
-        held, full = bytes_of(call.cache)
-        tokens, layers = sum(s.n for s in call.selections), len(self.parts.layers)
-        steps = [call.step_at(index) for index in range(layers)]
-        return Report(
-            method=name,
-            at=call.policy.place,
-            tokens=tokens,
-            kept=sum(s.k for s in call.selections),
-            images=len(call.selections),
-            sequence=call.length,
-            sequence_kept=call.steps[-1].fresh.columns.shape[1],
-            layers=layers,
-            layer_averaged=sum(tokens if s is None else sum(keep.k for keep in s.keeps) for s in steps) / layers,
-            cache_bytes=held,
-            cache_bytes_full=full,
-            select_ms=1e3 * call.seconds,
-            certificates=tuple(s.keep.certificate for s in call.selections),
-        )
-
     # -- the decoder layers
 
     def _layer(
@@ -251,6 +235,7 @@ class Hooks:
             return self._decode_layer(call, index, args, kwargs)
         starts = call.policy.starts
         if not starts or index < starts[0]:
+            look_back(call, index, module, {**kwargs, **dict(zip(self._names, args, strict=False))})
             return None
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         if index in starts:
@@ -266,6 +251,7 @@ class Hooks:
                 mask, step, lambda m: step.fresh.mask_rows(step.masked.mask_columns(m))
             )
         self._cut_positions(call, step, kwargs, hidden)
+        look_back(call, index, module, kwargs)
         return (kwargs.pop("hidden_states"),), kwargs
 
     def _cut_positions(self, call: Call, step: Step, kwargs: dict[str, Any], hidden: Tensor) -> None:

@@ -29,11 +29,20 @@ class Parts:
     family: Family
     config: Any
     image_token: int
+    tower: nn.Module | None
+    """The vision tower, where it has a class token that methods may ask about."""
+    tower_attention: list[nn.Module]
+    """The attention modules of its layers."""
 
     @property
     def attention(self) -> str:
         """The decoder's attention implementation, which a user may change at any time."""
         return str(getattr(self.text.config, "_attn_implementation", ""))
+
+    @property
+    def decoder_type(self) -> str:
+        """The model type of the decoder."""
+        return str(getattr(self.text.config, "model_type", ""))
 
     @property
     def norm(self) -> Tensor | None:
@@ -91,7 +100,20 @@ def find_parts(model: Any) -> Parts:
             "this release of transformers is not supported, please report it."
         )
     _check_attention(text.config)
-    return Parts(model, outer, text, layers, family, config, getattr(config, family.image_token))
+    token = getattr(config, family.image_token)
+    return Parts(model, outer, text, layers, family, config, token, *_class_tower(outer, family))
+
+
+def _class_tower(outer: nn.Module, family: Family) -> tuple[nn.Module | None, list[nn.Module]]:
+    """The vision tower and the attention modules of its layers, if the tower has a class token and is built as CLIP."""
+    if family.class_token is None:
+        return None, []
+    place, token = family.class_token
+    tower: Any = getattr(outer, place)
+    layers = [module for name, module in tower.named_modules() if name.endswith(".self_attn")]
+    has_token = any(name.rpartition(".")[2] == token for name, _ in tower.named_parameters())
+    alike = all(hasattr(m, name) for m in layers for name in ("q_proj", "k_proj", "num_heads", "scale"))
+    return (tower, layers) if has_token and layers and alike else (None, [])
 
 
 def _check_attention(config: Any) -> None:

@@ -68,6 +68,9 @@ class Family:
     """The text model's arguments with the mask and the features that are added to visual rows after early layers."""
     norm: str = "norm"
     """Where the text model's final norm is."""
+    class_token: tuple[str, str] | None = None
+    """Where the outer model has its vision tower, and the name of the tower's class token; only where the tokens of an
+    image are the tower's patches, one by one."""
     note: str = ""
     """What a user should know, shown beside the family."""
 

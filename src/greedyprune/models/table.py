@@ -8,7 +8,12 @@ from greedyprune.registry import unknown
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llava", square_patches, note="LLaVA-1.5 and others with a tower of fixed image size"),
+        Family(
+            "llava",
+            square_patches,
+            class_token=("vision_tower", "class_embedding"),
+            note="LLaVA-1.5 and others with a tower of fixed image size",
+        ),
         Family("qwen2_5_vl", positioned_grids, note="images; video is refused for now"),
         Family(
             "qwen3_vl",
@@ -21,6 +26,9 @@ FAMILIES: dict[str, Family] = {
         Family("internvl", runs_of_tiles, note="an image is all its tiles together"),
     )
 }
+
+READABLE: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text")
+"""Decoders, by the model type of their config, whose attention weights the probes can compute again."""
 
 IMPOSSIBLE: dict[str, str] = {
     "mllama": "its images enter by cross-attention, so there are no visual tokens in the sequence to drop",

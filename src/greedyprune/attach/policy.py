@@ -1,0 +1,158 @@
+"""What the user asked for: the policy of a handle or of one call, and what it comes to for each image of a call."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
+
+from torch import Tensor
+
+from greedyprune.budget import Budget, Budgets, PerLayer, count
+from greedyprune.method import Method
+from greedyprune.stages import Layer, Stage
+
+if TYPE_CHECKING:
+    from greedyprune.models._family import ImageTokens
+
+Positions = Literal["original", "compact"]
+
+Protect: TypeAlias = tuple[tuple[int, ...], ...]
+"""Per image of a call the tokens that must be kept; empty where nothing is protected."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for of one image at one cut."""
+
+    budget: Budget
+    protect: tuple[int, ...] = ()
+    """In the image's original visual tokens."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A method, a budget, the place of the cut, what positions kept tokens have, and what must be kept."""
+
+    method: Method
+    keep: Budgets
+    at: Stage
+    positions: Positions = "original"
+    protect: Protect = ()
+
+    @property
+    def place(self) -> str:
+        """Where this cuts, as text."""
+        return "layers:" + ",".join(map(str, self.keep.schedule)) if isinstance(self.keep, PerLayer) else str(self.at)
+
+    @property
+    def starts(self) -> list[int]:
+        """The decoder layers before which tokens leave; empty if they leave before the decoder."""
+        if isinstance(self.keep, PerLayer):
+            return list(self.keep.schedule)
+        return [self.at.index] if isinstance(self.at, Layer) else []
+
+    @property
+    def early(self) -> bool:
+        """Whether caches of layers before the cut are cut too."""
+        return isinstance(self.at, Layer) and self.at.early and not isinstance(self.keep, PerLayer)
+
+    def asked(self, spans: list[tuple[int, Tensor, ImageTokens]], embeds: Tensor) -> dict[int, list[Ask]]:
+        """For the cut before each decoder layer, what is asked for of each image of a call. (b, q, d) -> ...
+
+        Raises where what was given per image does not fit the call's images.
+        """
+        rows, images = [row for row, _, _ in spans], [image for _, _, image in spans]
+        kept = list(range(len(rows)))
+        if isinstance(self.keep, tuple):
+            kept = _places(len(self.keep), rows, embeds, f"keep has {len(self.keep)} budgets")
+        given: list[tuple[int, ...]] = [()] * len(rows)
+        if self.protect:
+            what = f"protect has {len(self.protect)} lists"
+            given = [self.protect[place] for place in _places(len(self.protect), rows, embeds, what)]
+        asks: dict[int, list[Ask]] = {}
+        for start in self.starts or [0]:
+            budgets = [self._budget(start, place) for place in kept]
+            asks[start] = [Ask(*pair) for pair in zip(budgets, given, strict=True)]
+            for number, (ask, image) in enumerate(zip(asks[start], images, strict=True)):
+                _check(number, ask, image.n)
+        return asks
+
+    def _budget(self, start: int, place: int) -> Budget:
+        if isinstance(self.keep, PerLayer):
+            return self.keep.schedule[start]
+        return self.keep[place] if isinstance(self.keep, tuple) else self.keep
+
+
+def as_protect(protect: object) -> Protect:
+    """Check `protect` as a user gives it: per image the token numbers that must be kept, None where there are none."""
+    if protect is None:
+        return ()
+    images = protect.tolist() if isinstance(protect, Tensor) else protect
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+        raise TypeError(f"protect={protect!r}: write one list of token numbers per image, such as [[0, 5], None].")
+    return tuple(() if given is None else _numbers(protect, given) for given in cast("Sequence[object]", images))
+
+
+def _numbers(protect: object, given: object) -> tuple[int, ...]:
+    """The token numbers of one image, ascending."""
+    plain: Any = given.tolist() if isinstance(given, Tensor) else given
+    if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
+        raise TypeError(
+            f"protect={protect!r} does not say which image {given!r} belongs to: write one list per image of the "
+            "call, for a single image [[0, 5]]."
+        )
+    numbers: set[int] = set()
+    for number in cast("Iterable[object]", plain):
+        if isinstance(number, bool) or not isinstance(number, SupportsIndex):
+            raise TypeError(
+                f"protect holds {number!r}, which is no token number: write ints, of a mask its mask.nonzero()[:, 0]."
+            )
+        if operator.index(number) < 0:
+            raise ValueError(f"protect holds {number}: an image's visual tokens are counted from 0.")
+        numbers.add(operator.index(number))
+    return tuple(sorted(numbers))
+
+
+def _check(number: int, ask: Ask, n: int) -> None:
+    """Raise where what must be kept of an image is not there, or is more than the budget keeps."""
+    if ask.protect and ask.protect[-1] >= n:
+        raise ValueError(
+            f"protect holds token {ask.protect[-1]} of image {number}, which has {n} visual tokens: "
+            f"write numbers from 0 to {n - 1}."
+        )
+    k = count(ask.budget, n)
+    if len(ask.protect) > k:
+        raise ValueError(
+            f"protect holds {len(ask.protect)} tokens of image {number} and the budget keeps {k}: "
+            "raise keep, or protect fewer."
+        )
+
+
+def _places(given: int, rows: list[int], embeds: Tensor, what: str) -> list[int]:
+    """Which of the `given` values belongs to each image of a call. `rows` has each image's prompt. (b, q, d) -> ...
+
+    Beams and several returns repeat every prompt, its images with it; a list per image repeats alike. They are known
+    by their embeddings, which are those of the prompt they repeat.
+    """
+    times = len(rows) // given
+    once = [image for image, row in enumerate(rows) if times and row % times == 0]
+    if times * given != len(rows) or len(once) != given or not _repeats(embeds, times):
+        raise ValueError(f"{what}, and the call has {len(rows)} images: give one for each.")
+    place = {image: n for n, image in enumerate(once)}
+    places: list[int] = []
+    for image, row in enumerate(rows):
+        first, mine = rows.index(row), rows.index(row - row % times)
+        places.append(place[mine + image - first])
+    return places
+
+
+def _repeats(embeds: Tensor, times: int) -> bool:
+    """Whether a batch is made of prompts that each stand there `times` times in a row. (b, q, d) -> bool"""
+    if times == 1:
+        return True
+    if embeds.shape[0] % times:
+        return False
+    groups = embeds.unflatten(0, (-1, times))
+    return bool((groups - groups[:, :1]).abs().max() <= 1e-2 * embeds.abs().max())

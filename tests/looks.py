@@ -1,0 +1,66 @@
+"""Tools for tests of attention cues: methods that note the cue they are given, and the weights of eager attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+import greedyprune as gp
+import proofs
+from greedyprune.cues import Attention, Need
+from tiny import IMAGE, Tiny
+
+CLS, LAST = Attention("cls"), Attention("last_text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cls(proofs.Custom):
+    needs: ClassVar[tuple[Need, ...]] = (CLS,)
+    at: gp.Stage = gp.Input()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Last(proofs.Custom):
+    needs: ClassVar[tuple[Need, ...]] = (LAST,)
+    at: gp.Stage = gp.Layer(2)
+
+
+def noting(seen: list[Tensor], need: Need) -> Any:
+    """A method's choice that notes the cue it is given, and keeps tokens from all over the image."""
+
+    def choose(cues: gp.Cues, k: int) -> gp.Keep:
+        seen.append(cues[need])
+        return gp.Keep.from_order(
+            torch.randperm(cues.n, generator=torch.Generator().manual_seed(k))[:k], torch.zeros(k), cues.n
+        )
+
+    return choose
+
+
+def near(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def all_near(seen: list[Tensor], expected: list[Tensor]) -> None:
+    """As many cues as expected, each near its own, and the cases tell tokens apart."""
+    assert len(seen) == len(expected) > 0
+    for mine, wanted in zip(seen, expected, strict=True):
+        near(mine, wanted)
+        assert wanted.max() - wanted.min() > 1e-3
+
+
+def eager_rows(weights: Tensor, inputs: dict[str, Tensor], counts: list[int]) -> list[Tensor]:
+    """Per image what the last token looks at, mean over heads, from returned weights. (b, h, q, t) -> [(n,)]"""
+    ids = inputs["input_ids"]
+    row = weights.mean(1)[:, -1, -ids.shape[1] :]
+    return [row[places[:, 0], places[:, 1]] for places in (ids == IMAGE).nonzero().split(counts)]
+
+
+def class_rows(made: Tiny, pixels: Tensor, layer: int) -> Tensor:
+    """What the class token looks at in a layer, from the eager tower's returned weights. -> (images, 1 + n)"""
+    with torch.no_grad():
+        out = made.model.model.vision_tower(pixels, output_attentions=True)
+    return out.attentions[layer].mean(1)[:, 0]
