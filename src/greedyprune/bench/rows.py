@@ -6,6 +6,7 @@ import csv
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -22,19 +23,36 @@ def provenance() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "torch": version("torch"),
+        "transformers": version("transformers"),
         "greedyprune": greedyprune.__version__,
+        "commit": commit(),
         "command": " ".join(["greedyprune", *sys.argv[1:]]),
     }
 
 
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows with their provenance beside each; the header is that of the first row."""
-    listed = [{**row, **provenance()} for row in rows]
+    where = provenance()
+    listed = [{**row, **where} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(listed[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(listed)
+
+
+def commit() -> str:
+    """The commit of the library's source tree, with a + where files differ from it; empty outside a checkout."""
+    here = Path(greedyprune.__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        if subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True).returncode:
+            return ""  # installed into some other repository's tree
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _cpu() -> str:

@@ -37,7 +37,7 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
     if dtype not in (None, *DTYPES):
         raise misuse(f"--dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     where, bundled = _place(name)
-    _quieten()
+    quieten()
     _check_device(device)
     _check_family(where, name or "the bundled model")
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -110,7 +110,7 @@ def _check_device(device: str) -> None:
         raise misuse(f"--device {device!r} cannot be used: {_first_line(error)}") from error
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """No bars and no chatter from transformers: standard output is for results."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,7 +56,8 @@ def size(count: float) -> str:
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """Show on standard error that something is going on, while it does. Yields `say(text="", step=0)`."""
     err = Console(stderr=True)
-    parts = [SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()]
+    bars = [BarColumn(), TimeRemainingColumn()] if total else []
+    parts = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]
     with Progress(*parts, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)
 

@@ -11,6 +11,8 @@ from greedyprune.cli._errors import OneLine
 from greedyprune.cli.bench import bench
 from greedyprune.cli.demo import EXAMPLES as DEMO
 from greedyprune.cli.demo import demo
+from greedyprune.cli.eval import EXAMPLES as EVAL
+from greedyprune.cli.eval import evaluate
 from greedyprune.cli.methods import methods
 from greedyprune.cli.models import models
 from greedyprune.cli.run import EXAMPLES as RUN
@@ -49,6 +51,7 @@ def greet(
 
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
+app.command("eval", epilog=EVAL)(evaluate)
 app.command(epilog="Example: greedyprune methods --json")(methods)
 app.command(epilog="Example: greedyprune models --json")(models)
 app.add_typer(bench)

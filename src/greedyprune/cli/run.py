@@ -122,7 +122,7 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
         raise misuse(f"--at {error}") from error
     if positions not in POSITIONS:
         raise misuse(f"--positions {positions!r} is unknown: choose one of {', '.join(POSITIONS)}.")
-    chosen = _method(method)
+    chosen = method_of(method)
     try:
         chosen.check_stage(stage or chosen.at)
     except ValueError as error:
@@ -132,7 +132,7 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
 
 
-def _method(text: str) -> Method:
+def method_of(text: str, option: str = "--method") -> Method:
     """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
     from greedyprune.method import Method, as_method
 
@@ -146,9 +146,9 @@ def _method(text: str) -> Method:
         if not isinstance(found, Method):
             raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
     except json.JSONDecodeError as error:
-        raise misuse(f"--method is no JSON: {error.msg} at character {error.pos + 1}.") from error
+        raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
     except (ValueError, TypeError) as error:
-        raise misuse(f"--method: {error}") from error
+        raise misuse(f"{option}: {error}") from error
     return found
 
 

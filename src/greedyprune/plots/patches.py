@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -59,25 +59,6 @@ def overlay(
     if order:
         _number(pen, boxes, cell)
     return drawn
-
-
-def seen(image: Image.Image, processor: Any) -> Box:
-    """The part of an image that a processor shows to the model: all of it, unless it crops the centre.
-
-    LLaVA-1.5, for one, resizes the shorter side and crops a square, so the ends of a wide picture are never seen.
-    """
-    worker = getattr(processor, "image_processor", processor)
-    width, height = image.size
-    crop, target = getattr(worker, "crop_size", None), getattr(worker, "size", None)
-    if not getattr(worker, "do_center_crop", False) or crop is None or target is None:
-        return 0, 0, width, height
-    short = getattr(target, "shortest_edge", None)
-    if short:
-        across, down = width * short / min(width, height), height * short / min(width, height)
-    else:
-        across, down = target.width, target.height
-    half_x, half_y = min(crop.width / across, 1) * width / 2, min(crop.height / down, 1) * height / 2
-    return width / 2 - half_x, height / 2 - half_y, width / 2 + half_x, height / 2 + half_y
 
 
 def _cells(selection: Selection | Keep, grid: tuple[int, int, int] | None) -> tuple[int, int]:

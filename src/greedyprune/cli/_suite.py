@@ -1,0 +1,107 @@
+"""What `greedyprune eval` evaluates: suites of questions, and models. All that it knows of the testbed is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greedyprune import testbed
+from greedyprune.cli._errors import Failure, misuse
+
+if TYPE_CHECKING:
+    from greedyprune.eval.items import Item
+    from greedyprune.eval.loop import Load
+
+SUITES = ("testbed", "digits")
+SPLITS = ("dev", "test")
+
+
+def models() -> tuple[str, ...]:
+    """The names of the bundled models."""
+    return tuple(getattr(testbed, "MODELS", ("llava",)))
+
+
+def loader(name: str, device: str, dtype: str | None) -> Load:
+    """How to get a model and its processor, as a value that another process can use."""
+    if name in models():
+        return partial(_bundled, name, device, dtype or "float32")
+    return partial(_other, name, device, dtype)
+
+
+def items(suite: str, data: Path | None, questions: int, split: str, seed: int) -> list[Item]:
+    """The questions that are asked, at most so many of each task."""
+    from greedyprune.eval.folder import Folder
+
+    if data is not None:
+        if not data.is_dir():
+            raise Failure(f"--data {str(data)!r} is no folder: give one with images and a .jsonl file.")
+        try:
+            return Folder(data, questions).items()
+        except ValueError as error:
+            raise Failure(f"--data: {error}") from error
+    if suite not in SUITES:
+        raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(SUITES)}.")
+    if split not in SPLITS:
+        raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
+    return Scenes(questions, split, seed).items() if suite == "testbed" else _digits(questions, split, seed)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The scenes of the testbed: the same questions for the same split and seed."""
+
+    questions: int
+    """Of each task."""
+    split: str = "test"
+    seed: int = 0
+    tasks: Sequence[str] = ()
+    """All, if empty."""
+
+    def items(self) -> list[Item]:
+        """One item per question."""
+        from greedyprune.eval.items import Item
+
+        tasks = tuple(self.tasks) or testbed.TASKS
+        found = testbed.sample(self.questions * len(tasks), self.split, self.seed, tasks)
+        pictures = {id(image): number for number, (image, _) in enumerate(found)}
+        return [
+            Item(
+                f"{self.split}-{self.seed}-{number} ({question.task})",
+                question.task,
+                image,
+                f"{self.split}-{self.seed}-{pictures[id(image)]}",
+                question.text,
+                (question.answer,),
+                tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in question.boxes),
+                tuple(getattr(question, "guesses", ())),
+            )
+            for number, (image, question) in enumerate(found)
+        ]
+
+
+def _digits(questions: int, split: str, seed: int) -> list[Item]:
+    """Real handwriting that no bundled model was trained on."""
+    from greedyprune.eval.digits import Digits
+    from greedyprune.testbed.assets import handwriting
+
+    return Digits([int(number) for number in handwriting(split)][:questions], seed=seed).items()
+
+
+def _bundled(name: str, device: str, dtype: str) -> tuple[Any, Any]:
+    from greedyprune.cli._load import quieten
+
+    quieten()
+    if not hasattr(testbed, "MODELS"):
+        return testbed.load(device=device, dtype=dtype)
+    load: Any = testbed.load
+    return load(name=name, device=device, dtype=dtype)
+
+
+def _other(name: str, device: str, dtype: str | None) -> tuple[Any, Any]:
+    from greedyprune.cli._load import load
+
+    loaded = load(name, device, dtype)
+    return loaded.model, loaded.processor

@@ -1,0 +1,106 @@
+"""Answers: everything that was told, question by question, in the same order for all configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config
+from greedyprune.eval.engine import Outcome
+from greedyprune.eval.items import Item
+from greedyprune.eval.stats import guess_floor, majority_floor
+
+Batches = list[list[Item]]
+NUMBERS = ("tokens", "kept", "averaged", "flops", "region", "found")
+
+
+@dataclass(eq=False)
+class Answers:
+    """All that was told, question by question; the order is the same for every configuration."""
+
+    items: list[Item]
+    configs: list[Config]
+    columns: dict[str, dict[str, Tensor]]
+    """By configuration key and name: (q,) each."""
+
+    @classmethod
+    def of(cls, batches: Batches, configs: list[Config], outcomes: Mapping[tuple[str, int], Outcome]) -> Answers:
+        """Put the batches of every configuration together."""
+        columns: dict[str, dict[str, Tensor]] = {}
+        for config in configs:
+            parts = [outcomes[config.key, number] for number in range(len(batches))]
+            right = [
+                item.right(t)
+                for items, part in zip(batches, parts, strict=True)
+                for item, t in zip(items, part.told, strict=True)
+            ]
+            columns[config.key] = {
+                "right": torch.tensor(right),
+                **{
+                    name: torch.tensor([value for part in parts for value in getattr(part, name)], dtype=torch.float64)
+                    for name in NUMBERS
+                },
+                "seconds": torch.tensor([part.seconds / len(part.told) for part in parts for _ in part.told]),
+            }
+        return cls([item for items in batches for item in items], configs, columns)
+
+    def right(self, config: Config) -> Tensor:
+        """Which questions it answered right. (q,) bool"""
+        return self.columns[config.key]["right"]
+
+    @cached_property
+    def tasks(self) -> dict[str, Tensor]:
+        """The questions of every task. (q,) bool each"""
+        names = dict.fromkeys(sorted(item.task for item in self.items))
+        return {name: torch.tensor([item.task == name for item in self.items]) for name in names}
+
+    @cached_property
+    def dense(self) -> Config:
+        """The configuration that keeps everything."""
+        return next(config for config in self.configs if config.name == DENSE)
+
+    @cached_property
+    def floors(self) -> dict[str, tuple[float, float | None]]:
+        """What majority answers and guesses would get, by task."""
+        found: dict[str, tuple[float, float | None]] = {}
+        for task, among in self.tasks.items():
+            some = [item for item, mine in zip(self.items, among.tolist(), strict=True) if mine]
+            found[task] = majority_floor(some), guess_floor(some)
+        return found
+
+    def accuracy(self, config: Config, tasks: Sequence[str]) -> float:
+        """The mean over tasks of the share of right answers."""
+        return sum(float(self.right(config)[self.tasks[task]].double().mean()) for task in tasks) / len(tasks)
+
+    def rivals(self, config: Config) -> dict[str, list[Config]]:
+        """The other methods at the same budget, and the same stage where stages were given; seeds of one together."""
+        found: dict[str, list[Config]] = {}
+        if config.name == DENSE:
+            return found
+        for other in self.configs:
+            same = other.name == config.name and other.options == config.options
+            if same or other.name in (DENSE, ORACLE) or other.budget != config.budget:
+                continue
+            if other.at is not None and config.at is not None and other.at != config.at:
+                continue
+            found.setdefault(" ".join(filter(None, (other.name, other.options, other.place))), []).append(other)
+        return found
+
+    def draws_of(self, config: Config) -> list[Config]:
+        """Random choice at the same budget, at the same stage if it ran there; none for random itself."""
+        if config.name in (DENSE, "random"):
+            return []
+        draws = [one for one in self.configs if one.name == "random" and one.budget == config.budget]
+        return [one for one in draws if one.place == config.place] or draws
+
+    def control(self, config: Config) -> Config | None:
+        """Down-scaling at the same budget; average pooling where images cannot be scaled down."""
+        for name in (DOWNSCALE, "pool"):
+            found = [other for other in self.configs if other.name == name and other.budget == config.budget]
+            if found:
+                return found[0]
+        return None

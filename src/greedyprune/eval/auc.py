@@ -1,0 +1,70 @@
+"""How well the order in which a method takes tokens finds the regions that carry the answer, by stage.
+
+For methods that keep the k best by a score (saliency, attention), this is the AUC of that score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from greedyprune.attach import prune
+from greedyprune.eval.engine import Batch, Engine
+from greedyprune.eval.items import Item
+from greedyprune.eval.loop import plan
+from greedyprune.eval.stats import auc
+from greedyprune.method import Method, as_method
+from greedyprune.methods.greedyprune import GreedyPrune
+from greedyprune.registry import METHODS
+from greedyprune.stages import Input, Layer, Stage
+
+STAGES: tuple[Stage, ...] = (Input(), Layer(1), Layer(2), Layer(3))
+Row = dict[str, object]
+
+
+def rankings() -> dict[str, Method]:
+    """The methods whose order says something: all registered ones that look at content and merge nothing."""
+    found = {name: as_method(name) for name in METHODS}
+    looking = {name: method for name, method in found.items() if method.equivariant and not method.merges}
+    return {**looking, "saliency (question mean)": GreedyPrune(tau=1.0, text="question_mean")}
+
+
+def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: int = 32) -> list[Row]:
+    """One row per method, stage and task: the mean AUC over at most `per_task` questions whose answer has a region."""
+    chosen: dict[str, list[Item]] = {}
+    for item in items:
+        if item.boxes and len(chosen.setdefault(item.task, [])) < per_task:
+            chosen[item.task].append(item)
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for number, some in enumerate(plan(engine, [item for task in chosen.values() for item in task], batch)):
+        prepared = engine.prepare(number, some)
+        with engine.images:
+            for name, method in rankings().items():
+                for stage in STAGES:
+                    for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
+                        if not math.isnan(value):
+                            found.setdefault((name, str(stage), item.task), []).append(value)
+    return [
+        {"saliency": name, "stage": stage, "task": task, "n": len(values), "auc": round(sum(values) / len(values), 4)}
+        for (name, stage, task), values in sorted(found.items(), key=lambda entry: entry[0])
+    ]
+
+
+def _values(engine: Engine, batch: Batch, method: Method, stage: Stage) -> list[float]:
+    """One AUC per question; none where this method or model cannot be cut there."""
+    engine.images.allow(method)
+    keep = [n - 1 for n in engine.visual_tokens(batch.inputs)]  # the one that is left out ranks last
+    try:
+        with torch.inference_mode(), prune(engine.model, method, keep, at=stage) as pruned:
+            engine.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+    except (ValueError, NotImplementedError):
+        return []
+    values: list[float] = []
+    for region, selection in zip(batch.regions, pruned.selections, strict=True):
+        score, wanted = torch.zeros(selection.n), torch.zeros(selection.n, dtype=torch.bool)
+        score[selection.order.cpu()] = torch.arange(selection.k, 0, -1).float()
+        wanted[region] = True
+        values.append(auc(score, wanted))
+    return values

@@ -1,0 +1,152 @@
+"""Configurations: every way of answering the questions that is compared, the dense model first.
+
+Besides the registered methods there are two controls that are none: `oracle`, which is told where the answer is, and
+`downscale`, which shows the dense model a smaller image of as many tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+
+from greedyprune.budget import Budget
+from greedyprune.cues import Cues, Grid, Need
+from greedyprune.keep import Keep
+from greedyprune.method import Method, as_method
+from greedyprune.ops.grid import uniform_cells
+from greedyprune.plain import to_plain
+from greedyprune.registry import METHODS
+from greedyprune.stages import Layer, Stage
+
+DENSE, ORACLE, DOWNSCALE = "dense", "oracle", "downscale"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Method):
+    """The tokens that carry the answer, given as `protect`, then others spread evenly over the grid. An upper control.
+
+    Without protected tokens it is the uniform grid. Differs: nothing to differ from. Gains are 0. Cost: O(n).
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Grid(),)
+    equivariant: ClassVar[bool] = False
+
+    at: Stage = Layer(2)
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        assert cues.grid is not None
+        order = uniform_cells(cues.grid, k)
+        if cues.protect is not None:
+            given = cues.protect.cpu()
+            order = torch.cat([given, evenly(order[~torch.isin(order, given)], k - given.numel())])
+        order = order.to(cues.features.device)
+        return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)
+
+
+def evenly(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """At most `count` of these rows, at even steps. (r,) -> (min(r, count),)"""
+    r = rows.shape[0]
+    count = min(r, count)
+    return rows[(2 * torch.arange(count) + 1) * r // (2 * max(count, 1))]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way of answering."""
+
+    name: str
+    """A registered method, or `dense`, `oracle`, `downscale`."""
+    method: Method | None = None
+    """None for the dense model and for down-scaling."""
+    keep: Budget | None = None
+    budget: str = "all"
+    """The budget as it was written."""
+    at: Stage | None = None
+    """None for the method's own stage."""
+    seed: int | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """Where it cuts."""
+        return self.at or (self.method.at if self.method else None)
+
+    @property
+    def place(self) -> str:
+        """The same, as text."""
+        return str(self.stage or ("image" if self.name == DOWNSCALE else ""))
+
+    @property
+    def options(self) -> str:
+        """The method's options that are not its defaults, as JSON; the stage and the seed have columns of their own."""
+        if self.method is None:
+            return ""
+        usual = type(self.method)()
+        changed = {
+            field.name: to_plain(getattr(self.method, field.name))
+            for field in fields(self.method)
+            if field.name not in ("at", "seed") and getattr(self.method, field.name) != getattr(usual, field.name)
+        }
+        return json.dumps(changed, sort_keys=True) if changed else ""
+
+    @property
+    def key(self) -> str:
+        """What a run folder knows it by: equal keys, equal answers."""
+        return " ".join(str(part) for part in (self.name, self.options, self.keep, self.place, self.seed) if part != "")
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.name, self.options, self.budget, self.place) if part)
+
+
+def configurations(
+    methods: Iterable[Method | str | Mapping[str, object]],
+    budgets: Mapping[str, Budget],
+    stages: Sequence[Stage | None] = (None,),
+    seeds: Sequence[int] = (0,),
+) -> list[Config]:
+    """Dense, then every method at every budget and stage; those that draw lots once for every seed.
+
+    `budgets` are named by the text that the results show. A method that cannot run at one of the stages is an error,
+    but down-scaling has none and average pooling has its own, so they are listed once.
+    """
+    found = [Config(DENSE)]
+    named = [_named(method) for method in methods]
+    for budget, keep in budgets.items():
+        for name, method in named:
+            for at in dict.fromkeys(_places(method, stages)):
+                found += [Config(name, drawn, keep, budget, at, seed) for drawn, seed in _drawn(method, seeds)]
+    return found
+
+
+def _named(method: Method | str | Mapping[str, object]) -> tuple[str, Method | None]:
+    if method == DOWNSCALE:
+        return DOWNSCALE, None
+    if method == ORACLE:
+        return ORACLE, Oracle()
+    made = as_method(method)  # pyright: ignore[reportArgumentType]
+    return str(to_plain(made)["type"]), made
+
+
+def _places(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage | None]:
+    """Where this one is to run."""
+    if method is None or method.merges:
+        return [None]
+    for at in stages:
+        method.check_stage(at or method.at)
+    return list(stages)
+
+
+def _drawn(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | None, int | None]]:
+    """One method per seed where seeds matter."""
+    if method is None or not any(field.name == "seed" for field in fields(method)):
+        return [(method, None)]
+    return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
+
+
+def usual_methods(native: bool) -> list[str]:
+    """What is compared where nothing is said: all that is registered, and the controls that apply."""
+    return [*METHODS, *([DOWNSCALE] if native else []), ORACLE]

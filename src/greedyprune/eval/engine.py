@@ -1,0 +1,197 @@
+"""The engine: one batch of questions, answered by a model in one configuration after another.
+
+The way is the real one: processor, `generate`, `prune` around it. What does not depend on the configuration is done
+once per batch: the processor's work, and the vision tower's where nothing watches it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from greedyprune.attach import Selection, prune
+from greedyprune.attach.parts import find_parts
+from greedyprune.budget import Ratio, count
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
+from greedyprune.eval.images import Images
+from greedyprune.eval.items import Item
+from greedyprune.eval.regions import tokens_of
+from greedyprune.models.flops import prefill_flops, visual_lengths
+from greedyprune.models.seen import seen
+from greedyprune.models.transforms import downscale
+from greedyprune.stages import Layer
+
+
+class ItemError(RuntimeError):
+    """A question could not be answered. Nothing is scored."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one configuration made of one batch; every list has one entry per question."""
+
+    config: str
+    batch: int
+    told: list[str]
+    tokens: list[int]
+    """Visual tokens before the cut."""
+    kept: list[int]
+    averaged: list[float]
+    """Visual tokens per decoder layer."""
+    flops: list[int]
+    """Of the prompt in the decoder, padding left out."""
+    region: list[int]
+    """Visual tokens that carry the answer, 0 where none is known to."""
+    found: list[int]
+    """How many of these were kept; -1 where tokens are merged or the image is another one."""
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(eq=False)
+class Batch:
+    """Questions that are answered together."""
+
+    number: int
+    items: list[Item]
+    pictures: list[Any]
+    inputs: dict[str, Any]
+    grids: list[tuple[int, int, int] | None] = field(default_factory=list)
+    regions: list[torch.Tensor] = field(default_factory=list)
+
+
+class Engine:
+    """A model and its processor, ready for questions. The model is as it was between calls."""
+
+    def __init__(self, model: Any, processor: Any, max_new_tokens: int = 8) -> None:
+        self.model, self.processor, self.longest = model, processor, max_new_tokens
+        self.parts = find_parts(model)
+        self.images = Images(self.parts)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        tokenizer.padding_side = "left"  # generation continues at the right end
+
+    def prompt(self, item: Item) -> str:
+        """The question in the model's own chat template."""
+        content = [{"type": "image"}, {"type": "text", "text": item.text}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def inputs(self, items: Sequence[Item], pictures: Sequence[Any]) -> dict[str, Any]:
+        """What the model gets."""
+        text = [self.prompt(item) for item in items]
+        made = self.processor(images=list(pictures), text=text, return_tensors="pt", padding=True)
+        model = self.model
+        return {
+            name: value.to(model.device, model.dtype) if torch.is_floating_point(value) else value.to(model.device)
+            for name, value in made.items()
+        }
+
+    def prepare(self, number: int, items: list[Item]) -> Batch:
+        """Everything that all configurations share. Raises ItemError with the name of the question that failed."""
+        try:
+            return self._prepare(number, items)
+        except Exception as error:
+            raise _blamed("preparing", items, error, lambda item: self._prepare(number, [item])) from error
+
+    def _prepare(self, number: int, items: list[Item]) -> Batch:
+        pictures = [item.open() for item in items]
+        batch = Batch(number, items, pictures, self.inputs(items, pictures))
+        with torch.inference_mode(), prune(self.model, "random", Ratio(1.0)) as pruned:  # which only looks
+            self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+        batch.grids = [selection.grid for selection in pruned.selections]
+        batch.regions = [
+            tokens_of(item.boxes, grid, seen(picture, self.processor))
+            for item, grid, picture in zip(items, batch.grids, pictures, strict=True)
+        ]
+        return batch
+
+    def answer(self, batch: Batch, config: Config) -> Outcome:
+        """One configuration's answers. Raises ItemError with the name of the question that failed."""
+        try:
+            return self._answer(batch, config)
+        except Exception as error:
+
+            def alone(item: Item) -> Any:
+                return self._answer(self._prepare(batch.number, [item]), config)
+
+            raise _blamed(str(config), batch.items, error, alone) from error
+
+    def generate(self, batch: Batch, config: Config) -> tuple[list[str], dict[str, Any], list[Selection] | None]:
+        """The answers, the inputs they were given to, and what was kept of each image; None where nothing is cut."""
+        inputs = batch.inputs
+        self.images.allow(config.method)
+        if config.name == DOWNSCALE:
+            small = downscale(batch.pictures, config.keep or 0, self.processor)
+            inputs = self.inputs(batch.items, small.images)
+        with torch.inference_mode(), self._pruned(batch, config) as pruned:
+            out = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
+        told = self.processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in told], inputs, pruned.selections if pruned else None
+
+    def visual_tokens(self, inputs: dict[str, Any]) -> list[int]:
+        """How many each prompt has."""
+        return (inputs["input_ids"] == self.parts.image_token).sum(1).tolist()
+
+    def _answer(self, batch: Batch, config: Config) -> Outcome:
+        begun = time.perf_counter()
+        told, inputs, selections = self.generate(batch, config)
+        seconds = time.perf_counter() - begun
+        shown = self.visual_tokens(inputs)
+        kept = shown if selections is None else [selection.k for selection in selections]
+        layers, start = len(self.parts.layers), config.stage.index if isinstance(config.stage, Layer) else 0
+        visual = [visual_lengths(n, k, start, layers) for n, k in zip(shown, kept, strict=True)]
+        text = [length - n for length, n in zip(inputs["attention_mask"].sum(1).tolist(), shown, strict=True)]
+        return Outcome(
+            config=config.key,
+            batch=batch.number,
+            told=told,
+            tokens=self.visual_tokens(batch.inputs),
+            kept=kept,
+            averaged=[sum(lengths) / layers for lengths in visual],
+            flops=[prefill_flops(self.model.config, [m + v for v in row]) for m, row in zip(text, visual, strict=True)],
+            region=[len(rows) for rows in batch.regions],
+            found=_found(batch, config, selections),
+            seconds=seconds,
+        )
+
+    def _pruned(self, batch: Batch, config: Config) -> Any:
+        if config.method is None:
+            return nullcontext()
+        more: dict[str, Any] = {}
+        if config.name == ORACLE:
+            assert config.keep is not None
+            more["protect"] = [
+                evenly(rows, count(config.keep, n)).tolist()
+                for rows, n in zip(batch.regions, self.visual_tokens(batch.inputs), strict=True)
+            ]
+        return prune(self.model, config.method, config.keep, at=config.at, **more)
+
+
+def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
+    """How many answer-carrying tokens were kept of each image."""
+    if config.name == DENSE:
+        return [len(rows) for rows in batch.regions]
+    if selections is None or config.method is None or config.method.merges:
+        return [-1] * len(batch.items)
+    return [
+        int(torch.isin(rows, selection.rows.cpu()).sum())
+        for rows, selection in zip(batch.regions, selections, strict=True)
+    ]
+
+
+def _blamed(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
+    """The error that names the question which fails, tried one by one; the first one's name if none fails alone."""
+    for item in items if len(items) > 1 else []:
+        try:
+            alone(item)
+        except Exception as found:
+            return ItemError(f"{what} failed on {item.name}: {type(found).__name__}: {found}")
+    with_others = f", only together with the {len(items) - 1} others of its batch" if len(items) > 1 else ""
+    return ItemError(f"{what} failed on {items[0].name}{with_others}: {type(error).__name__}: {error}")

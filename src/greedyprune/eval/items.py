@@ -1,0 +1,90 @@
+"""Items: one question about one image each, with the answers that count as right, and how an answer is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""left, top, right, bottom, in pixels of the image as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One question with its image."""
+
+    name: str
+    """What an error and a run folder call it; no two items of a run share one."""
+    task: str
+    image: Any
+    """A PIL image, or the path of one."""
+    picture: str
+    """Which image this is: items with the same name here share one, and intervals count them together."""
+    text: str
+    answers: tuple[str, ...]
+    """Every answer that is right; the first is the usual one."""
+    boxes: tuple[Box, ...] = ()
+    """The parts of the image that carry the answer, empty where none does or where nobody said."""
+    guesses: tuple[str, ...] = ()
+    """What someone would guess among who knows which values occur in the image but not where; empty if unknown."""
+
+    def open(self) -> Any:
+        """The image in RGB."""
+        if not isinstance(self.image, Path):
+            return self.image
+        from PIL import Image, ImageOps
+
+        with Image.open(self.image) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+
+    def right(self, told: str) -> bool:
+        """Is it one of the right answers, word for word, whatever the case and the punctuation?"""
+        return words(told) in [words(answer) for answer in self.answers]
+
+    @property
+    def guess_rate(self) -> float | None:
+        """How often a draw from the guesses is right."""
+        return sum(map(self.right, self.guesses)) / len(self.guesses) if self.guesses else None
+
+
+class Task(Protocol):
+    """Where items come from."""
+
+    def items(self) -> list[Item]:
+        """The same ones at every call."""
+        ...
+
+
+def words(text: str) -> list[str]:
+    """An answer as it is compared."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def checked(items: Iterable[Item]) -> list[Item]:
+    """The items as a list, if they can be evaluated."""
+    listed = list(items)
+    if not listed:
+        raise ValueError("there are no questions to evaluate: a task gave none.")
+    seen: set[str] = set()
+    for item in listed:
+        if item.name in seen:
+            raise ValueError(f"two items are called {item.name!r}: give every question a name of its own.")
+        if not any(words(answer) for answer in item.answers):
+            raise ValueError(f"item {item.name!r} has no answer that could be right: give it one with a word in it.")
+        seen.add(item.name)
+    return listed
+
+
+def digest(items: Sequence[Item]) -> str:
+    """What distinguishes these questions from any others: texts, answers, regions and pixels."""
+    sha, pictures = hashlib.sha256(), set[str]()
+    for item in items:
+        sha.update(repr((item.name, item.task, item.picture, item.text, item.answers, item.boxes)).encode())
+        if item.picture not in pictures:
+            pictures.add(item.picture)
+            sha.update(item.image.read_bytes() if isinstance(item.image, Path) else item.image.tobytes())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,166 @@
+"""The loop: every configuration over every batch, in this process or in several, and only what is not done yet."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from greedyprune.eval.answers import Answers, Batches
+from greedyprune.eval.configs import Config
+from greedyprune.eval.engine import Engine, ItemError, Outcome
+from greedyprune.eval.items import Item, checked
+from greedyprune.eval.store import Store, settings
+from greedyprune.models._family import square_patches
+
+Load = Callable[[], tuple[Any, Any]]
+"""Makes a model in eval mode and its processor; picklable where several processes work."""
+
+
+Work = tuple[int, list[Item], list[Config]]
+"""A batch by its number, and the configurations that have not answered it yet."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be answered, and how."""
+
+    items: list[Item]
+    configs: list[Config]
+    batch: int = 32
+    workers: int = 1
+    load: Load | None = None
+    """How another process gets the model; needed for more than one worker."""
+    about: Mapping[str, str] | None = None
+    """What else must be the same for a run to be continued: the name of the model, the commit."""
+
+
+def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], None] | None = None) -> Answers:
+    """Answer what the run folder lacks. `say` is told how many answers of how many are there."""
+    items = checked(job.items)
+    store = Store(folder, settings(engine, items, job.batch, job.about))
+    batches = plan(engine, items, job.batch)
+    todo: list[Work] = [
+        (number, batch, missing)
+        for number, batch in enumerate(batches)
+        if (missing := [config for config in job.configs if (config.key, number) not in store.outcomes])
+    ]
+    total = len(items) * len(job.configs)
+    done = total - sum(len(batch) * len(missing) for _, batch, missing in todo)
+    if say is not None:
+        say(done, total)
+    workers = min(job.workers, len(todo))
+    source = _several(engine, job, todo, workers) if workers > 1 else _answers(engine, todo)
+    for outcome in source:
+        store.add(outcome)
+        done += len(outcome.told)
+        if say is not None:
+            say(done, total)
+    return Answers.of(batches, job.configs, store.outcomes)
+
+
+def plan(engine: Engine, items: list[Item], size: int) -> Batches:
+    """Batches of images with equally many tokens and prompts of about one length, so that little is padded."""
+    fixed = engine.parts.family.layout is square_patches
+    tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
+
+    def order(item: Item) -> tuple[tuple[int, int], int, str]:
+        return shapes[item.picture], len(tokenizer(engine.prompt(item))["input_ids"]), item.name
+
+    shapes = {item.picture: (0, 0) for item in items}
+    if not fixed:
+        shapes = {item.picture: item.open().size for item in {item.picture: item for item in items}.values()}
+    batches: Batches = []
+    for item in sorted(items, key=order):
+        if not batches or len(batches[-1]) == size or shapes[batches[-1][0].picture] != shapes[item.picture]:
+            batches.append([])
+        batches[-1].append(item)
+    return batches
+
+
+def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]:
+    """Which configurations this model cannot do, tried on one question, and why. -> reasons by key"""
+    reasons: dict[str, str] = {}
+    batch = engine.prepare(0, [item])
+    for config in configs:
+        try:
+            engine.answer(batch, config)
+        except ItemError as error:
+            if not isinstance(error.__cause__, (ValueError, TypeError, NotImplementedError)):
+                raise
+            reasons[config.key] = str(error.__cause__)
+    return reasons
+
+
+def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
+    """Batch by batch, so that what configurations share is made once and forgotten."""
+    for number, items, configs in work:
+        batch = engine.prepare(number, items)
+        with engine.images:
+            for config in configs:
+                yield engine.answer(batch, config)
+
+
+def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
+    """The same in several processes that each load the model; which of them answers changes no answer."""
+    if job.load is None:
+        raise ValueError(f"workers={workers} needs load=, with which every process gets its own model.")
+    context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
+    work, told = context.Queue(), context.Queue()  # of threads: neither side waits for the other to read
+    team = [
+        context.Process(target=_member, args=(job.load, engine.longest, workers, work, told), daemon=True)
+        for _ in range(workers)
+    ]
+    try:
+        for member in team:
+            member.start()
+        for task in (*todo, *[None] * workers):
+            work.put(task)
+        left = sum(len(configs) for _, _, configs in todo)
+        while left:
+            outcome = _next(told, team)
+            if isinstance(outcome, str):
+                raise ItemError(outcome)
+            left -= 1
+            yield outcome
+        for member in team:
+            member.join()
+    finally:
+        work.cancel_join_thread()  # what nobody will read need not be sent
+        for member in team:
+            member.terminate()
+
+
+def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
+    """What a worker says next. Raises RuntimeError if one died without a word."""
+    while True:
+        with suppress(queue.Empty):
+            return told.get(timeout=patience)
+        for member in team:
+            if member.exitcode:
+                raise RuntimeError(f"a worker process ended with status {member.exitcode}: try --workers 1.")
+
+
+def _member(*given: Any) -> None:
+    """A worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    _serve(*given)
+
+
+def _serve(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
+    """What a worker process does."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        engine = Engine(*load(), max_new_tokens=longest)
+        for outcome in _answers(engine, iter(work.get, None)):
+            told.put(outcome)
+    except Exception as error:
+        told.put(str(error) if isinstance(error, ItemError) else f"{type(error).__name__}: {error}")

@@ -1,0 +1,75 @@
+"""One HTML file that holds its pictures and needs nothing else: it opens offline and runs no scripts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin-top: 1.8rem; }
+p, li { max-width: 46rem; } .pale { color: #5b626c; }
+img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: .22rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e6ea; }
+th { color: #5b626c; font-weight: 600; border-bottom: 1px solid #9aa1ab; }
+th:first-child, td:first-child { text-align: left; }
+summary { cursor: pointer; margin: .5rem 0; }
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """The whole file, from pieces of HTML."""
+    body = "\n".join([heading(title, 1), *parts])
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def heading(text: str, level: int = 2) -> str:
+    """A heading."""
+    return f"<h{level}>{html.escape(text)}</h{level}>"
+
+
+def paragraph(text: str, pale: bool = False) -> str:
+    """A paragraph of plain text."""
+    return f"<p{' class=pale' if pale else ''}>{html.escape(text)}</p>"
+
+
+def bullets(texts: Iterable[str]) -> str:
+    """A list of plain texts."""
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def picture(image: Figure | Image, about: str) -> str:
+    """A figure or an image inside the page, with the text for whoever cannot see it."""
+    buffer = io.BytesIO()
+    drawn: Any = image
+    if hasattr(drawn, "savefig"):
+        drawn.savefig(buffer, format="png", dpi=130)
+    else:
+        drawn.save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(about, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts; the first column names the row."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def folded(title: str, inner: str) -> str:
+    """Something that opens on a click."""
+    return f"<details><summary>{html.escape(title)}</summary>{inner}</details>"
