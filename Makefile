@@ -10,7 +10,7 @@ TESTS ?=
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help venv demo test test-oldest test-all lint types format clean
+.PHONY: help venv demo eval-quick test test-oldest test-slow test-all lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,12 @@ test-oldest: ## run the tests on the oldest supported transformers, in .venv-old
 	$(MAKE) venv VENV=.venv-oldest
 	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt transformers tokenizers
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
+	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick
+
+test-slow: venv ## ten minutes of training, against the recorded curves
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 test-all: test test-oldest ## both, one after the other
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
 import torch
+from torch import Tensor
 
 import greedyprune as gp
 from greedyprune import testbed
+from greedyprune.attach.call import Call
+from greedyprune.attach.hooks import Hooks
 
 SEED, QUESTIONS, KEPT = 2026, 200, 16
 
@@ -18,9 +22,10 @@ def questions() -> tuple[object, object, list[testbed.Item]]:
     return model, processor, testbed.sample(QUESTIONS, split="test", seed=SEED)
 
 
-def answers(batch: int = 50) -> list[bool]:
+def answers(asked: list[testbed.Item] | None = None, batch: int = 50) -> list[bool]:
     """Which of the questions the model answers right, as it is now."""
     model, processor, items = questions()
+    items = items if asked is None else asked
     right: list[bool] = []
     for start in range(0, len(items), batch):
         some = items[start : start + batch]
@@ -51,3 +56,23 @@ def test_a_ninth_of_the_tokens_answers_nine_tenths_of_what_all_tokens_answer() -
     with gp.prune(model, gp.Random(), keep=KEPT):
         drawn = answers()
     assert sum(drawn) < sum(kept) - 0.1 * QUESTIONS
+
+
+def test_wrong_positions_lose_where_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept tokens with the positions of other kept tokens: the mistake of a cut that sorts one and not the other."""
+    model, _, _ = questions()
+    where = testbed.sample(60, split="dev", seed=1, tasks=["where"])
+    own = Hooks._own_positions
+
+    def scrambled(hooks: Hooks, call: Call, embeds: Tensor) -> Tensor:
+        positions = own(hooks, call, embeds).clone()
+        for row, columns, _ in call.prompt.spans() if call.prompt else ():
+            positions[row, columns] = positions[row, columns.flip(0)]
+        return positions
+
+    with gp.prune(model, gp.Random(), keep=120, at=gp.Input()):
+        right = answers(where)
+        monkeypatch.setattr(Hooks, "_own_positions", scrambled)
+        wrong = answers(where)
+    assert sum(right) >= 50
+    assert sum(wrong) <= sum(right) - 8

@@ -61,7 +61,7 @@ def fill(made: Path) -> Path:
     llama.mkdir()
     (llama / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 50}))
     for name, missing in (("weightless", "model.safetensors"), ("speechless", "chat_template.jinja")):
-        shutil.copytree(testbed.FOLDER, made / name, ignore=shutil.ignore_patterns(missing, "__pycache__"))
+        shutil.copytree(testbed.FOLDERS["llava"], made / name, ignore=shutil.ignore_patterns(missing, "__pycache__"))
     broken = made / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{")

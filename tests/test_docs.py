@@ -43,6 +43,18 @@ def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
     assert ATTENTION == proofs.ATTENTIONS
 
 
+def test_the_accuracy_table_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_accuracy
+
+    begin, end = make_accuracy.MARKS
+    shown = README[README.index(begin) + len(begin) : README.index(end)]
+    rows = make_accuracy.read(make_accuracy.ROWS)
+    assert shown == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    for model in make_accuracy.models(rows):
+        assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
+
+
 def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
     for extra in ("sklearn", "skimage", "matplotlib"):
         pytest.importorskip(extra)

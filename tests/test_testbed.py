@@ -7,10 +7,10 @@ from itertools import combinations, islice
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from greedyprune.testbed import (
     KINDS,
+    SIZES,
     TASKS,
     Object,
     Question,
@@ -20,14 +20,18 @@ from greedyprune.testbed import (
     correct,
     scenes,
 )
-from greedyprune.testbed.drawing import background
-from greedyprune.testbed.layout import COLOURS, SHAPES
+from greedyprune.testbed.drawing import TEXTURES, background
+from greedyprune.testbed.layout import COLOURS, FEWEST, SHAPES
 
 SPLITS = ("train", "dev", "test")
 
 
 def take(n: int, split: str = "test", seed: int = 0) -> list[Scene]:
     return list(islice(scenes(split, seed), n))
+
+
+def wide(n: int, split: str = "test", seed: int = 0) -> list[Scene]:
+    return list(islice(scenes(split, seed, SIZES), n))
 
 
 def fingerprint(found: list[Scene]) -> str:
@@ -39,7 +43,7 @@ def fingerprint(found: list[Scene]) -> str:
 
 @pytest.fixture(scope="module")
 def many() -> list[Scene]:
-    return [scene for split in SPLITS for scene in take(120, split, seed=5)]
+    return [scene for split in SPLITS for scene in (*take(100, split, seed=5), *wide(60, split, seed=6))]
 
 
 # Scenes ---------------------------------------------------------------------------------------------------------------
@@ -69,13 +73,15 @@ def test_interleaved_iterators_do_not_disturb_each_other():
 
 
 def test_objects_lie_inside_the_image_and_apart(many: list[Scene]):
+    assert {scene.image.size for scene in many} == set(SIZES)
     for scene in many:
-        assert scene.image.size == (168, 168)
+        width, height = scene.image.size
         assert scene.image.mode == "RGB"
+        assert len(scene.objects) >= FEWEST
         for thing in scene.objects:
             left, top, right, bottom = thing.box
-            assert 0 <= left < right <= 168
-            assert 0 <= top < bottom <= 168
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
         for a, b in combinations(scene.objects, 2):
             overlap_x = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
             overlap_y = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
@@ -109,24 +115,29 @@ def test_what_is_drawn_is_what_is_said(many: list[Scene]):
     assert np.mean(holes) > 0.9  # a background may have the colour of the ring
 
 
-def test_a_background_is_muted_and_clipped():
-    red, halves = Image.new("RGB", (200, 180), "red"), Image.new("RGB", (200, 180), "white")
-    halves.paste("black", (0, 0, 100, 180))
-    darkest, brightest = [], []
-    for seed in range(30):
-        chroma = np.ptp(background(np.random.default_rng(seed), [red]), axis=2)
-        assert 39 <= chroma.min() <= chroma.max() <= 82  # 0.45 of the colour at a contrast between 0.35 and 0.7
-        pixels = background(np.random.default_rng(seed), [halves])
+def test_a_background_leaves_black_white_and_colours_visible():
+    darkest, brightest, photos = [], [], 0
+    for seed in range(60):
+        pixels = background(np.random.default_rng(seed), SPLITS[seed % 3], SIZES[seed % 5])
+        assert pixels.shape == (*SIZES[seed % 5][::-1], 3)
         darkest.append(pixels.min())
         brightest.append(pixels.max())
+        photos += np.random.default_rng(seed).random() >= TEXTURES
     assert min(darkest) == 50
     assert max(brightest) == 235
+    assert 30 < photos < 60
 
 
 @pytest.mark.parametrize(("split", "seed"), [("validation", 0), ("test", -1)])
 def test_an_unknown_split_or_seed_is_refused_at_once(split: str, seed: int):
     with pytest.raises(ValueError, match=re.escape(str(split if seed >= 0 else seed))):
         scenes(split, seed)
+
+
+@pytest.mark.parametrize("sizes", [(), ((168, 170),), ((168, 168), (98, 168)), ((168, 238),)])
+def test_sizes_that_are_no_patches_or_have_no_room_are_refused_at_once(sizes: tuple[tuple[int, int], ...]):
+    with pytest.raises(ValueError, match="size"):
+        scenes(sizes=sizes)
 
 
 # Questions ------------------------------------------------------------------------------------------------------------
@@ -159,9 +170,13 @@ def solve(scene: Scene, text: str) -> tuple[str, str, list[Object]]:
             found = named(scene, colour, shape)
             assert found or not looks_like(scene, colour, shape)
             return "exist", "yes" if found else "no", found
-        case ["how", "many", "shapes"]:
-            assert not looks_like(scene)
-            return "count-all", str(len(named(scene))), named(scene)
+        case ["how", "many", "different", "shapes"]:
+            return "coverage-number", str(len(covered(scene))), named(scene)
+        case ["what", "shape", "is", "missing"]:
+            (missing,) = set(SHAPES) - covered(scene)
+            return "coverage-missing", missing, named(scene)
+        case ["what", "color", "is", "the", "larger" | "smaller" as word, shape]:
+            return ("compare", *solve_compare(scene, word, shape))
         case ["how", "many", colour, "shapes"]:
             assert not looks_like(scene, colour)
             return "count-colour", str(len(named(scene, colour))), named(scene, colour)
@@ -190,13 +205,34 @@ def solve(scene: Scene, text: str) -> tuple[str, str, list[Object]]:
     raise AssertionError(text)
 
 
+def covered(scene: Scene) -> set[str]:
+    """The kinds of shapes, where a tile cannot be taken for one more."""
+    found = {thing.kind for thing in named(scene)}
+    assert "square" in found or not looks_like(scene)
+    return found
+
+
+def solve_compare(scene: Scene, word: str, shape: str) -> tuple[str, list[Object]]:
+    assert not looks_like(scene, shape=shape)
+    smaller, larger = sorted(named(scene, shape=shape), key=lambda thing: thing.side)
+    assert larger.side >= 1.35 * smaller.side
+    assert larger.colour != smaller.colour
+    return (larger if word == "larger" else smaller).colour, [smaller, larger]
+
+
 def solve_where(scene: Scene, colour: str, shape: str) -> tuple[str, list[Object]]:
     assert not looks_like(scene, colour, shape)
     thing = only(named(scene, colour, shape))
-    x, y = middle(thing)
-    assert abs(x - 84) > 12
-    assert abs(y - 84) > 12
-    return ("bottom " if y > 84 else "top ") + ("right" if x > 84 else "left"), [thing]
+    words = []
+    for at, length, names in zip(
+        middle(thing)[::-1],
+        scene.image.size[::-1],
+        (("top", "middle", "bottom"), ("left", "center", "right")),
+        strict=True,
+    ):
+        assert min(abs(at - length / 3), abs(at - length * 2 / 3)) > 8
+        words.append(names[0] if at < length / 3 else names[1] if at < length * 2 / 3 else names[2])
+    return " ".join(words), [thing]
 
 
 def solve_rel(scene: Scene, one: tuple[str, str], claim: str, two: tuple[str, str]) -> tuple[str, list[Object]]:
@@ -227,7 +263,9 @@ def test_answers_agree_with_the_objects(many: list[Scene]):
     assert {kind for kind, _ in seen} == set(KINDS)
     assert {question.task for scene in many for question in scene.questions} == set(TASKS)
     assert {answer for kind, answer in seen if kind in ("exist", "rel")} == {"yes", "no"}
-    assert len({answer for kind, answer in seen if kind == "where"}) == 4
+    assert len({answer for kind, answer in seen if kind == "where"}) == 9
+    assert {answer for kind, answer in seen if kind == "coverage-number"} >= {"3", "4", "5", "6"}
+    assert {answer for kind, answer in seen if kind == "coverage-missing"} == set(SHAPES)
     assert {"0", "1", "2", "3"} <= {answer for kind, answer in seen if kind == "count-shape"}
 
 
@@ -238,17 +276,40 @@ def test_yes_and_no_are_about_as_frequent(many: list[Scene]):
         assert 0.4 < answers.count("yes") / len(answers) < 0.6
 
 
-def test_answer_patches_are_those_covered_by_more_than_a_fifth(many: list[Scene]):
-    for scene in many[:60]:
+def test_guesses_are_what_the_values_in_the_picture_suggest(many: list[Scene]):
+    for scene in many:
+        shapes = named(scene)
+        tiles = sorted(o.text for o in scene.objects if o.kind == "tile")
+        signs = sorted(" ".join(o.text) for o in scene.objects if o.kind == "sign")
         for question in scene.questions:
-            patches = answer_patches(question)
-            covered = set()
+            guesses = sorted(question.guesses)
+            if question.kind == "exist":
+                *_, colour, shape, _ = question.text.split()
+                both = any(o.colour == colour for o in shapes) and any(o.kind == shape for o in shapes)
+                assert guesses == ["yes" if both else "no"]
+            elif question.kind in ("color", "shape"):
+                values = {o.colour if question.kind == "color" else o.kind for o in shapes}
+                assert guesses == sorted(values)
+            elif question.kind in ("digit", "ocr"):
+                assert guesses == (tiles if question.kind == "digit" else signs)
+            elif question.kind == "compare":
+                assert len(guesses) == 2
+            assert not guesses or question.kind == "exist" or question.answer in guesses
+
+
+def test_answer_patches_are_those_covered_by_more_than_a_fifth(many: list[Scene]):
+    for scene in many[::4]:
+        width, height = scene.image.size
+        rows, columns = height // 14, width // 14
+        for question in scene.questions:
+            patches = answer_patches(question, (rows, columns), scene.image.size)
+            found = set()
             for left, top, right, bottom in question.boxes:
-                canvas = np.zeros((168, 168))
+                canvas = np.zeros((height, width))
                 canvas[top:bottom, left:right] = 1
-                share = canvas.reshape(12, 14, 12, 14).mean((1, 3)).ravel()
-                covered |= set(np.flatnonzero(share > 0.2).tolist())
-            assert patches == sorted(covered)
+                share = canvas.reshape(rows, 14, columns, 14).mean((1, 3)).ravel()
+                found |= set(np.flatnonzero(share > 0.2).tolist())
+            assert patches == sorted(found)
             assert bool(patches) == bool(question.boxes)
             if question.task not in ("exist", "count"):
                 assert patches
@@ -256,8 +317,9 @@ def test_answer_patches_are_those_covered_by_more_than_a_fifth(many: list[Scene]
 
 def test_answer_patches_of_another_grid():
     question = Question("color", "color", "", "", boxes=((0, 0, 28, 28), (24, 28, 56, 56)))
-    assert answer_patches(question, grid=2, patch=28) == [0, 3]
-    assert answer_patches(question, grid=4, patch=14) == [0, 1, 4, 5, 9, 10, 11, 13, 14, 15]
+    assert answer_patches(question, (2, 2), (56, 56)) == [0, 3]
+    assert answer_patches(question, (4, 4), (56, 56)) == [0, 1, 4, 5, 9, 10, 11, 13, 14, 15]
+    assert answer_patches(question, (2, 4), (56, 56)) == [0, 1, 5, 6, 7]
 
 
 def test_correct_forgives_spaces_and_case_only():

@@ -51,20 +51,38 @@ def test_the_items_of_a_sample_are_answered_by_their_own_image():
 
 @pytest.mark.parametrize("tasks", [("exist", "reading"), (), ("ocr", "ocr")])
 def test_unknown_or_repeated_tasks_are_refused(tasks: tuple[str, ...]):
-    with pytest.raises(ValueError, match="exist, count, color, shape, where, rel, digit, ocr"):
+    with pytest.raises(ValueError, match="exist, count, color, shape, where, rel, digit, ocr, compare, coverage"):
         sample(4, tasks=tasks)
 
 
 # Splits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_unseen_photos_and_digits_are_never_in_training():
-    photos = {split: {photo.tobytes() for photo in assets.photos(split)} for split in SPLITS}
-    assert [len(photos[split]) for split in SPLITS] == [17, 17, 4]
-    assert not photos["test"] & (photos["train"] | photos["dev"])
+def test_no_split_shares_a_photo_a_digit_or_a_font_with_another():
+    photos = [{photo.tobytes() for photo in assets.photos(split)} for split in SPLITS]
     digits = [set(assets.handwriting(split).tolist()) for split in SPLITS]
-    assert [len(found) for found in digits] == [1400, 100, 297]
-    assert len(set.union(*digits)) == 1797
+    fonts = [set(assets.FONTS[split]) for split in SPLITS]
+    for found, counts in ((photos, [13, 4, 4]), (digits, [1400, 100, 297]), (fonts, [9, 2, 3])):
+        assert [len(one) for one in found] == counts
+        assert len(set.union(*found)) == sum(counts)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_signs_are_set_in_the_fonts_of_their_split(many: list[Scene], split: str):
+    start = 120 * SPLITS.index(split)
+    signs = [o for scene in many[start : start + 120] for o in scene.objects if o.kind == "sign"]
+    assert {sign.font for sign in signs} == set(assets.FONTS[split])
+    assert {sign.glyph for sign in signs} == {0}
+
+
+def test_every_letter_fits_its_patch_and_differs_from_the_others():
+    for font, hand in ((font, hand) for split in SPLITS for font in assets.FONTS[split] for hand in (0, 3, 17)):
+        glyphs = {char: assets.letter(char, font, hand) for char in assets.LETTERS + assets.DIGITS}
+        assert all(glyph.shape == (22, 14) and glyph.sum() > 10 for glyph in glyphs.values())
+        assert all(0 <= glyph.min() <= glyph.max() <= 1 for glyph in glyphs.values())
+        for alphabet in (assets.LETTERS, assets.DIGITS):
+            apart = [np.abs(glyphs[a] - glyphs[b]).sum() for a in alphabet for b in alphabet if a < b]
+            assert min(apart) > 5
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -84,8 +102,7 @@ def test_photos_are_read_without_a_network(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert len(assets._training_photos.__wrapped__()) == 17
-    assert len(assets._unseen_photos.__wrapped__()) == 4
+    assert [len(assets.photos.__wrapped__(split)) for split in SPLITS] == [13, 4, 4]
 
 
 def test_a_photo_that_is_not_shipped_is_named():
@@ -95,13 +112,13 @@ def test_a_photo_that_is_not_shipped_is_named():
 
 def test_importing_the_testbed_is_cheap():
     heavy = "{'sklearn', 'skimage', 'matplotlib', 'transformers'}"
-    code = f"import sys, greedyprune.testbed as t; t.FOLDER; print({heavy} & set(sys.modules))"
+    code = f"import sys, greedyprune.testbed as t; t.FOLDERS; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    for name in ("assets", "layout", "drawing", "questions", "generator"):
+    for name in ("assets", "layout", "drawing", "facts", "questions", "generator"):
         monkeypatch.delitem(sys.modules, f"greedyprune.testbed.{name}")
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(ImportError, match=r"needs skimage.*pip install 'greedyprune\[testbed\]'"):
@@ -120,7 +137,7 @@ def test_every_public_name_exists():
 def test_the_model_loads_ready_for_use(bundled):
     model, _ = bundled
     assert not model.training
-    assert sum(weight.numel() for weight in model.parameters()) == 3_053_312
+    assert sum(weight.numel() for weight in model.parameters()) == 3_057_408
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == "sdpa"
 

@@ -171,10 +171,10 @@ def test_families_of_fixed_size_are_refused_by_name(name: str, model_type: str) 
 def test_the_bundled_model_is_refused_by_name() -> None:
     from transformers import AutoProcessor
 
-    from greedyprune.testbed import FOLDER
+    from greedyprune.testbed import FOLDERS
 
     with pytest.raises(ValueError, match="'llava' model cannot be scaled down"):
-        downscale(SQUARE, 16, AutoProcessor.from_pretrained(FOLDER))
+        downscale(SQUARE, 16, AutoProcessor.from_pretrained(FOLDERS["llava"]))
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

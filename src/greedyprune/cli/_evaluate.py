@@ -45,12 +45,12 @@ def everything(
     save: Any = None
     if report is not None:  # here, so that what it lacks is told before the work
         from greedyprune.cli._report import write as save
-    items = _suite.items(plan.suite, plan.data, plan.questions, plan.split, plan.seed)
     found: list[Evaluated] = []
     with tempfile.TemporaryDirectory() as passing:
         for name in plan.models:
             loaded = _engine(plan, name)
             if loaded is not None:
+                items = _items(plan, loaded)
                 folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
                 found.append(_one(plan, name, loaded, items, folder, bool(report or auc)))
     if not found:
@@ -84,6 +84,14 @@ def _engine(plan: Plan, name: str) -> Engine | None:
             note(f"warning: the bundled model {name!r} is left out: {error}")
             return None
         raise Failure(f"cannot load the model {name!r}: {error}") from error
+
+
+def _items(plan: Plan, engine: Engine) -> list[Item]:
+    """The questions for a model."""
+    from greedyprune.models._family import square_patches
+
+    native = engine.parts.family.layout is not square_patches
+    return _suite.items(plan.suite, plan.data, plan.questions, plan.split, plan.seed, native)
 
 
 def _one(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path, looks: bool) -> Evaluated:

@@ -40,7 +40,9 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
     quieten()
     _check_device(device)
     _check_family(where, name or "the bundled model")
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
+
+    from greedyprune.models.processors import load_processor
 
     dtype = dtype or ("float32" if device.startswith("cpu") else "auto")
     local = os.path.isdir(where)
@@ -49,7 +51,7 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
             where, dtype=dtype, local_files_only=local, output_loading_info=True
         )
         model, info = loaded
-        processor = AutoProcessor.from_pretrained(where, local_files_only=local)
+        processor = load_processor(where)
     except Exception as error:  # whatever a broken checkpoint makes the libraries below raise
         raise Failure(f"cannot load the model {where!r}: {_first_line(error)}") from error
     if info.get("missing_keys"):
@@ -65,14 +67,16 @@ def _place(name: str | None) -> tuple[str, bool]:
     from greedyprune import testbed
 
     if name is None:
-        return str(testbed.FOLDER), True
+        return str(testbed.FOLDERS["llava"]), True
     if not name.strip():
         raise misuse("--model is empty: write a folder or an id of the hub, or leave it out for the bundled model.")
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise Failure(f"--model {name!r} is no model: the folder holds no config.json.")
-        return str(path), path.resolve() == testbed.FOLDER.resolve()
+        return str(path), path.resolve() in [folder.resolve() for folder in testbed.FOLDERS.values()]
+    if name in testbed.FOLDERS:
+        return str(testbed.FOLDERS[name]), True
     if path.exists():
         raise Failure(f"--model {name!r} is a file: give the folder that save_pretrained wrote.")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):

@@ -21,7 +21,7 @@ SPLITS = ("dev", "test")
 
 def models() -> tuple[str, ...]:
     """The names of the bundled models."""
-    return tuple(getattr(testbed, "MODELS", ("llava",)))
+    return testbed.MODELS
 
 
 def loader(name: str, device: str, dtype: str | None) -> Load:
@@ -31,8 +31,8 @@ def loader(name: str, device: str, dtype: str | None) -> Load:
     return partial(_other, name, device, dtype)
 
 
-def items(suite: str, data: Path | None, questions: int, split: str, seed: int) -> list[Item]:
-    """The questions that are asked, at most so many of each task."""
+def items(suite: str, data: Path | None, questions: int, split: str, seed: int, native: bool) -> list[Item]:
+    """The questions that are asked, at most so many of each task; `native`: of a model that sees images of any size."""
     from greedyprune.eval.folder import Folder
 
     if data is not None:
@@ -46,7 +46,9 @@ def items(suite: str, data: Path | None, questions: int, split: str, seed: int) 
         raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(SUITES)}.")
     if split not in SPLITS:
         raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    return Scenes(questions, split, seed).items() if suite == "testbed" else _digits(questions, split, seed)
+    if suite == "digits":
+        return _digits(questions, split, seed)
+    return Scenes(questions, split, seed, native=native).items()
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,16 @@ class Scenes:
     seed: int = 0
     tasks: Sequence[str] = ()
     """All, if empty."""
+    native: bool = False
+    """Of several sizes, not only of the one that every model sees as it is."""
 
     def items(self) -> list[Item]:
         """One item per question."""
         from greedyprune.eval.items import Item
 
         tasks = tuple(self.tasks) or testbed.TASKS
-        found = testbed.sample(self.questions * len(tasks), self.split, self.seed, tasks)
+        sizes = testbed.SIZES if self.native else testbed.SIZES[:1]
+        found = testbed.sample(self.questions * len(tasks), self.split, self.seed, tasks, sizes)
         pictures = {id(image): number for number, (image, _) in enumerate(found)}
         return [
             Item(
@@ -76,7 +81,7 @@ class Scenes:
                 question.text,
                 (question.answer,),
                 tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in question.boxes),
-                tuple(getattr(question, "guesses", ())),
+                question.guesses,
             )
             for number, (image, question) in enumerate(found)
         ]
@@ -94,10 +99,7 @@ def _bundled(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     from greedyprune.cli._load import quieten
 
     quieten()
-    if not hasattr(testbed, "MODELS"):
-        return testbed.load(device=device, dtype=dtype)
-    load: Any = testbed.load
-    return load(name=name, device=device, dtype=dtype)
+    return testbed.load(name, device, dtype)
 
 
 def _other(name: str, device: str, dtype: str | None) -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other scenes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
-    """Answer ten questions about fresh scenes with all, 1/4 and 1/9 of the visual tokens; draw what was kept."""
+    """Answer one question of every kind with all, 1/4 and 1/9 of the visual tokens; draw what was kept."""
     from greedyprune import testbed
     from greedyprune.cli._load import load, make_folder
 
@@ -126,7 +126,7 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
     ]
     files.append(folder / "contact-sheet.png")
     title = "Full colour: the patches kept by GreedyPrune before decoder layer 2 (1/9 of them)"
-    side_by_side(small, captions, columns=5, width=320, title=title).save(files[-1])
+    side_by_side(small, captions, columns=6, width=320, title=title).save(files[-1])
     return files
 
 

@@ -2,12 +2,12 @@
 
     from greedyprune.testbed import correct, load, prompt, sample
 
-    model, processor = load()
+    model, processor = load("llava")
     image, question = sample(1)[0]
     inputs = processor(images=image, text=prompt(processor, question), return_tensors="pt")
 
-`llava_scenes/README.md` says what the model is, how well it answers, and why its numbers say nothing about public
-LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`; the model alone does not.
+The model card, `llava_scenes/README.md`, says what the model is, how well it answers, and why its numbers say nothing
+about public LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`; the model alone does not.
 """
 
 from importlib import import_module
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     from greedyprune.testbed.generator import Item, Scene, sample, scenes
-    from greedyprune.testbed.layout import Object
+    from greedyprune.testbed.layout import SIZES, Object
     from greedyprune.testbed.questions import KINDS, TASKS, Question, answer_patches, correct
 
 __all__ = [
-    "FOLDER",
+    "FOLDERS",
     "KINDS",
+    "MODELS",
+    "SIZES",
     "TASKS",
     "Item",
     "Object",
@@ -38,33 +39,40 @@ __all__ = [
     "scenes",
 ]
 
-FOLDER = Path(__file__).parent / "llava_scenes"
+FOLDERS = {name: Path(__file__).parent / f"{name}_scenes" for name in ("llava",)}
+MODELS = tuple(FOLDERS)
 
 _HOMES = {
     "generator": ("Item", "Scene", "sample", "scenes"),
-    "layout": ("Object",),
+    "layout": ("SIZES", "Object"),
     "questions": ("KINDS", "TASKS", "Question", "answer_patches", "correct"),
 }
 
 
 def load(
+    name: str = "llava",
     device: "str | torch.device" = "cpu",
     dtype: "str | torch.dtype" = "float32",
     attn_implementation: str = "sdpa",
-) -> "tuple[LlavaForConditionalGeneration, LlavaProcessor]":
-    """The bundled model, in eval mode, and its processor; nothing is downloaded.
+) -> tuple[Any, Any]:
+    """A bundled model, in eval mode, and its processor; nothing is downloaded.
 
-    The file holds float16 to stay small; the model was trained in float32, which is also what CPUs are fast in.
+    "llava" sees pictures of 168 by 168 pixels. The file holds float16 to stay small; the model was trained in float32,
+    which is also what CPUs are fast in.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
+    from greedyprune.models.processors import load_processor
+
+    if name not in FOLDERS:
+        raise ValueError(f"name={name!r} is no bundled model: choose one of {', '.join(MODELS)}.")
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        FOLDER, local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
+        FOLDERS[name], local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
     )
-    return model.to(device).eval(), AutoProcessor.from_pretrained(FOLDER, local_files_only=True)
+    return model.to(device).eval(), load_processor(str(FOLDERS[name]))
 
 
-def prompt(processor: "LlavaProcessor", question: "Question | str") -> str:
+def prompt(processor: Any, question: "Question | str") -> str:
     """One image and one question in the model's chat template, ready for the answer."""
     text = question if isinstance(question, str) else question.text
     content = [{"type": "image"}, {"type": "text", "text": text}]

@@ -1,29 +1,29 @@
 """An endless supply of cluttered scenes with ground truth, the same ones for the same split and seed.
 
-The distribution is the one the bundled model was trained on. Pixels may differ in the last bits between versions of
-Pillow (which scales photos and draws letters); objects and questions depend on numpy's generator alone.
+The bundled models were trained on the train split. Pixels may differ in the last bits between versions of Pillow (which
+scales photos and draws letters) and of numpy; objects and questions depend on numpy's generator alone.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
 
-from greedyprune.testbed.assets import SPLITS, handwriting, photos
+from greedyprune.testbed.assets import SPLITS
 from greedyprune.testbed.drawing import background, draw
-from greedyprune.testbed.layout import Object, layout
-from greedyprune.testbed.questions import TASKS, Question, ask
+from greedyprune.testbed.layout import COUNTS, PATCH, SIZES, Counts, Object, Rng, layout, one
+from greedyprune.testbed.questions import TASKS, USUAL, Question, ask
+
+Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """One picture, what is in it, and what can be asked about it."""
 
-    image: Image  # 168 x 168, RGB
+    image: Image  # RGB
     objects: tuple[Object, ...]
     questions: tuple[Question, ...]
 
@@ -35,16 +35,18 @@ class Item(NamedTuple):
     question: Question
 
 
-def scenes(split: str = "test", seed: int = 0) -> Iterator[Scene]:
-    """Scenes without end. `greedyprune.testbed.assets` says which photos and digits a split uses."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    if seed < 0:
-        raise ValueError(f"seed={seed} is negative: choose 0 or more.")
-    return _scenes(split, seed)
+def scenes(split: str = "test", seed: int = 0, sizes: Sequence[Size] = SIZES[:1]) -> Iterator[Scene]:
+    """Scenes without end, in one of the sizes (width, height) each.
+
+    `greedyprune.testbed.assets` says which photos, digits and fonts a split uses.
+    """
+    _check(split, seed, sizes)
+    return _scenes(np.random.default_rng((seed, SPLITS.index(split))), split, sizes)
 
 
-def sample(n: int, split: str = "test", seed: int = 0, tasks: Iterable[str] = TASKS) -> list[Item]:
+def sample(
+    n: int, split: str = "test", seed: int = 0, tasks: Iterable[str] = TASKS, sizes: Sequence[Size] = SIZES[:1]
+) -> list[Item]:
     """n questions, the tasks in turn (so their counts differ by at most one); sample(m) opens sample(n) for m < n."""
     tasks = tuple(tasks)
     unknown = [task for task in tasks if task not in TASKS]
@@ -52,16 +54,34 @@ def sample(n: int, split: str = "test", seed: int = 0, tasks: Iterable[str] = TA
         raise ValueError(f"tasks={tasks!r}: name one or more of {', '.join(TASKS)}, each once.")
     if n < 0:
         raise ValueError(f"n={n} is negative: ask for 0 items or more.")
-    return list(islice(_items(scenes(split, seed), tasks), n))
+    return list(islice(_items(scenes(split, seed, sizes), tasks), n))
 
 
-def _scenes(split: str, seed: int) -> Iterator[Scene]:
-    rng = np.random.default_rng((seed, SPLITS.index(split)))
+def picture(
+    rng: Rng, split: str, size: Size, counts: Counts = COUNTS, hands: int = 1
+) -> tuple[Image, tuple[Object, ...]]:
+    """A scene before anything is asked about it."""
+    objects = layout(rng, split, size, counts, hands)
+    return draw(background(rng, split, size), objects, rng), objects
+
+
+def _check(split: str, seed: int, sizes: Sequence[Size]) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}.")
+    if seed < 0:
+        raise ValueError(f"seed={seed} is negative: choose 0 or more.")
+    for size in sizes:
+        if any(edge % PATCH or not 112 <= edge <= 224 for edge in size):
+            raise ValueError(f"size={size}: both edges must be multiples of {PATCH} from 112 to 224 pixels.")
+    if not sizes:
+        raise ValueError("sizes is empty: name at least one size, (width, height).")
+
+
+def _scenes(rng: Rng, split: str, sizes: Sequence[Size], wanted: Mapping[str, int] = USUAL) -> Iterator[Scene]:
     while True:
-        canvas = background(rng, photos(split))
-        objects = layout(rng, handwriting(split))
-        image = draw(canvas, objects, rng)
-        yield Scene(image, objects, ask(objects, rng))
+        size = one(rng, sizes)
+        image, objects = picture(rng, split, size)
+        yield Scene(image, objects, ask(objects, size, rng, wanted))
 
 
 def _items(source: Iterator[Scene], tasks: tuple[str, ...]) -> Iterator[Item]:

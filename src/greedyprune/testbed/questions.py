@@ -1,36 +1,43 @@
 """Questions about a scene, with their answers and the boxes that carry them; ambiguous ones are never asked.
 
 A coloured digit tile looks like a square, so nothing is asked where a tile could pass for a shape: no count of squares
-or of all shapes next to tiles, nothing about a square of a tile's colour, no count or shape of a colour that a tile
-has. (But "is there a red square ?" is asked where a real one is.)
+next to tiles, nothing about a square of a tile's colour, no count or shape of a colour that a tile has, no question
+about all shapes where tiles stand but no square does. (But "is there a red square ?" is asked where a real one is.)
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from greedyprune.testbed.layout import COLOURS, SHAPES, SIDE, Box, Object
+from greedyprune.testbed.facts import Facts, Pair
+from greedyprune.testbed.layout import COLOURS, SHAPES, Box, Object, Rng, T, one
 
-TASKS = ("exist", "count", "color", "shape", "where", "rel", "digit", "ocr")
-KINDS = ("exist", "count-all", "count-shape", "count-colour", "color", "shape", "where", "rel", "digit", "ocr")
+TASKS = ("exist", "count", "color", "shape", "where", "rel", "digit", "ocr", "compare", "coverage")
+KINDS = (
+    "exist", "count-shape", "count-colour", "color", "shape", "where", "rel", "digit", "ocr", "compare",
+    "coverage-number", "coverage-missing",
+)  # fmt: skip
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+SURE = 8  # pixels from a dividing line at which a place is beyond doubt
+AHEAD = 20  # pixels between two centres of which one is left of, or above, the other
+LARGER = 1.35  # times the side, at least, of what is called larger
 
 _COLOURS = tuple(COLOURS)
-Rng = np.random.Generator
-Pair = tuple[str, str]  # a colour and a shape
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One question about one scene."""
 
     task: str  # one of TASKS
-    kind: str  # one of KINDS: the task, with "count" told apart by what is counted
-    text: str  # in the words of the bundled model's vocabulary, with spaces between them
+    kind: str  # one of KINDS: the task, with those told apart that ask in two ways
+    text: str  # in the words of the bundled models' vocabulary, with spaces between them
     answer: str
     boxes: tuple[Box, ...] = ()  # the pixels that carry the answer; none where the answer is "no" or "0"
+    # Among what somebody would guess who knows which values occur in the picture, but not where; a value that occurs
+    # twice stands twice. Empty where that helps nobody.
+    guesses: tuple[str, ...] = ()
 
 
 def correct(question: Question, answer_text: str) -> bool:
@@ -38,168 +45,215 @@ def correct(question: Question, answer_text: str) -> bool:
     return answer_text.casefold().split() == question.answer.casefold().split()
 
 
-def answer_patches(question: Question, grid: int = 12, patch: int = 14) -> list[int]:
-    """The patches of which more than a fifth is covered by one of the question's boxes, row by row, ascending."""
-    edges = np.arange(grid) * patch
-    found = np.zeros((grid, grid), bool)
+def answer_patches(
+    question: Question, grid: tuple[int, int] = (12, 12), size: tuple[int, int] = (168, 168)
+) -> list[int]:
+    """The patches of which more than a fifth is covered by one of the question's boxes, row by row, ascending.
+
+    `grid` counts patches (rows, columns); `size` is that of the image whose pixels the boxes speak of (width, height).
+    """
+    (rows, columns), (width, height) = grid, size
+    x, y = np.arange(columns + 1) * (width / columns), np.arange(rows + 1) * (height / rows)
+    found = np.zeros(grid, bool)
     for left, top, right, bottom in question.boxes:
-        width = np.clip(np.minimum(right, edges + patch) - np.maximum(left, edges), 0, None)
-        height = np.clip(np.minimum(bottom, edges + patch) - np.maximum(top, edges), 0, None)
-        found |= height[:, None] * width * 5 > patch * patch
+        across = np.clip(np.minimum(right, x[1:]) - np.maximum(left, x[:-1]), 0, None)
+        down = np.clip(np.minimum(bottom, y[1:]) - np.maximum(top, y[:-1]), 0, None)
+        found |= down[:, None] * across * 5 > (x[1] * y[1])
     return np.flatnonzero(found).tolist()
 
 
-def ask(objects: tuple[Object, ...], rng: Rng) -> tuple[Question, ...]:
-    """Up to two questions on existence, up to one of the other kinds, and one for each tile and each sign."""
-    facts = _Facts(objects)
+# How many questions of each kind are asked about a scene, at most.
+USUAL = {**dict.fromkeys(KINDS, 1), "exist": 2, "digit": 3, "ocr": 2}
+
+
+def ask(
+    objects: tuple[Object, ...], size: tuple[int, int], rng: Rng, wanted: Mapping[str, int] = USUAL
+) -> tuple[Question, ...]:
+    """Up to so many different questions of each kind, chosen at random among those that have one right answer."""
+    facts = Facts(objects, size)
     asked: dict[str, Question] = {}
-    for source in _SOURCES:
-        for question in source(facts, rng):
+    for kind, want in wanted.items():
+        for question in _SOURCES[kind](facts, rng, want):
             asked.setdefault(question.text, question)
     return tuple(asked.values())
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What questions look up in a scene."""
-
-    objects: tuple[Object, ...]
-
-    @cached_property
-    def shapes(self) -> list[Object]:
-        return [thing for thing in self.objects if thing.kind in SHAPES]
-
-    @cached_property
-    def tiles(self) -> list[Object]:
-        return [thing for thing in self.objects if thing.kind == "tile"]
-
-    @cached_property
-    def pairs(self) -> dict[Pair, list[Object]]:
-        found: dict[Pair, list[Object]] = {}
-        for thing in self.shapes:
-            found.setdefault((thing.colour, thing.kind), []).append(thing)
-        return found
-
-    @cached_property
-    def by_colour(self) -> dict[str, list[Object]]:
-        return {c: [thing for thing in self.shapes if thing.colour == c] for c, _ in self.pairs}
-
-    @cached_property
-    def by_shape(self) -> dict[str, list[Object]]:
-        return {s: [thing for thing in self.shapes if thing.kind == s] for _, s in self.pairs}
-
-    @cached_property
-    def unique(self) -> list[Object]:
-        """Shapes that their colour and kind name without doubt."""
-        return [found[0] for pair, found in self.pairs.items() if len(found) == 1 and not self.tile_like(*pair)]
-
-    def tile_like(self, colour: str | None = None, shape: str | None = None) -> bool:
-        """Could a tile of this scene pass for such a shape? None stands for any colour, any shape."""
-        return shape in (None, "square") and any(colour in (None, tile.colour) for tile in self.tiles)
+def _some(rng: Rng, found: Sequence[T], want: int) -> list[T]:
+    """So many of what was found, in random order."""
+    return [found[i] for i in rng.permutation(len(found))[:want]]
 
 
-def _exist(facts: _Facts, rng: Rng) -> Iterator[Question]:
-    for _ in range(2):
-        pairs = list(facts.pairs)
-        if rng.random() < 0.5 and pairs:
-            pair = pairs[rng.integers(len(pairs))]
-            yield _question("exist", f"is there a {' '.join(pair)} ?", "yes", *facts.pairs[pair])
+def _exist(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    pairs = list(facts.pairs)
+    for _ in range(want):
+        if rng.random() < 0.5:
+            pair = one(rng, pairs)
+            yield _existence(facts, pair, "yes")
             continue
         for _ in range(10):
             pair = _decoy(pairs, rng)
             if pair not in facts.pairs and not facts.tile_like(*pair):
-                yield _question("exist", f"is there a {' '.join(pair)} ?", "no")
+                yield _existence(facts, pair, "no")
                 break
+
+
+def _existence(facts: Facts, pair: Pair, answer: str) -> Question:
+    guess = "yes" if pair[0] in facts.by_colour and pair[1] in facts.by_shape else "no"
+    found = facts.pairs.get(pair, ())
+    return _question("exist", f"is there a {' '.join(pair)} ?", answer, found, (guess,))
 
 
 def _decoy(pairs: list[Pair], rng: Rng) -> Pair:
     """A pair that may be absent: mostly a present colour with a present shape, so that seeing both is not enough."""
-    if rng.random() < 0.8 and len(pairs) > 1:
-        return pairs[rng.integers(len(pairs))][0], pairs[rng.integers(len(pairs))][1]
-    if rng.random() < 0.7 and pairs:
-        colour, shape = pairs[rng.integers(len(pairs))]
-        if rng.random() < 0.5:
-            return colour, SHAPES[rng.integers(len(SHAPES))]
-        return _COLOURS[rng.integers(len(_COLOURS))], shape
-    return _COLOURS[rng.integers(len(_COLOURS))], SHAPES[rng.integers(len(SHAPES))]
+    choice = rng.random()
+    colour, shape = one(rng, pairs)[0], one(rng, pairs)[1]
+    if choice < 0.8:
+        return colour, shape
+    if choice < 0.87:
+        return colour, one(rng, SHAPES)
+    if choice < 0.94:
+        return one(rng, _COLOURS), shape
+    return one(rng, _COLOURS), one(rng, SHAPES)
 
 
-def _count(facts: _Facts, rng: Rng) -> Iterator[Question]:
-    which = rng.random()
-    if which < 0.2 and not facts.tiles:
-        yield _question("count-all", "how many shapes ?", str(len(facts.shapes)), *facts.shapes)
-    elif which < 0.6:
-        shape = _present_or_any(facts.by_shape, SHAPES, rng)
-        found = facts.by_shape.get(shape, [])
+def _count_shape(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    for shape in _countable(facts.by_shape, SHAPES, rng, want):
         if not facts.tile_like(shape=shape):
-            yield _question("count-shape", f"how many {PLURALS[shape]} ?", str(len(found)), *found)
-    else:
-        colour = _present_or_any(facts.by_colour, _COLOURS, rng)
-        found = facts.by_colour.get(colour, [])
+            found = facts.by_shape.get(shape, ())
+            yield _question("count-shape", f"how many {PLURALS[shape]} ?", str(len(found)), found)
+
+
+def _count_colour(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    for colour in _countable(facts.by_colour, _COLOURS, rng, want):
         if not facts.tile_like(colour=colour):
-            yield _question("count-colour", f"how many {colour} shapes ?", str(len(found)), *found)
+            found = facts.by_colour.get(colour, ())
+            yield _question("count-colour", f"how many {colour} shapes ?", str(len(found)), found)
 
 
-def _present_or_any(present: dict[str, list[Object]], every: tuple[str, ...], rng: Rng) -> str:
-    choices = every if rng.random() < 0.3 or not present else tuple(present)
-    return choices[rng.integers(len(choices))]
+def _countable(present: dict[str, list[Object]], every: tuple[str, ...], rng: Rng, want: int) -> list[str]:
+    """What to count: the more there are of it the likelier, so that one is not the answer to nearly all questions."""
+    weight = np.array([len(present.get(value, ())) + 0.35 for value in every]) ** 1.5
+    order = rng.choice(len(every), min(want, len(every)), replace=False, p=weight / weight.sum())
+    return [every[i] for i in order]
 
 
-def _color(facts: _Facts, rng: Rng) -> Iterator[Question]:
+def _color(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
     alone = [s for s, found in facts.by_shape.items() if len(found) == 1 and not facts.tile_like(shape=s)]
-    if alone:
-        shape = alone[rng.integers(len(alone))]
-        thing = facts.by_shape[shape][0]
-        yield _question("color", f"what color is the {shape} ?", thing.colour, thing)
+    for shape in _some(rng, alone, want):
+        found = facts.by_shape[shape]
+        yield _question("color", f"what color is the {shape} ?", found[0].colour, found, tuple(facts.by_colour))
 
 
-def _shape(facts: _Facts, rng: Rng) -> Iterator[Question]:
+def _shape(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
     alone = [c for c, found in facts.by_colour.items() if len(found) == 1 and not facts.tile_like(colour=c)]
-    if alone:
-        colour = alone[rng.integers(len(alone))]
-        thing = facts.by_colour[colour][0]
-        yield _question("shape", f"what shape is the {colour} one ?", thing.kind, thing)
+    for colour in _some(rng, alone, want):
+        found = facts.by_colour[colour]
+        yield _question("shape", f"what shape is the {colour} one ?", found[0].kind, found, tuple(facts.by_shape))
 
 
-def _where(facts: _Facts, rng: Rng) -> Iterator[Question]:
-    if not facts.unique:
-        return
-    thing = facts.unique[rng.integers(len(facts.unique))]
-    x, y = (v - SIDE / 2 for v in thing.centre)
-    if min(abs(x), abs(y)) > 12:  # what is close to a middle line is neither left nor right
-        answer = f"{'top' if y < 0 else 'bottom'} {'left' if x < 0 else 'right'}"
-        yield _question("where", f"where is the {thing.colour} {thing.kind} ?", answer, thing)
+def _where(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    for thing in _some(rng, facts.unique, want):
+        places = [
+            _third(at, length, names)
+            for at, length, names in zip(thing.centre, facts.size, (COLUMNS, ROWS), strict=True)
+        ]
+        if all(places):
+            yield _question("where", f"where is the {thing.colour} {thing.kind} ?", f"{places[1]} {places[0]}", [thing])
 
 
-def _rel(facts: _Facts, rng: Rng) -> Iterator[Question]:
+def _third(at: float, length: int, names: Sequence[str]) -> str | None:
+    """The name of the third of a line in which a point lies; None close to where two of them meet."""
+    if min(abs(at - length / 3), abs(at - 2 * length / 3)) <= SURE:
+        return None
+    return names[int(3 * at / length)]
+
+
+def _rel(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
     if len(facts.unique) < 2:
         return
-    a, b = (facts.unique[i] for i in rng.permutation(len(facts.unique))[:2])
-    dx, dy = a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]
-    claims: list[tuple[str, bool]] = []
-    if abs(dx) > 20:
-        claims += [("left of", dx < 0), ("right of", dx > 0)]
-    if abs(dy) > 20:
-        claims += [("above", dy < 0), ("below", dy > 0)]
-    if claims:
-        claim, holds = claims[rng.integers(len(claims))]
-        text = f"is the {a.colour} {a.kind} {claim} the {b.colour} {b.kind} ?"
-        yield _question("rel", text, "yes" if holds else "no", a, b)
+    for _ in range(want):
+        a, b = _some(rng, facts.unique, 2)
+        dx, dy = a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]
+        claims: list[tuple[str, bool]] = []
+        if abs(dx) > AHEAD:
+            claims += [("left of", dx < 0), ("right of", dx > 0)]
+        if abs(dy) > AHEAD:
+            claims += [("above", dy < 0), ("below", dy > 0)]
+        if claims:
+            claim, holds = one(rng, claims)
+            text = f"is the {a.colour} {a.kind} {claim} the {b.colour} {b.kind} ?"
+            yield _question("rel", text, "yes" if holds else "no", [a, b], ("yes", "no"))
 
 
-def _digit(facts: _Facts, rng: Rng) -> Iterator[Question]:
-    for tile in facts.tiles:
-        yield _question("digit", f"what digit is on the {tile.colour} tile ?", tile.text, tile)
+def _digit(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    texts = tuple(tile.text for tile in facts.tiles)
+    for tile in _some(rng, facts.tiles, want):
+        yield _question("digit", f"what digit is on the {tile.colour} tile ?", tile.text, [tile], texts)
 
 
-def _ocr(facts: _Facts, rng: Rng) -> Iterator[Question]:
-    for sign in facts.objects:
-        if sign.kind == "sign":
-            yield _question("ocr", f"what does the {sign.colour} sign say ?", " ".join(sign.text), sign)
+def _ocr(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    texts = tuple(" ".join(sign.text) for sign in facts.signs)
+    for sign in _some(rng, facts.signs, want):
+        text = f"what does the {sign.colour} sign say ?"
+        yield _question("ocr", text, " ".join(sign.text), [sign], texts)
 
 
-_SOURCES = (_exist, _count, _color, _shape, _where, _rel, _digit, _ocr)
+def _compare(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    twos = [sorted(found, key=lambda thing: thing.side) for found in facts.by_shape.values() if len(found) == 2]
+    clear = [
+        (smaller, larger)
+        for smaller, larger in twos
+        if larger.side >= LARGER * smaller.side
+        and larger.colour != smaller.colour
+        and not facts.tile_like(shape=larger.kind)
+    ]
+    for smaller, larger in _some(rng, clear, want):
+        word, thing = one(rng, (("larger", larger), ("smaller", smaller)))
+        text = f"what color is the {word} {thing.kind} ?"
+        yield _question("compare", text, thing.colour, [smaller, larger], (smaller.colour, larger.colour))
 
 
-def _question(kind: str, text: str, answer: str, *carriers: Object) -> Question:
-    return Question(kind.split("-")[0], kind, text, answer, tuple(thing.box for thing in carriers))
+def _coverage_number(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    if not facts.tiles or "square" in facts.by_shape:
+        answer = str(len(facts.by_shape))
+        yield _question("coverage-number", "how many different shapes ?", answer, facts.shapes)
+
+
+def _coverage_missing(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    missing = [shape for shape in SHAPES if shape not in facts.by_shape]
+    if len(missing) == 1 and not (facts.tiles and missing == ["square"]):
+        yield _question("coverage-missing", "what shape is missing ?", missing[0], facts.shapes, SHAPES)
+
+
+def _side(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    """A help in training alone: half of what *rel* asks for."""
+    for thing in _some(rng, facts.unique, want):
+        axis = int(rng.integers(2))
+        away = thing.centre[axis] - facts.size[axis] / 2
+        if abs(away) > SURE:
+            word, sign = one(rng, ((("left", -1), ("right", 1)), (("top", -1), ("bottom", 1)))[axis])
+            text = f"is the {thing.colour} {thing.kind} {word} ?"
+            yield _question("side", text, "yes" if away * sign > 0 else "no", [thing])
+
+
+_SOURCES = {
+    "exist": _exist,
+    "count-shape": _count_shape,
+    "count-colour": _count_colour,
+    "color": _color,
+    "shape": _shape,
+    "where": _where,
+    "rel": _rel,
+    "digit": _digit,
+    "ocr": _ocr,
+    "compare": _compare,
+    "coverage-number": _coverage_number,
+    "coverage-missing": _coverage_missing,
+    "side": _side,
+}
+
+
+def _question(
+    kind: str, text: str, answer: str, carriers: Sequence[Object] = (), guesses: tuple[str, ...] = ()
+) -> Question:
+    return Question(kind.split("-")[0], kind, text, answer, tuple(thing.box for thing in carriers), guesses)

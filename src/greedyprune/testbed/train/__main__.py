@@ -1,0 +1,123 @@
+"""Train a bundled model: `python -m greedyprune.testbed.train {llava,qwen} --out folder [--seed 0]`."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from greedyprune.testbed.train import answers, symbols, vision
+from greedyprune.testbed.train.export import export
+from greedyprune.testbed.train.loop import Run
+from greedyprune.testbed.train.models import ARCHITECTURES
+from greedyprune.testbed.train.start import start_decoder, start_tower
+
+STEPS = {"symbols": symbols.STEPS, "vision": vision.STEPS, "answers": answers.STEPS}
+STAGES = (*STEPS, "export")
+
+
+def main() -> None:
+    """All stages, or one; each goes on from its own checkpoint in the folder."""
+    given = _arguments()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.stage:
+        _stage(given)
+        return
+    if given.processes == 1:
+        _wait(_start(given, "symbols"))
+        _wait(_start(given, "vision"))
+    else:
+        _wait(_start(given, "symbols"), _start(given, "vision"))
+    (given.out / "meeting").unlink(missing_ok=True)
+    _wait(*(_start(given, "answers", rank) for rank in range(given.processes)))
+    _wait(_start(given, "export"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m greedyprune.testbed.train", description=__doc__)
+    parser.add_argument("model", choices=ARCHITECTURES)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, curves and the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2, choices=(1, 2), help="each computes on one core")
+    parser.add_argument("--scale", type=float, default=1.0, help="take this many times the usual steps")
+    parser.add_argument("--stop", type=int, help="end the stage after so many steps, on the schedule of the whole")
+    parser.add_argument("--ordinary-start", action="store_true", help="the decoder's attention starts as drawn")
+    parser.add_argument("--stage", choices=STAGES, help="only this one")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "greedyprune.testbed.train", given.model, "--out", str(given.out)]
+    command += ["--seed", str(given.seed), "--processes", str(given.processes), "--scale", str(given.scale)]
+    command += ["--stage", stage, "--rank", str(rank)]
+    command += ["--stop", str(given.stop)] if given.stop else []
+    command += ["--ordinary-start"] if given.ordinary_start else []
+    return subprocess.Popen(command)
+
+
+def _wait(*running: "subprocess.Popen[bytes]") -> None:
+    """Until all have ended; one that failed ends the others and this program."""
+    waiting = list(running)
+    while waiting:
+        for process in list(waiting):
+            try:
+                code = process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            waiting.remove(process)
+            if code:
+                for other in waiting:
+                    other.terminate()
+                raise SystemExit(f"{process.args} ended with {code}.")
+
+
+def _stage(given: argparse.Namespace) -> None:
+    torch.manual_seed(given.seed)
+    architecture = ARCHITECTURES[given.model]
+    model = architecture.build()
+    if given.stage == "export":
+        model.load_state_dict(_saved(given.out / "answers.pt")["model"])
+        export(architecture, model, given.out / "model")
+        return
+    parallel = given.stage == "answers" and given.processes > 1
+    if given.processes > 1:
+        torch.set_num_threads(1)
+    steps = round(STEPS[given.stage] * given.scale)
+    run = Run(given.stage, given.out, given.seed, steps, given.stop)
+    if given.stage == "symbols":
+        symbols.run_symbols(run, architecture, model, not given.ordinary_start)
+    elif given.stage == "vision":
+        start_tower(architecture, model)
+        vision.run_vision(run, architecture, model)
+    else:
+        _join(given.out, architecture, model)
+        run.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if parallel:
+            run.rank, run.world = given.rank, given.processes
+            dist.init_process_group("gloo", f"file://{(given.out / 'meeting').resolve()}", None, run.world, run.rank)
+        answers.run_answers(run, architecture, model.to(run.device))
+        if parallel:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def _join(folder: Path, architecture: Any, model: Any) -> None:
+    """The decoder of the first stage with the tower and projector of the second."""
+    start_decoder(architecture, model)
+    read, seen = _saved(folder / "symbols.pt"), _saved(folder / "vision.pt")
+    architecture.decoder(model).load_state_dict(read["decoder"])
+    model.lm_head.load_state_dict(read["head"])
+    architecture.tower(model).load_state_dict(seen["tower"])
+    architecture.projector(model).load_state_dict(seen["projector"])
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+if __name__ == "__main__":
+    main()

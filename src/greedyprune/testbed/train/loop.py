@@ -1,0 +1,146 @@
+"""What all stages share: optimizer and schedule, checkpoints, gradients averaged over processes, the learning curve."""
+
+import csv
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass
+class Run:
+    """One stage of one training: how long, how fast, where it writes."""
+
+    stage: str
+    folder: Path
+    seed: int
+    steps: int
+    stop: int | None = None  # end early after so many steps, with the schedule of the whole
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    save_every: int = 100
+    history: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.stage}.pt"
+
+    def load(self, parts: Mapping[str, Any]) -> None:
+        """Go on where the checkpoint of this stage left off, if there is one."""
+        if self.path.exists():
+            saved = torch.load(self.path, map_location=self.device, weights_only=False)
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            self.step, self.seconds, self.history = saved["step"], saved["seconds"], saved["history"]
+
+    def save(self, parts: Mapping[str, Any]) -> None:
+        if self.rank:
+            return
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"step": self.step, "seconds": self.seconds, "history": self.history}
+        torch.save(state, self.path.with_suffix(".tmp"))
+        self.path.with_suffix(".tmp").rename(self.path)
+
+    def record(self, **row: Any) -> None:
+        """One row of the curve, also to the terminal."""
+        if self.rank:
+            return
+        row = {"stage": self.stage, "step": self.step, "seconds": round(self.seconds), **row}
+        self.history.append(row)
+        sys.stdout.write(" ".join(f"{key}={value}" for key, value in row.items()) + "\n")
+        sys.stdout.flush()
+        keys = list(dict.fromkeys(key for old in self.history for key in old))
+        with (self.folder / f"{self.stage}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, keys)
+            writer.writeheader()
+            writer.writerows(self.history)
+
+
+def train(
+    run: Run,
+    parts: Mapping[str, Any],
+    groups: list[dict[str, Any]],
+    loss: Callable[[int, float], Tensor],
+    test: Callable[[], dict[str, Any]],
+    constant: float = 0.6,
+    test_every: int = 200,
+) -> None:
+    """Take steps until the end of the run. `loss(step, done)` makes a batch of its own from the number of the step.
+
+    The learning rate warms up over 100 steps, stays for the `constant` share of the run, then falls along a cosine.
+    """
+    weights = [weight for group in groups for weight in group["params"]]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.02)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    kept = {**parts, "optimizer": optimizer}
+    run.load(kept)
+    while run.step < (run.stop or run.steps):
+        started = time.perf_counter()
+        done = run.step / run.steps
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * _schedule(run.step, done, constant)
+        optimizer.zero_grad()
+        loss(run.step, done).backward()
+        _average(weights, run.world)
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        run.step += 1
+        run.seconds += time.perf_counter() - started
+        if (run.step % test_every == 0 or run.step == run.steps) and run.rank == 0:
+            run.record(**test())
+        if run.step % run.save_every == 0 or run.step == run.steps:
+            run.save(kept)
+    run.save(kept)
+
+
+def _schedule(step: int, done: float, constant: float) -> float:
+    warm = min(1.0, (step + 1) / 100)
+    if done < constant:
+        return warm
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - constant) / (1 - constant))))
+
+
+def _average(weights: Iterable[nn.Parameter], world: int) -> None:
+    """The mean gradient over all processes, in every process."""
+    if world == 1:
+        return
+    found = [weight.grad for weight in weights if weight.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in found])
+    dist.all_reduce(flat)
+    flat /= world
+    start = 0
+    for grad in found:
+        grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+        start += grad.numel()
+
+
+class Attention:
+    """How much each kind of question is worth asking: those still answered badly come up to eight times as often."""
+
+    def __init__(self) -> None:
+        self.loss: defaultdict[str, float] = defaultdict(lambda: 1.0)
+
+    def see(self, kind: str, loss: float) -> None:
+        self.loss[kind] += 0.01 * (loss - self.loss[kind])
+
+    @property
+    def weights(self) -> defaultdict[str, float]:
+        found = {kind: min(1.0, max(0.125, 3 * loss)) for kind, loss in self.loss.items()}
+        return defaultdict(lambda: 1.0, found)
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.loss)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.loss.update(state)

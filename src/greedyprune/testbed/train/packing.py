@@ -1,0 +1,78 @@
+"""Many questions about one picture in one row: each turn sees the picture and itself, as if it stood alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from greedyprune.testbed.layout import Rng
+from greedyprune.testbed.questions import Question
+from greedyprune.testbed.train.vocabulary import encode
+
+IGNORED = -100
+
+
+class Turn(NamedTuple):
+    """Where one question's answer is to be predicted in its row."""
+
+    kind: str
+    first: int
+    length: int
+
+
+class Packed(NamedTuple):
+    """A batch of rows of turns. Tensors are (b, length)."""
+
+    ids: Tensor
+    targets: Tensor  # the token after each place, where it belongs to an answer; IGNORED elsewhere
+    turn: Tensor  # which turn a token belongs to; -1 for padding
+    offset: Tensor  # places since the start of its turn
+    turns: list[list[Turn]]
+
+
+def pack(
+    questions: Sequence[Sequence[Question]],
+    rng: Rng,
+    length: int,
+    weights: Mapping[str, float],
+    ask: Sequence[int],
+    end: int,
+) -> Packed:
+    """As many turns as fit, those of a larger weight more often. A turn: question, `ask`, answer, `end`."""
+    arrays = np.zeros((4, len(questions), length), np.int64)
+    arrays[1] = IGNORED
+    arrays[2] = -1
+    turns = [_row(arrays[:, i], row, rng, weights, ask, end) for i, row in enumerate(questions)]
+    ids, targets, turn, offset = torch.from_numpy(arrays)
+    return Packed(ids, targets, turn, offset, turns)
+
+
+def _row(
+    out: np.ndarray, questions: Sequence[Question], rng: Rng, weights: Mapping[str, float], ask: Sequence[int], end: int
+) -> list[Turn]:
+    # Weighted sampling without replacement: the largest of u^(1/w) first.
+    keys = np.log(rng.random(len(questions))) / [weights[question.kind] for question in questions]
+    used, turns = 0, []
+    for i in np.argsort(-keys):
+        question, answer = [*encode(questions[i].text), *ask], [*encode(questions[i].answer), end]
+        total = len(question) + len(answer)
+        if used + total > out.shape[1]:
+            continue
+        first = used + len(question) - 1
+        out[0, used : used + total] = question + answer
+        out[1, first : first + len(answer)] = answer
+        out[2, used : used + total] = len(turns)
+        out[3, used : used + total] = np.arange(total)
+        turns.append(Turn(questions[i].kind, first, len(answer)))
+        used += total
+    return turns
+
+
+def visible(turn: Tensor, before: int) -> Tensor:
+    """Who sees whom, with `before` tokens that all turns share. (b, length) -> (b, 1, before + length, same)"""
+    b, length = turn.shape
+    seen = torch.ones(before + length, before + length, dtype=torch.bool, device=turn.device).tril().repeat(b, 1, 1)
+    seen[:, before:, before:] &= turn[:, :, None] == turn[:, None, :]
+    return seen[:, None]
