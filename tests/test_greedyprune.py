@@ -14,6 +14,7 @@ import cases
 import greedyprune as gp
 from greedyprune.ops.cosine import saliency
 from greedyprune.ops.suppression import suppress
+from greedyprune.ops.threshold import pairwise_quantile
 
 TAUS = (-1.0, -0.2, 0.0, 0.1, 0.3, 0.5, 0.8, 0.9, 0.99, 1.0, 1.5)
 QUANTILES = (0.0, 0.3, 0.5, 0.8, 0.95, 1.0)
@@ -205,3 +206,14 @@ def test_bad_options_are_refused() -> None:
         gp.Quantile(8)
     with pytest.raises(ValueError, match=r'preprocess="rmsnorm" needs norm='):
         gp.select(gp.GreedyPrune(preprocess="rmsnorm"), gp.Cues(torch.ones(4, 3), text=torch.ones(1, 3)), 2)
+
+
+def test_quantiles_of_crowded_cosines_have_the_right_rank():
+    """All pairs lie within a few hundred-thousandths: hundreds stand close to the edge of what is doubtful."""
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(1, 64, generator=generator) + 4e-3 * torch.randn(60, 64, generator=generator)
+        unit = torch.nn.functional.normalize(x.double(), dim=1)
+        cosines = (unit @ unit.T)[torch.ones(60, 60, dtype=torch.bool).triu(1)]
+        for q in (0.0, 0.1, 0.25, 0.5, 0.8, 0.9, 0.95, 1.0):
+            assert abs(pairwise_quantile(x, q) - float(torch.quantile(cosines, q))) < 1e-12

@@ -96,8 +96,10 @@ def _pairs_from_rank(x: Tensor, cosines: Tensor, upper: Tensor, rank: int) -> li
     """
     pairs = cosines[upper]
     guess = pairs.kthvalue(rank + 1).values
-    below = int((pairs < guess - DOUBT).sum())
-    window = ((cosines - guess).abs_() <= DOUBT).logical_and_(upper)
+    # One bound for both, or a pair whose distance from the guess rounds to DOUBT would be counted in neither.
+    lowest = guess - DOUBT
+    below = int((pairs < lowest).sum())
+    window = (cosines >= lowest).logical_and_(cosines <= guess + DOUBT).logical_and_(upper)
     i, j = window.any(1).nonzero()[:, 0], window.any(0).nonzero()[:, 0]
     exact = cosine64(x[i], x[j])[window[i[:, None], j]]
     above = exact.sort().values[rank - below :]
