@@ -88,7 +88,9 @@ def test_demo_without_the_testbed_extra_says_what_to_install(missing: str, tmp_p
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_a_real_interrupt(folder: Path) -> None:
     code = (
-        "import sys, time\nfrom greedyprune.cli import _load, main\n"
+        # A shell's background jobs, and all that they start, ignore interrupts.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from greedyprune.cli import _load, main\n"
         "def wait(*_):\n    sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(60)\n"
         "_load.open_image = wait\nmain()"
     )
