@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -280,6 +281,15 @@ def fingerprint(model: nn.Module) -> list[tuple[str, type, dict[str, Any]]]:
         (name, type(module), {key: _trace(value) for key, value in vars(module).items() if key not in own})
         for name, module in model.named_modules()
     ]
+
+
+def at_once(work: Callable[..., None], jobs: Iterable[Sequence[Any]]) -> None:
+    """Do each job in a thread of its own."""
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def same(a: Run, b: Run) -> bool:

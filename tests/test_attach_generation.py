@@ -19,6 +19,7 @@ from proofs import (
     TWO,
     WORDS,
     assert_near,
+    at_once,
     forward,
     generate,
     near,
@@ -153,11 +154,7 @@ def test_threads_do_not_meet(at) -> None:
                 if not same(run, expected[0]) or [s.rows.tolist() for s in handle.selections] != expected[1]:
                     failures.append("another answer than alone")
 
-        threads = [threading.Thread(target=work, args=pair) for pair in zip(everyone, alone, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, zip(everyone, alone, strict=True))
     assert failures == []
 
 

@@ -11,7 +11,24 @@ import torch
 import greedyprune as gp
 import proofs
 from greedyprune.plain import from_plain, to_plain
-from proofs import EARLY, GRID, MADE, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, near, places, same, truth, turn
+from proofs import (
+    EARLY,
+    GRID,
+    MADE,
+    MODEL,
+    ONE,
+    RAGGED,
+    TWO,
+    WORDS,
+    at_once,
+    forward,
+    generate,
+    near,
+    places,
+    same,
+    truth,
+    turn,
+)
 from tiny import Tiny, fresh, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -165,11 +182,7 @@ def test_many_threads_answer_like_one() -> None:
                 if not (torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1]) and got[2:] == wanted[2:]):
                     failures.append(f"thread {first}, call {call}: job {place} differs")
 
-        threads = [threading.Thread(target=work, args=(first,)) for first in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work, ((first,) for first in range(THREADS)))
     assert failures == []
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from greedyprune.attach.policy import Positions as Positions
 from greedyprune.attach.report import Selection
 from greedyprune.attach.sequence import Cut
 from greedyprune.budget import Ratio, count

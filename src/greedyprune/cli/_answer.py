@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from greedyprune.attach import Selection
-    from greedyprune.attach.decide import Positions
+    from greedyprune.attach.policy import Positions
     from greedyprune.budget import Budget
     from greedyprune.cli._load import Loaded
     from greedyprune.method import Method

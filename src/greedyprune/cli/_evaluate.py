@@ -48,13 +48,10 @@ def everything(
     found: list[Evaluated] = []
     with tempfile.TemporaryDirectory() as passing:
         for name in plan.models:
-            loaded = _engine(plan, name)
-            if loaded is not None:
-                items = _items(plan, loaded)
-                folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
-                found.append(_one(plan, name, loaded, items, folder, bool(report or auc)))
-    if not found:
-        raise Failure("no bundled model could be loaded: name one with --model.")
+            engine = _engine(plan, name)
+            items = _items(plan, engine)
+            folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
+            found.append(_one(plan, name, engine, items, folder, bool(report or auc)))
     rows = [row for one in found for row in one.rows]
     if out is not None:
         results.write(out, rows)
@@ -72,17 +69,14 @@ def everything(
         _print(one)
 
 
-def _engine(plan: Plan, name: str) -> Engine | None:
-    """A model ready for questions. None for a bundled one that this installation lacks, unless it was named."""
+def _engine(plan: Plan, name: str) -> Engine:
+    """A model ready for questions."""
     from greedyprune.eval import Engine
 
     try:
         with progress(f"loading {name}"):
             return Engine(*_suite.loader(name, plan.device, plan.dtype)(), max_new_tokens=plan.longest)
     except (OSError, ValueError) as error:
-        if len(plan.models) > 1 and name in _suite.models():
-            note(f"warning: the bundled model {name!r} is left out: {error}")
-            return None
         raise Failure(f"cannot load the model {name!r}: {error}") from error
 
 
@@ -177,7 +171,7 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
 
 def _workers(plan: Plan, name: str) -> int:
     """A process per core for the small bundled models; larger ones use all cores, or a GPU, from one process."""
-    small = name in _suite.models() and plan.device.startswith("cpu")
+    small = name in _suite.MODELS and plan.device.startswith("cpu")
     return min(os.cpu_count() or 1, MOST_WORKERS) if small else 1
 
 

@@ -15,18 +15,14 @@ if TYPE_CHECKING:
     from greedyprune.eval.items import Item
     from greedyprune.eval.loop import Load
 
+MODELS = testbed.MODELS
 SUITES = ("testbed", "digits")
 SPLITS = ("dev", "test")
 
 
-def models() -> tuple[str, ...]:
-    """The names of the bundled models."""
-    return testbed.MODELS
-
-
 def loader(name: str, device: str, dtype: str | None) -> Load:
     """How to get a model and its processor, as a value that another process can use."""
-    if name in models():
+    if name in MODELS:
         return partial(_bundled, name, device, dtype or "float32")
     return partial(_other, name, device, dtype)
 

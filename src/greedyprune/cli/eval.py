@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._options import Device, Dtype, Longest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,14 +73,6 @@ Workers = Annotated[
     typer.Option("--workers", min=1, help="Processes.", show_default="a core each for bundled models on a CPU, else 1"),
 ]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions answered together.")]
-Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 
 
@@ -132,10 +125,10 @@ def evaluate(
     if quick:
         questions, keep, seeds = int(QUICK["questions"]), str(QUICK["keep"]), str(QUICK["seeds"])
     from greedyprune.cli._evaluate import everything
-    from greedyprune.cli._suite import models
+    from greedyprune.cli._suite import MODELS
 
     plan = Plan(
-        models=model or list(models()),
+        models=model or list(MODELS),
         methods=None if methods is None else _methods(methods),
         budgets=dict(_each("--keep", keep, _budget)),
         stages=[None] if at is None else [stage for _, stage in _each("--at", at, _stage)],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._options import Device, Dtype, Longest
 from greedyprune.cli._show import console, print_json, progress, size, table
 
 if TYPE_CHECKING:
@@ -63,14 +64,6 @@ Numbered = Annotated[
 Compare = Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")]
 Save = Annotated[Path | None, typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
-    ),
-]
 
 
 def run(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from greedyprune.eval.items import Box, Item
+from greedyprune.eval.items import Item
+from greedyprune.ops.grid import Box
 
 FIELDS = {"image", "question", "answer", "task", "boxes", "guesses"}
 

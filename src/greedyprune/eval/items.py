@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-Box: TypeAlias = tuple[float, float, float, float]
-"""left, top, right, bottom, in pixels of the image as it is."""
+from greedyprune.ops.grid import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,7 @@ class Item:
     answers: tuple[str, ...]
     """Every answer that is right; the first is the usual one."""
     boxes: tuple[Box, ...] = ()
-    """The parts of the image that carry the answer, empty where none does or where nobody said."""
+    """The parts of the image that carry the answer: left, top, right, bottom in pixels; empty if none, or unsaid."""
     guesses: tuple[str, ...] = ()
     """What someone would guess among who knows which values occur in the image but not where; empty if unknown."""
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from greedyprune.ops.grid import covered_cells
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from greedyprune.eval.items import Box
-
-COVERED = 0.2
-"""A token carries the answer if a box covers more than this share of its cell."""
+    from greedyprune.ops.grid import Box
 
 
 def tokens_of(boxes: Sequence[Box], grid: tuple[int, int, int] | None, part: Box) -> Tensor:
@@ -23,13 +22,4 @@ def tokens_of(boxes: Sequence[Box], grid: tuple[int, int, int] | None, part: Box
     """
     if not boxes or grid is None or grid[0] != 1:
         return torch.empty(0, dtype=torch.int64)
-    _, rows, columns = grid
-    left, top, right, bottom = part
-    wide, high = (right - left) / columns, (bottom - top) / rows
-    x, y = left + wide * torch.arange(columns).double(), top + high * torch.arange(rows).double()
-    found = torch.zeros(rows, columns, dtype=torch.bool)
-    for box in boxes:
-        across = (torch.clamp(x + wide, max=box[2]) - torch.clamp(x, min=box[0])).clamp(min=0)
-        down = (torch.clamp(y + high, max=box[3]) - torch.clamp(y, min=box[1])).clamp(min=0)
-        found |= down[:, None] * across > COVERED * wide * high
-    return found.flatten().nonzero()[:, 0]
+    return covered_cells(boxes, grid[1:], part)

@@ -1,9 +1,13 @@
-"""Even coverage of a grid: the cells whose centres are spread as regularly as k allows."""
+"""Cells of a grid: those whose centres are spread as regularly as k allows, means over them, and those under boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+Box = tuple[float, float, float, float]
 
 
 def uniform_cells(grid: tuple[int, int, int], k: int) -> Tensor:
@@ -44,6 +48,24 @@ def lattice(h: int, w: int, k: int) -> tuple[int, int]:
 
     rows = min(range(1, min(h, k) + 1), key=badness)
     return rows, min(w, k // rows)
+
+
+def covered_cells(boxes: Sequence[Box], cells: tuple[int, int], part: Box) -> Tensor:
+    """The cells of which one box covers more than a fifth, in raster order. (boxes), (rows, columns) -> (r,) ascending
+
+    Boxes are (left, top, right, bottom) in pixels; `part` is the rectangle of pixels that the cells divide evenly.
+    """
+    rows, columns = cells
+    left, top, right, bottom = part
+    x = left + torch.arange(columns + 1).double() * ((right - left) / columns)
+    y = top + torch.arange(rows + 1).double() * ((bottom - top) / rows)
+    found = torch.zeros(rows, columns, dtype=torch.bool)
+    for box in boxes:
+        across = (x[1:].clamp(max=box[2]) - x[:-1].clamp(min=box[0])).clamp(min=0)
+        down = (y[1:].clamp(max=box[3]) - y[:-1].clamp(min=box[1])).clamp(min=0)
+        # Compared times five, so that whole pixels never round: a fifth is no binary fraction.
+        found |= 5 * down[:, None] * across * (rows * columns) > (right - left) * (bottom - top)
+    return found.flatten().nonzero()[:, 0]
 
 
 def pooling_weights(grid: tuple[int, int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:

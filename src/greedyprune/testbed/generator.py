@@ -5,7 +5,7 @@ scales photos and draws letters) and of numpy; objects and questions depend on n
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, islice
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from PIL.Image import Image
 from greedyprune.testbed.assets import SPLITS
 from greedyprune.testbed.drawing import background, draw
 from greedyprune.testbed.layout import COUNTS, PATCH, SIZES, Counts, Object, Rng, layout, one
-from greedyprune.testbed.questions import TASKS, USUAL, Question, ask
+from greedyprune.testbed.questions import TASKS, Question, ask
 
 Size = tuple[int, int]
 
@@ -77,11 +77,11 @@ def _check(split: str, seed: int, sizes: Sequence[Size]) -> None:
         raise ValueError("sizes is empty: name at least one size, (width, height).")
 
 
-def _scenes(rng: Rng, split: str, sizes: Sequence[Size], wanted: Mapping[str, int] = USUAL) -> Iterator[Scene]:
+def _scenes(rng: Rng, split: str, sizes: Sequence[Size]) -> Iterator[Scene]:
     while True:
         size = one(rng, sizes)
         image, objects = picture(rng, split, size)
-        yield Scene(image, objects, ask(objects, size, rng, wanted))
+        yield Scene(image, objects, ask(objects, size, rng))
 
 
 def _items(source: Iterator[Scene], tasks: tuple[str, ...]) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from greedyprune.ops.grid import covered_cells
 from greedyprune.testbed.facts import Facts, Pair
 from greedyprune.testbed.layout import COLOURS, SHAPES, Box, Object, Rng, T, one
 
@@ -52,14 +53,7 @@ def answer_patches(
 
     `grid` counts patches (rows, columns); `size` is that of the image whose pixels the boxes speak of (width, height).
     """
-    (rows, columns), (width, height) = grid, size
-    x, y = np.arange(columns + 1) * (width / columns), np.arange(rows + 1) * (height / rows)
-    found = np.zeros(grid, bool)
-    for left, top, right, bottom in question.boxes:
-        across = np.clip(np.minimum(right, x[1:]) - np.maximum(left, x[:-1]), 0, None)
-        down = np.clip(np.minimum(bottom, y[1:]) - np.maximum(top, y[:-1]), 0, None)
-        found |= down[:, None] * across * 5 > (x[1] * y[1])
-    return np.flatnonzero(found).tolist()
+    return covered_cells(question.boxes, grid, (0, 0, *size)).tolist()
 
 
 # How many questions of each kind are asked about a scene, at most.

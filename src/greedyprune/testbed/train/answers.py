@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from greedyprune.testbed.generator import picture
-from greedyprune.testbed.layout import PATCH
+from greedyprune.testbed.layout import PATCH, one
 from greedyprune.testbed.questions import KINDS, ask
 from greedyprune.testbed.train.loop import Attention, Run, train
 from greedyprune.testbed.train.models import MEAN, STD, Architecture
@@ -97,7 +97,7 @@ def _batch(
     architecture: Architecture, seed: tuple[int, ...], n: int, attention: Attention, split: str
 ) -> tuple[Tensor, Packed]:
     rng = np.random.default_rng(seed)
-    size = architecture.sizes[rng.integers(len(architecture.sizes))]
+    size = one(rng, architecture.sizes)
     drawn = [picture(rng, split, size, hands=HANDS if split == "train" else 1) for _ in range(n)]
     questions = [ask(objects, size, rng, WANTED) for _, objects in drawn]
     packed = pack(questions, rng, LENGTH, attention.weights, architecture.ask, architecture.end)
@@ -114,10 +114,14 @@ def _shrink(images: list[Image], factor: float) -> list[Image]:
 
 
 def _logits(architecture: Architecture, model: Any, pixels: Tensor, packed: Packed, device: str) -> Tensor:
-    grid = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
     with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
         _, tokens = architecture.see(model, pixels.to(device))
-        return architecture.logits(model, tokens, None, grid, packed)
+        return architecture.logits(model, tokens, None, grid_of(pixels), packed)
+
+
+def grid_of(pixels: Tensor) -> tuple[int, int]:
+    """Rows and columns of visual tokens. (b, 3, h, w)"""
+    return pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
 
 
 def to_pixels(images: list[np.ndarray]) -> Tensor:

@@ -1,11 +1,12 @@
 """Stage one: the decoder learns to answer from symbolic visual tokens. No picture is drawn."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from greedyprune.testbed.layout import PATCH, layout
+from greedyprune.testbed.layout import PATCH, layout, one
 from greedyprune.testbed.questions import ask
 from greedyprune.testbed.train.answers import WANTED, Score, answer_loss, choose
 from greedyprune.testbed.train.codebook import symbols
@@ -34,7 +35,7 @@ def run_symbols(run: Run, architecture: Architecture, model: Any, structured: bo
 
     def loss(step: int, done: float) -> torch.Tensor:
         torch.manual_seed(hash((run.seed, step, run.rank)) % 2**31)
-        batch = _batch(architecture, (run.seed, 1, run.rank, step), BATCH, attention, "train", HELP)
+        batch = _batch(architecture, (run.seed, 1, run.rank, step), BATCH, attention, "train", WANTED | HELP)
         return answer_loss(_logits(architecture, model, batch), batch[2], attention)
 
     def test() -> dict[str, Any]:
@@ -56,12 +57,12 @@ def _batch(
     n: int,
     attention: Attention,
     split: str,
-    help_wanted: dict[str, int] = {},  # noqa: B006  (never changed)
+    wanted: Mapping[str, int] = WANTED,
 ) -> Batch:
     rng = np.random.default_rng(seed)
-    size = architecture.sizes[rng.integers(len(architecture.sizes))]
+    size = one(rng, architecture.sizes)
     scenes = [layout(rng, split, size) for _ in range(n)]
-    questions = [ask(objects, size, rng, WANTED | help_wanted) for objects in scenes]
+    questions = [ask(objects, size, rng, wanted) for objects in scenes]
     packed = pack(questions, rng, LENGTH, attention.weights, architecture.ask, architecture.end)
     return label(scenes, size), (size[1] // PATCH, size[0] // PATCH), packed
 

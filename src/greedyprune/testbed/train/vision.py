@@ -10,8 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from greedyprune.testbed.assets import DIGITS
 from greedyprune.testbed.generator import picture
-from greedyprune.testbed.layout import COLOURS, COUNTS, CROWDED, PATCH, SHAPES, Object
-from greedyprune.testbed.train.answers import to_pixels
+from greedyprune.testbed.layout import COLOURS, COUNTS, CROWDED, SHAPES, Object, one
+from greedyprune.testbed.train.answers import grid_of, to_pixels
 from greedyprune.testbed.train.codebook import NORM, codebook, sides, symbols
 from greedyprune.testbed.train.labels import CHARACTERS, Labels, label
 from greedyprune.testbed.train.loop import Run, train
@@ -34,7 +34,7 @@ def run_vision(run: Run, architecture: Architecture, model: Any) -> None:
     def loss(step: int, done: float) -> Tensor:
         pixels, labels, scenes = pictures(architecture, (run.seed, 2, run.rank, step), BATCH, "train", CROWDED)
         cls, tokens = architecture.see(model, pixels)
-        total = torch.stack(list(_token_losses(tokens, labels, _grid(pixels)).values())).sum()
+        total = torch.stack(list(_token_losses(tokens, labels, grid_of(pixels)).values())).sum()
         if cls is not None:
             present = torch.from_numpy(np.stack([_presence(objects) for objects in scenes]))
             total = total + 2 * binary_cross_entropy_with_logits(summary(cls), present)
@@ -42,7 +42,7 @@ def run_vision(run: Run, architecture: Architecture, model: Any) -> None:
 
     def test() -> dict[str, Any]:
         with torch.no_grad():
-            rows = [_scores(architecture.see(model, batch[0])[1], batch[1], _grid(batch[0])) for batch in held_out]
+            rows = [_scores(architecture.see(model, batch[0])[1], batch[1], grid_of(batch[0])) for batch in held_out]
         return {key: f"{np.mean([row[key] for row in rows]):.3f}" for key in rows[0]}
 
     parts = {"tower": tower, "projector": projector, "summary": summary}
@@ -56,14 +56,10 @@ def pictures(
 ) -> Pictures:
     """n scenes of one size, every other one of a crowd: pixels as the model wants them, labels, objects."""
     rng = np.random.default_rng(seed)
-    size = architecture.sizes[rng.integers(len(architecture.sizes))]
+    size = one(rng, architecture.sizes)
     drawn = [picture(rng, split, size, (COUNTS, crowd)[i % 2]) for i in range(n)]
     scenes = [objects for _, objects in drawn]
     return to_pixels([np.asarray(image) for image, _ in drawn]), label(scenes, size), scenes
-
-
-def _grid(pixels: Tensor) -> tuple[int, int]:
-    return pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
 
 
 def _token_losses(tokens: Tensor, labels: Labels, grid: tuple[int, int]) -> dict[str, Tensor]:
