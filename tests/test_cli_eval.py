@@ -121,6 +121,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--data", "nowhere"), 1, "--data 'nowhere' is no folder"),
         (("--out", "nowhere/rows.csv"), 1, "--out 'nowhere/rows.csv' cannot be written"),
         (("--methods", "saliency", "--at", "layer:9"), 1, "Layer(9) does not exist: this model has 5 decoder layers"),
+        (("--at", "layer:2,layer:9"), 1, "Layer(9) does not exist: this model has 5 decoder layers"),
         (("--methods", "pool,fastv", "--at", "input"), 1, "FastV"),
         (("--methods", "downscale"), 1, "downscale 1/9 image cannot run on this model: images of a 'llava' model"),
     ],

@@ -153,6 +153,9 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
         except ValueError as error:
             note(f"warning: {name} is left out: {error}")
     try:
+        for stage in plan.stages:
+            if stage is not None:
+                engine.parts.check_stage(stage)
         configs = configurations(methods, plan.budgets, plan.stages, plan.seeds)
     except ValueError as error:
         raise Failure(str(error)) from error
