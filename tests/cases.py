@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from greedyprune.cues import Cues, Keys
+
 KINDS = (
     "iid",
     "offset",
@@ -47,3 +49,24 @@ def draw(kind: str, n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
     elif kind == "extreme":
         x = x * 10.0 ** torch.randint(-30, 31, (n, 1), generator=g)
     return x, t
+
+
+def cues(x: Tensor, text: Tensor, seed: int = 0, permute: Tensor | None = None, **more: object) -> Cues:
+    """Everything a method may ask for, beside these rows; cues of the tokens are permuted alike. (n, d), (m, d)"""
+    g = torch.Generator().manual_seed(seed + 2)
+    n = x.shape[0]
+    attention, keys = torch.rand(n, generator=g), torch.randn(n, 2, 4, generator=g)
+    encoded = torch.randn(n, 6, generator=g)
+    words = torch.randn(text.shape[0], 2, 4, generator=g)
+    if permute is not None:
+        x, attention, keys, encoded = (each[permute] for each in (x, attention, keys, encoded))
+    given = {
+        "question": slice(text.shape[0] // 2, text.shape[0]),
+        "grid": (1, 1, n),
+        "attention": attention.to(x.dtype),
+        "keys": keys.to(x.dtype),
+        "encoded": encoded.to(x.dtype),
+        "norm": torch.rand(x.shape[1], generator=g).to(x.dtype) + 0.5,
+        "more": {Keys("decoder", of="text"): words.to(x.dtype)},
+    }
+    return Cues(x, text=text, **{**given, **more})  # type: ignore[arg-type]

@@ -23,10 +23,7 @@ N, D = 24, 8
 def cues(seed: int, kind: str = "clustered", n: int = N, permute: torch.Tensor | None = None) -> gp.Cues:
     x, _ = cases.draw(kind, n, D, seed)
     text = torch.randn(5, D, generator=torch.Generator().manual_seed(seed + 1))
-    attention = torch.rand(n, generator=torch.Generator().manual_seed(seed + 2))
-    if permute is not None:
-        x, attention = x[permute], attention[permute]
-    return gp.Cues(x, text=text, question=slice(2, 5), grid=(1, 1, n), attention=attention)
+    return cases.cues(x, text, seed, permute)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,11 +91,11 @@ def test_nan_and_infinity_are_refused_by_name_and_row(name: str, value: float) -
     bad.text[4, 0] = value
     with pytest.raises(ValueError, match="text holds NaN or infinity"):
         gp.select(name, bad, 5)
-    bad = cues(0)
-    assert bad.attention is not None
-    bad.attention[9] = value
-    with pytest.raises(ValueError, match="attention holds NaN or infinity, first in row 9 of 24"):
-        gp.select(name, bad, 5)
+    for field in ("attention", "keys", "encoded"):
+        bad = cues(0)
+        getattr(bad, field)[9] = value
+        with pytest.raises(ValueError, match=f"{field} holds NaN or infinity, first in row 9 of 24"):
+            gp.select(name, bad, 5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,22 +104,28 @@ def test_degenerate_cues_have_a_defined_answer(name: str, kind: str) -> None:
     n = 1 if kind == "one token" else N
     x = {"zero": 0.0, "constant": 1.0, "one token": 0.5, "huge": 3e38}[kind] * torch.ones(n, D)
     for k in (1, n):
-        keep = gp.select(name, gp.Cues(x, text=torch.ones(1, D), grid=(1, 1, n), attention=x[:, 0]), k)
-        assert keep.k == min(k, n)
+        same = {"attention": x[:, 0], "keys": x.view(n, 2, -1), "encoded": x}
+        keep = gp.select(name, cases.cues(x, torch.ones(1, D), **same), k)
+        assert keep.k == min(k, n) or not as_method(name).exact
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_and_gradients_are_fine(name: str) -> None:
     x = cues(2).features.requires_grad_()
-    more = {"grid": (1, 1, N), "attention": x[:, 0]}
-    exact = gp.select(name, gp.Cues(x.detach(), text=torch.ones(1, D), **more), 6)
-    with_grad = gp.select(name, gp.Cues(x, text=torch.ones(1, D), **more), 6)
+    text = torch.ones(1, D)
+    exact = gp.select(name, cases.cues(x.detach(), text), 6)
+    with_grad = gp.select(name, cases.cues(x, text, attention=cases.cues(x, text).attention.requires_grad_()), 6)  # type: ignore[union-attr]
     assert exact.rows.tolist() == with_grad.rows.tolist()
     assert not with_grad.gains.requires_grad
-    more["attention"] = x.detach()[:, 0].bfloat16()
-    half = gp.Cues(x.detach().bfloat16(), text=torch.ones(1, D).bfloat16(), **more)
-    widened = gp.Cues(half.features.float(), text=torch.ones(1, D), **{**more, "attention": more["attention"].float()})
-    assert gp.select(name, half, 6).order.tolist() == gp.select(name, widened, 6).order.tolist()
+    half = cases.cues(x.detach().bfloat16(), text.bfloat16())
+    widened = {
+        field: value.float()
+        for field in ("attention", "keys", "encoded", "norm")
+        if isinstance(value := getattr(half, field), torch.Tensor)
+    }
+    more = {need: value.float() for need, value in half.more.items()}
+    wide = cases.cues(half.features.float(), text, more=more, **widened)
+    assert gp.select(name, half, 6).order.tolist() == gp.select(name, wide, 6).order.tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
+    from greedyprune.stages import Depths as Depths
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
+    from greedyprune.stages import Layers as Layers
     from greedyprune.stages import Stage as Stage
 
 __version__ = "0.1.0.dev0"
@@ -49,6 +51,7 @@ _HOMES = {
     "AveragePool": "methods.pool",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
+    "Depths": "stages",
     "DivPrune": "methods.divprune",
     "Exact": "ops.threshold",
     "FastV": "methods.fastv",
@@ -56,6 +59,7 @@ _HOMES = {
     "Input": "stages",
     "Keep": "keep",
     "Layer": "stages",
+    "Layers": "stages",
     "MeanScaled": "ops.threshold",
     "Method": "method",
     "PerLayer": "budget",

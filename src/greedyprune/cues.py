@@ -45,18 +45,50 @@ class Grid(Need):
 
 @dataclass(frozen=True)
 class Attention(Need):
-    """How much one token looks at each visual token: its row of softmax attention, the mean over heads."""
+    """How much each visual token is looked at: softmax attention in one layer, (n,)."""
 
-    kind: Literal["cls", "last_text"]
-    """Who looks: the vision tower's class token, or the last prompt token in the decoder."""
+    kind: Literal["cls", "received", "last_text", "raters"]
+    """Who looks. In the vision tower: its class token, or all its tokens on average ("received", for towers without a
+    class token). In the decoder: the last prompt token, or on average those text tokens that SparseVLM calls raters."""
     layer: int | None = None
     """In which layer, 0 the first. None: in the tower the layer whose output the projector reads (negative numbers
     count from the tower's end), in the decoder the last layer before the cut."""
+    heads: Literal["mean", "one"] = "mean"
+    """The mean over the layer's heads, or one head over the full width, as PruMerge computes it."""
 
     remedy = "pass attention=, the (n,) attention weights of the visual tokens, mean over heads"
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.attention is not None
+
+
+@dataclass(frozen=True)
+class Keys(Need):
+    """The attention keys of the tokens in one layer, for all heads: (n, h, c), or (m, h, c) of the text."""
+
+    where: Literal["tower", "decoder"]
+    """In the vision tower, before any rotation, or in the decoder, as its attention uses them (rotated)."""
+    layer: int | None = None
+    """As for `Attention`."""
+    of: Literal["visual", "text"] = "visual"
+
+    remedy = "pass them in more=, such as more={Keys('tower'): keys}, or keys=, the visual tokens' (n, h, c) keys"
+
+    def met(self, cues: Cues) -> bool:
+        return self in cues.more or (self.of == "visual" and cues.keys is not None)
+
+
+@dataclass(frozen=True)
+class Features(Need):
+    """What the vision tower made of each visual token, in front of the projector: (n, c)."""
+
+    layer: int | None = None
+    """After which of its layers, 0 the first, negative from the end. None: what the projector reads."""
+
+    remedy = "pass encoded=, the vision tower's (n, c) rows of the visual tokens"
+
+    def met(self, cues: Cues) -> bool:
+        return self in cues.more or cues.encoded is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +108,12 @@ class Cues:
     """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
     attention: Tensor | None = None
     """(n,) the attention that the tokens receive, where the method needs one kind of it."""
+    keys: Tensor | None = None
+    """(n, h, c) the attention keys of the tokens, where the method needs one kind of them."""
+    encoded: Tensor | None = None
+    """(n, c) the vision tower's rows of the tokens, in front of the projector."""
+    relevance: Tensor | None = None
+    """(n,) how relevant each token is to the question by a model of the user's own, such as a CLIP text tower."""
     more: Mapping[Need, Tensor] = field(default_factory=dict[Need, "Tensor"])
     """(n, ...) cues by the need that declares them; read them as `cues[need]`."""
 
@@ -101,16 +139,18 @@ class Cues:
             len(self.grid) != 3 or min(self.grid) < 1 or self.grid[0] * self.grid[1] * self.grid[2] != self.n
         ):
             raise ValueError(f"grid={self.grid} does not hold {self.n} tokens: (t, h, w) needs t*h*w = {self.n}.")
-        for name, value in self._extra():
-            if value.shape[:1] != (self.n,) or not value.is_floating_point():
+        for name, value, of in self._extra():
+            rows = self.n if of == "visual" or self.text is None else self.text.shape[0]
+            if value.shape[:1] != (rows,) or not value.is_floating_point():
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)} and type {value.dtype}: "
-                    f"pass one floating-point value for each of the {self.n} tokens."
+                    f"pass one floating-point value for each of the {rows} tokens."
                 )
-        if self.attention is not None and self.attention.ndim != 1:
-            raise ValueError(
-                f"attention has shape {tuple(self.attention.shape)}: pass ({self.n},), the mean over heads."
-            )
+        for name, shape in (("attention", "n"), ("relevance", "n"), ("keys", "n, h, c"), ("encoded", "n, c")):
+            value = getattr(self, name)
+            if value is not None and value.ndim != len(shape.split()):
+                hint = ", the mean over heads" if name == "attention" else ""
+                raise ValueError(f"{name} has shape {tuple(value.shape)}: pass ({shape}), n = {self.n}{hint}.")
         if self.norm is not None and self.norm.shape != (self.features.shape[1],):
             raise ValueError(f"norm has shape {tuple(self.norm.shape)}: the rows have width {self.features.shape[1]}.")
         if self.protect is not None:
@@ -131,21 +171,26 @@ class Cues:
         return self.features.shape[0]
 
     def __getitem__(self, need: Need) -> Tensor:
-        """A cue that the method declared; `attention` stands for an attention that `more` does not list. -> (n, ...)"""
+        """A cue that the method declared; the field of its kind stands for one that `more` lacks. -> (n, ...)"""
         if need in self.more:
             return self.more[need]
         if isinstance(need, Attention) and self.attention is not None:
             return self.attention
+        if isinstance(need, Keys) and need.of == "visual" and self.keys is not None:
+            return self.keys
+        if isinstance(need, Features) and self.encoded is not None:
+            return self.encoded
         raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
 
-    def _extra(self) -> list[tuple[str, Tensor]]:
-        main = [] if self.attention is None else [("attention", self.attention)]
-        return main + [(repr(need), value) for need, value in self.more.items()]
+    def _extra(self) -> list[tuple[str, Tensor, str]]:
+        """Cues beyond rows and text: name, value, and whose tokens they are about."""
+        main = [(name, getattr(self, name), "visual") for name in _FIELDS if getattr(self, name) is not None]
+        return main + [(repr(need), value, getattr(need, "of", "visual")) for need, value in self.more.items()]
 
     def require_finite(self) -> None:
         """Raise if any cue holds NaN or infinity, naming the cue and the first bad row."""
-        own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name != "attention"]
-        for name, value in own + self._extra():
+        own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _FIELDS]
+        for name, value in own + [(name, value) for name, value, _ in self._extra()]:
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
             # One number nearly always answers: a finite sum has only finite terms. An overflow goes on to the rows.
@@ -157,3 +202,7 @@ class Cues:
                     f"{name} holds NaN or infinity, first in row {int(bad[0])} of {value.shape[0]}: "
                     "check the model's inputs and its precision (float16 overflows where bfloat16 does not)."
                 )
+
+
+_FIELDS = ("attention", "keys", "encoded", "relevance")
+"""The fields of `Cues` that hold a value for each visual token beside its row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -12,7 +13,7 @@ from greedyprune.budget import as_budget, count
 from greedyprune.keep import Keep
 from greedyprune.plain import from_plain
 from greedyprune.registry import METHODS, method_class
-from greedyprune.stages import Input, Layer, Stage
+from greedyprune.stages import Depths, Input, Layer, Layers, Stage
 
 if TYPE_CHECKING:
     from greedyprune.cues import Cues, Need
@@ -27,7 +28,7 @@ class Method:
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
-    stages: ClassVar[tuple[type[Stage], ...]] = (Input, Layer)
+    stages: ClassVar[tuple[type[Stage], ...]] = (Input, Layer, Layers, Depths)
     equivariant: ClassVar[bool] = True
     """Whether permuting the tokens permutes the selection (False where places, lots or natural ties decide)."""
     merges: ClassVar[bool] = False
@@ -44,6 +45,11 @@ class Method:
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         raise NotImplementedError
+
+    def counts(self, k: int, n: int, cuts: int) -> list[int]:
+        """How many of n tokens stay after each of several cuts so that k stay after the last: geometrically fewer."""
+        shares = [(k / n) ** ((cut + 1) / cuts) if n else 0.0 for cut in range(cuts)]
+        return [max(k, min(n, math.floor(n * share + 0.5))) for share in shares[:-1]] + [k]
 
     def check_stage(self, stage: Stage) -> None:
         """Raise unless this method may run at that stage."""

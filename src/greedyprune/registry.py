@@ -27,6 +27,8 @@ VALUES: dict[str, str] = {
     "per_layer": "greedyprune.budget:PerLayer",
     "input": "greedyprune.stages:Input",
     "layer": "greedyprune.stages:Layer",
+    "layers": "greedyprune.stages:Layers",
+    "depths": "greedyprune.stages:Depths",
     "quantile": "greedyprune.ops.threshold:Quantile",
     "mean_scaled": "greedyprune.ops.threshold:MeanScaled",
     "exact": "greedyprune.ops.threshold:Exact",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A place where tokens are cut. Use `Input()` or `Layer(l)`."""
+    """A place where tokens are cut. Use `Input()`, `Layer(l)`, or for several cuts `Layers(...)` or `Depths(...)`."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,54 @@ class Layer(Stage):
         return f"layer:{self.index}" + (":early" if self.early else "")
 
 
+@dataclass(frozen=True)
+class Layers(Stage):
+    """Several cuts, each before one decoder layer: `Layers((8, 16, 24))`; a method says how many stay after each."""
+
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indices", tuple(self.indices))
+        given = self.indices
+        if not given or any(isinstance(i, bool) or not isinstance(i, int) or i < 1 for i in given):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Layers({given!r}): write decoder layers to cut before, each 1 or more.")
+        if any(b <= a for a, b in pairwise(given)):
+            raise ValueError(f"Layers({given!r}): write the decoder layers in ascending order, each once.")
+
+    def __str__(self) -> str:
+        return "layers:" + ",".join(map(str, self.indices))
+
+
+@dataclass(frozen=True)
+class Depths(Stage):
+    """Cuts at shares of the decoder's depth: `Depths((1/4, 1/2, 3/4))` is `Layers((8, 16, 24))` of 32 layers."""
+
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", tuple(self.shares))
+        given = self.shares
+        if not given or any(not 0 < share < 1 for share in given) or any(b <= a for a, b in pairwise(given)):
+            raise ValueError(f"Depths({given!r}): write ascending shares of the decoder's depth, between 0 and 1.")
+
+    def of(self, depth: int) -> Layers:
+        """The same places in a decoder of so many layers: rounded, at least 1, each once."""
+        if depth <= len(self.shares):
+            raise ValueError(
+                f"{len(self.shares)} cuts do not fit a decoder of {depth} layers: name fewer places in at=."
+            )
+        places: list[int] = []
+        for number, share in enumerate(self.shares):
+            lowest, highest = places[-1] + 1 if places else 1, depth - len(self.shares) + number
+            places.append(min(max(math.floor(share * depth + 0.5), lowest), highest))
+        return Layers(tuple(places))
+
+    def __str__(self) -> str:
+        return "depths:" + ",".join(f"{share:.4g}" for share in self.shares)
+
+
 def parse_stage(text: str) -> Stage:
-    """Read `input`, `layer:2` or `layer:2:early`, the way a command line writes a stage."""
+    """Read `input`, `layer:2`, `layer:2:early` or `layers:8,16,24`, the way a command line writes a stage."""
     match text.strip().lower().split(":"):
         case ["input"]:
             return Input()
@@ -47,6 +95,8 @@ def parse_stage(text: str) -> Stage:
             return Layer(int(index))
         case ["layer", index, "early"] if index.isdecimal():
             return Layer(int(index), early=True)
+        case ["layers", indices] if all(index.isdecimal() for index in indices.split(",")):
+            return Layers(tuple(int(index) for index in indices.split(",")))
         case _:
             pass
     raise ValueError(f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut.")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from greedyprune.cues import Attention, Cues, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
-from greedyprune.stages import Layer, Stage
+from greedyprune.stages import Depths, Layer, Layers, Stage
 
 LOOK = Attention("last_text")
 
@@ -26,7 +26,7 @@ class FastV(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
-    stages: ClassVar[tuple[type[Stage], ...]] = (Layer,)
+    stages: ClassVar[tuple[type[Stage], ...]] = (Layer, Layers, Depths)
 
     at: Stage = Layer(2)
 
