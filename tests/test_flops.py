@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import greedyprune as gp
 import tiny
-from greedyprune.models.flops import Sizes, decode_flops, prefill_flops, visual_lengths
+from greedyprune.models.flops import Sizes, decode_flops, prefill_flops
 
 
 def counted(model: Any, work: Any) -> int:
@@ -47,10 +47,17 @@ def test_a_pruned_prompt_costs_what_its_layers_see(at: gp.Stage, start: int) -> 
     made = tiny.tiny("llava", "eager")
     model, inputs = made.model, made.prompt(((1,),))
     text = inputs["input_ids"].shape[1] - 16
-    lengths = [text + n for n in visual_lengths(16, 4, start, 4)]
+    visual = [16] * start + [4] * (4 - start)
+    lengths = [text + n for n in visual]
     with gp.prune(model, "random", 4, at=at) as pruned:
         found = counted(model, lambda: model(**inputs, use_cache=True, logits_to_keep=1))
-        assert pruned.report().layer_averaged == sum(visual_lengths(16, 4, start, 4)) / 4
+        report = pruned.report()
+        assert report.layer_averaged == sum(visual) / 4
+        assert pruned.selections[0].per_layer == tuple(visual)
+    assert report.prefill_flops == found
+    assert report.prefill_flops_full == prefill_flops(model.config, [text + 16] * 4)
+    assert report.decode_flops == decode_flops(model.config, lengths)
+    assert report.decode_flops_full == decode_flops(model.config, [text + 16] * 4)
     assert found == prefill_flops(model.config, lengths)
     assert found < prefill_flops(model.config, [text + 16] * 4)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from greedyprune.attach import Pruned as Pruned
     from greedyprune.attach import PruneWarning as PruneWarning
     from greedyprune.attach import prune as prune
+    from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.cues import Cues as Cues
@@ -59,6 +60,7 @@ _HOMES = {
     "Input": "stages",
     "Keep": "keep",
     "Layer": "stages",
+    "LayerAverage": "budget",
     "Layers": "stages",
     "MeanScaled": "ops.threshold",
     "Method": "method",

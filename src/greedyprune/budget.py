@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, cast
 
@@ -61,13 +61,54 @@ class PerLayer:
         return ", ".join(f"layer:{index} {budget}" for index, budget in self.schedule.items())
 
 
-Budgets: TypeAlias = Budget | tuple[Budget, ...] | PerLayer
+@dataclass(frozen=True)
+class LayerAverage:
+    """Keep so many visual tokens per decoder layer on average: what several papers call their budget.
+
+    Layers in front of a cut see all n tokens, so `LayerAverage(64)` with a cut before layer 2 of 32 leaves 30 of 576
+    tokens, since (2 * 576 + 30 * 30) / 32 = 64. For several cuts the last count is the largest one that fits.
+    """
+
+    tokens: Budget
+
+    def __post_init__(self) -> None:
+        as_budget(self.tokens)
+
+    def solve(self, n: int, starts: Sequence[int], depth: int, counts: Callable[[int], list[int]]) -> int:
+        """The largest count after the last cut whose average is no more than this; 1 or more for an image of n tokens.
+
+        `starts` are the decoder layers before which is cut, `counts(k)` says how many stay after each.
+        """
+        target, ends = count(self.tokens, n), [*starts[1:], depth]
+
+        def average(k: int) -> float:
+            behind = sum(c * (end - start) for c, start, end in zip(counts(k), starts, ends, strict=True))
+            return (n * starts[0] + behind) / depth
+
+        least, most = min(1, n), n
+        if average(least) > target:
+            raise ValueError(
+                f"keep={self}: layers before the cut see all {n} tokens of an image, so the average over {depth} "
+                f"layers is {average(least):.1f} or more: ask for more, or cut earlier."
+            )
+        while least < most:
+            k = (least + most + 1) // 2
+            least, most = (k, most) if average(k) <= target else (least, k - 1)
+        return least
+
+    def __str__(self) -> str:
+        return f"{self.tokens} per layer"
+
+
+Budgets: TypeAlias = Budget | LayerAverage | tuple[Budget | LayerAverage, ...] | PerLayer
 
 
 def as_budget(keep: object) -> Budget:
     """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
     if isinstance(keep, Ratio):
         return keep
+    if isinstance(keep, (LayerAverage, PerLayer)):
+        raise TypeError(f"keep={keep!r} is about the layers of a model: here write an int or Ratio(0.25).")
     if isinstance(keep, float):
         raise TypeError(
             f"keep={keep!r} is ambiguous: write Ratio({keep!r}) to keep that share, or an int to keep that many tokens."
@@ -85,12 +126,13 @@ def as_budget(keep: object) -> Budget:
 
 def as_budgets(keep: object) -> Budgets:
     """Check `keep` as a user gives it: one budget for all images, a list with one per image, or `PerLayer`."""
-    if isinstance(keep, PerLayer):
+    if isinstance(keep, (PerLayer, LayerAverage)):
         return keep
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
         if not keep:
             raise ValueError("keep=[] holds no budget: give one per image, or one budget for all images.")
-        return tuple(as_budget(item) for item in cast("Sequence[object]", keep))
+        items = cast("Sequence[object]", keep)
+        return tuple(item if isinstance(item, LayerAverage) else as_budget(item) for item in items)
     return as_budget(keep)
 
 

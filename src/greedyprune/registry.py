@@ -25,6 +25,7 @@ METHODS: dict[str, str] = {
 VALUES: dict[str, str] = {
     "ratio": "greedyprune.budget:Ratio",
     "per_layer": "greedyprune.budget:PerLayer",
+    "layer_average": "greedyprune.budget:LayerAverage",
     "input": "greedyprune.stages:Input",
     "layer": "greedyprune.stages:Layer",
     "layers": "greedyprune.stages:Layers",

@@ -14,6 +14,7 @@ from greedyprune.attach.decide import Prompt, decide
 from greedyprune.attach.policy import Ask, Policy
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.sequence import Cut, uncut
+from greedyprune.models.flops import decode_flops, prefill_flops
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
@@ -144,6 +145,14 @@ class Call:
             cut.append(torch.cat(parts))
         return cut
 
+    def told(self) -> list[Selection]:
+        """The selections, with what each decoder layer sees of an image."""
+        steps = [self.step_at(index) for index in range(len(self.parts.layers))]
+        return [
+            replace(one, per_layer=tuple(one.n if step is None else step.keeps[i].k for step in steps))
+            for i, one in enumerate(self.selections)
+        ]
+
     def report(self) -> Report:
         """The counts of this forward."""
         name = type(self.policy.method).__name__
@@ -152,6 +161,12 @@ class Call:
         held, full = bytes_of(self.cache)
         tokens, layers = sum(s.n for s in self.selections), len(self.parts.layers)
         steps = [self.step_at(index) for index in range(layers)]
+        config, batch, whole = self.parts.config, self.input_ids.shape[0], self.past + self.length
+        now = [self.length if step is None else step.fresh.columns.shape[1] for step in steps]
+        left = [whole if step is None else step.whole.columns.shape[1] for step in steps]
+        past = [total - new for total, new in zip(left, now, strict=True)]
+        if self.policy.early:  # caches in front of the cut are cut behind the prompt
+            left = [self.steps[-1].whole.columns.shape[1]] * layers
         return Report(
             method=name,
             at=self.policy.place,
@@ -164,6 +179,10 @@ class Call:
             layer_averaged=sum(tokens if s is None else sum(keep.k for keep in s.keeps) for s in steps) / layers,
             cache_bytes=held,
             cache_bytes_full=full,
+            prefill_flops=batch * prefill_flops(config, now, past),
+            prefill_flops_full=batch * prefill_flops(config, [self.length] * layers, [self.past] * layers),
+            decode_flops=batch * decode_flops(config, left),
+            decode_flops_full=batch * decode_flops(config, [whole] * layers),
             select_ms=1e3 * self.seconds,
             certificates=tuple(s.keep.certificate for s in self.selections),
         )

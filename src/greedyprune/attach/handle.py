@@ -16,7 +16,7 @@ from greedyprune.attach.policy import Policy, Positions, as_protect
 from greedyprune.attach.report import Report, Selection
 from greedyprune.budget import PerLayer, as_budgets
 from greedyprune.method import Method, as_method
-from greedyprune.stages import Layer
+from greedyprune.stages import Depths, Layer, Layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from greedyprune.attach.parts import Parts
-    from greedyprune.budget import Budget
+    from greedyprune.budget import Budget, LayerAverage
     from greedyprune.stages import Stage
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
     """What `protect` may be: one entry per image of the call."""
+    Kept: TypeAlias = Budget | LayerAverage | PerLayer | Sequence[Budget | LayerAverage]
+    """What `keep` may be."""
 
 _USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())
 """What `using` overrides in this thread, innermost last."""
@@ -41,7 +43,7 @@ _PRUNED: weakref.WeakSet[Any] = weakref.WeakSet()
 def prune(
     model: Any,
     method: Method | type[Method] | str | Mapping[str, Any] = "greedyprune",
-    keep: Budget | PerLayer | Sequence[Budget] | None = None,
+    keep: Kept | None = None,
     *,
     at: Stage | None = None,
     positions: Positions = "original",
@@ -50,10 +52,12 @@ def prune(
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
     `method`: an instance, a class, a registered name, or a plain dict. `keep`: an int (visual tokens kept per image),
-    `Ratio(0.25)`, a list with one of these per image of the call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
-    `at`: `Input()` or `Layer(l)`, the method's own stage by default. `positions`: "original" ids, or "compact" ones
-    without gaps, which is how several published VQA numbers were made (grounding suffers). `protect`: per image of the
-    call the visual tokens that must be kept, None for an image without: `[[0, 5], None]`; they count towards `keep`.
+    `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on average), a list with one of these per image of the
+    call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8,
+    16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay; the method's own by default. `positions`:
+    "original" ids, or "compact" ones without gaps, which is how several published VQA numbers were made (grounding
+    suffers). `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
+    None]`; they count towards `keep`.
     The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
     leave the sequence and the KV cache physically. Positions stay the original ones.
 
@@ -85,13 +89,16 @@ def _policy(
     guarded = as_protect(protect)
     if any(guarded) and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
-    stages: list[Stage] = [method.at if at is None else at]
+    place = method.at if at is None else at
     if isinstance(budgets, PerLayer):
         if at is not None:
             raise ValueError(f"keep={budgets!r} says itself where to cut: leave out at={at!r}.")
-        stages = [Layer(index) for index in budgets.schedule]
-    policy = Policy(method, budgets, stages[0], positions, guarded)
+        place = Layers(tuple(budgets.schedule))
+    if isinstance(place, Depths):
+        place = place.of(len(parts.layers))
+    policy = Policy(method, budgets, place, positions, guarded, len(parts.layers))
     check_needs(parts, policy)
+    stages = [Layer(index) for index in place.indices] if isinstance(place, Layers) else [place]
     for stage in stages:
         method.check_stage(stage)
         parts.check_stage(stage)
@@ -116,7 +123,7 @@ class Pruned:
     def using(
         self,
         method: Method | type[Method] | str | Mapping[str, Any] | None = None,
-        keep: Budget | PerLayer | Sequence[Budget] | None = None,
+        keep: Kept | None = None,
         *,
         at: Stage | None = None,
         positions: Positions | None = None,

@@ -207,7 +207,7 @@ class Hooks:
         if call.cache is not None:
             check_cache(call.cache)
             self._shorten(call)
-        self._done(call.report(), call.selections)
+        self._done(call.report(), call.told())
         warn_if_idle(call.policy, call.selections)
 
     def _shorten(self, call: Call) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from torch import Tensor
 
-from greedyprune.budget import Budget, Budgets, PerLayer, count
+from greedyprune.budget import Budget, Budgets, LayerAverage, PerLayer, count
 from greedyprune.method import Method
-from greedyprune.stages import Layer, Stage
+from greedyprune.stages import Layer, Layers, Stage
 
 if TYPE_CHECKING:
     from greedyprune.models._family import ImageTokens
@@ -41,16 +41,21 @@ class Policy:
     positions: Positions = "original"
     protect: Protect = ()
 
+    depth: int = 0
+    """How many decoder layers the model has."""
+
     @property
     def place(self) -> str:
         """Where this cuts, as text."""
-        return "layers:" + ",".join(map(str, self.keep.schedule)) if isinstance(self.keep, PerLayer) else str(self.at)
+        return str(Layers(tuple(self.keep.schedule)) if isinstance(self.keep, PerLayer) else self.at)
 
     @property
     def starts(self) -> list[int]:
         """The decoder layers before which tokens leave; empty if they leave before the decoder."""
         if isinstance(self.keep, PerLayer):
             return list(self.keep.schedule)
+        if isinstance(self.at, Layers):
+            return list(self.at.indices)
         return [self.at.index] if isinstance(self.at, Layer) else []
 
     @property
@@ -72,17 +77,26 @@ class Policy:
             what = f"protect has {len(self.protect)} lists"
             given = [self.protect[place] for place in _places(len(self.protect), rows, embeds, what)]
         asks: dict[int, list[Ask]] = {}
-        for start in self.starts or [0]:
-            budgets = [self._budget(start, place) for place in kept]
-            asks[start] = [Ask(*pair) for pair in zip(budgets, given, strict=True)]
+        budgets = [self._budgets(place, image.n) for place, image in zip(kept, images, strict=True)]
+        for cut, start in enumerate(self.starts or [0]):
+            asks[start] = [Ask(of_image[cut], rows) for of_image, rows in zip(budgets, given, strict=True)]
             for number, (ask, image) in enumerate(zip(asks[start], images, strict=True)):
                 _check(number, ask, image.n)
         return asks
 
-    def _budget(self, start: int, place: int) -> Budget:
+    def _budgets(self, place: int, n: int) -> list[Budget]:
+        """How much of an image of n tokens is kept by each cut."""
         if isinstance(self.keep, PerLayer):
-            return self.keep.schedule[start]
-        return self.keep[place] if isinstance(self.keep, tuple) else self.keep
+            return list(self.keep.schedule.values())
+        last = self.keep[place] if isinstance(self.keep, tuple) else self.keep
+        starts = self.starts or [0]
+
+        def counts(k: int) -> list[int]:
+            return self.method.counts(k, n, len(starts)) if len(starts) > 1 else [k]
+
+        if isinstance(last, LayerAverage):
+            last = last.solve(n, starts, self.depth, counts)
+        return [*counts(count(last, n))[:-1], last]
 
 
 def as_protect(protect: object) -> Protect:

@@ -25,6 +25,8 @@ class Selection:
     budget: Budget
     keep: Keep
     """The decision itself: rows, order, gains, what was passed over for whom."""
+    per_layer: tuple[int, ...] = ()
+    """How many of the image's tokens each decoder layer sees."""
 
     @property
     def n(self) -> int:
@@ -56,6 +58,7 @@ class Selection:
             "budget": str(self.budget),
             "tokens": self.n,
             "kept": self.k,
+            "per_layer": list(self.per_layer),
             "rows": self.rows.tolist(),
             "order": self.order.tolist(),
             "gains": [round(gain, 6) for gain in self.keep.gains.tolist()],
@@ -87,6 +90,13 @@ class Report:
     """Keys and values after the prompt, as held."""
     cache_bytes_full: int = 0
     """What they would take without pruning."""
+    prefill_flops: int = 0
+    """Of the decoder for the prompt as it was cut, padding included."""
+    prefill_flops_full: int = 0
+    """What it would take without pruning."""
+    decode_flops: int = 0
+    """Of the decoder for one new token of every prompt, right after it."""
+    decode_flops_full: int = 0
     select_ms: float = 0.0
     """Host time of choosing, all images."""
     certificates: tuple[Certificate | None, ...] = ()
@@ -101,8 +111,10 @@ class Report:
             return f"{self.method} at {self.at}: no prompt with images has run yet, nothing was pruned"
         saved = 1 - self.cache_bytes / self.cache_bytes_full if self.cache_bytes_full else None
         cache = f"KV -{100 * saved:.0f} %" if saved is not None else "no KV cache"
+        flops = 1 - self.prefill_flops / max(self.prefill_flops_full, 1)
         return (
             f"{self.method} at {self.at}: {self.tokens} -> {self.kept} visual tokens "
             f"({self.layer_averaged:.0f} averaged over {self.layers} layers), "
-            f"{self.sequence} -> {self.sequence_kept} in sequence, {cache}, selector {self.select_ms:.1f} ms"
+            f"{self.sequence} -> {self.sequence_kept} in sequence, prompt FLOPs -{100 * flops:.0f} %, {cache}, "
+            f"selector {self.select_ms:.1f} ms"
         )

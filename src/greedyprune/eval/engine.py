@@ -21,10 +21,9 @@ from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.images import Images
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
-from greedyprune.models.flops import prefill_flops, visual_lengths
+from greedyprune.models.flops import prefill_flops
 from greedyprune.models.seen import seen
 from greedyprune.models.transforms import downscale
-from greedyprune.stages import Layer
 
 
 class ItemError(RuntimeError):
@@ -145,8 +144,8 @@ class Engine:
         seconds = time.perf_counter() - begun
         shown = self.visual_tokens(inputs)
         kept = shown if selections is None else [selection.k for selection in selections]
-        layers, start = len(self.parts.layers), config.stage.index if isinstance(config.stage, Layer) else 0
-        visual = [visual_lengths(n, k, start, layers) for n, k in zip(shown, kept, strict=True)]
+        layers = len(self.parts.layers)
+        visual = [[n] * layers for n in shown] if selections is None else [list(s.per_layer) for s in selections]
         text = [length - n for length, n in zip(inputs["attention_mask"].sum(1).tolist(), shown, strict=True)]
         return Outcome(
             config=config.key,

@@ -52,18 +52,16 @@ class Sizes:
         return 2 * self.width * self.vocabulary
 
 
-def prefill_flops(config: Any, lengths: Sequence[int]) -> int:
-    """A prompt of which decoder layer i sees lengths[i] tokens, and the logits of its last one. (layers,) -> FLOPs"""
-    sizes = Sizes.of(config)
-    return sum(sizes.layer(length, length) for length in lengths) + sizes.logits
+def prefill_flops(config: Any, lengths: Sequence[int], past: Sequence[int] | None = None) -> int:
+    """A prompt of which decoder layer i sees lengths[i] tokens, and the logits of its last one. (layers,) -> FLOPs
+
+    `past`: what the cache of each layer held before, where a conversation goes on.
+    """
+    sizes, before = Sizes.of(config), past or [0] * len(lengths)
+    return sum(sizes.layer(new, new + old) for new, old in zip(lengths, before, strict=True)) + sizes.logits
 
 
 def decode_flops(config: Any, lengths: Sequence[int]) -> int:
     """One new token after a prompt that left lengths[i] tokens in the cache of layer i. (layers,) -> FLOPs"""
     sizes = Sizes.of(config)
     return sum(sizes.layer(1, length + 1) for length in lengths) + sizes.logits
-
-
-def visual_lengths(n: int, k: int, start: int, layers: int) -> list[int]:
-    """Visual tokens that each layer sees, where k of n stay from layer `start` on. -> (layers,)"""
-    return [n] * min(start, layers) + [k] * max(layers - start, 0)

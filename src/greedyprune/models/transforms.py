@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from greedyprune.budget import Budget, PerLayer, as_budgets, count
+from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
 from greedyprune.models._family import (
     Family,
     Layout,
@@ -184,11 +184,11 @@ def _native_names() -> str:
 def _each(keep: object, images: int) -> tuple[Budget, ...]:
     """One budget per image."""
     budgets = as_budgets(keep)
-    if isinstance(budgets, PerLayer):
+    if isinstance(budgets, (PerLayer, LayerAverage)):
         raise TypeError(f"keep={budgets!r} belongs to layers, and images have one size: give an int or a Ratio.")
     if isinstance(budgets, tuple) and len(budgets) != images:
         raise ValueError(f"keep has {len(budgets)} budgets for {images} images: give one for each, or one.")
-    return budgets if isinstance(budgets, tuple) else (budgets,) * images
+    return tuple(map(as_budget, budgets)) if isinstance(budgets, tuple) else (budgets,) * images
 
 
 def _pillow() -> Any:
