@@ -14,7 +14,7 @@ from greedyprune.testbed import KINDS, TASKS, answer_patches, scenes
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import COUNTS, CROWDED, PATCH, SHAPES, SIZES
 from greedyprune.testbed.train.answers import HANDS, Score, answer_loss, choose, to_pixels
-from greedyprune.testbed.train.codebook import NORM, codebook, places, symbols
+from greedyprune.testbed.train.codebook import NORM, apart, codebook, places, symbols
 from greedyprune.testbed.train.export import export
 from greedyprune.testbed.train.labels import CHARACTERS, PAINTS, label
 from greedyprune.testbed.train.labels import KINDS as SEEN
@@ -132,6 +132,20 @@ def test_labels_say_what_each_patch_shows():
             covered |= set(answer_patches(question, grid, size))
         shown = (labels.kind[0] > 0) | (labels.unclear[0] > 0)
         assert shown[sorted(covered)].all()
+
+
+def test_a_separate_start_takes_words_out_of_the_basis_of_visual_tokens():
+    book, turn = codebook(), apart()
+    assert torch.allclose(turn @ turn.T, torch.eye(len(turn)), atol=1e-5)
+    named = torch.tensor([IDS[kind] for kind in SEEN[1:]])
+    architecture = ARCHITECTURES["llava"]
+    for separate, alike in ((False, 1.0), (True, 0.0)):
+        model = architecture.build()
+        start_decoder(architecture, model, separate=separate)
+        words = model.get_input_embeddings().weight.detach()[named]
+        cosines = torch.nn.functional.cosine_similarity(words, book.kinds[1:])
+        assert abs(float(cosines.mean()) - alike) < 0.1
+        assert torch.allclose(words @ words.T, book.words[named] @ book.words[named].T, atol=1e-3)
 
 
 def test_the_codebook_is_orthonormal_but_for_words_that_start_alike():

@@ -1,6 +1,7 @@
 """Train a bundled model: `python -m greedyprune.testbed.train {llava,qwen} --out folder [--seed 0]`."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def main() -> None:
     if given.stage:
         _stage(given)
         return
-    if given.processes == 1:
+    if given.vision:
+        shutil.copy(given.vision, given.out / "vision.pt")
+        _wait(_start(given, "symbols"))
+    elif given.processes == 1:
         _wait(_start(given, "symbols"))
         _wait(_start(given, "vision"))
     else:
@@ -45,6 +49,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="take this many times the usual steps")
     parser.add_argument("--stop", type=int, help="end the stage after so many steps, on the schedule of the whole")
     parser.add_argument("--ordinary-start", action="store_true", help="the decoder's attention starts as drawn")
+    parser.add_argument("--separate", action="store_true", help="words share no basis with visual tokens")
+    parser.add_argument("--vision", type=Path, metavar="FILE", help="a vision.pt of this model, instead of that stage")
     parser.add_argument("--stage", choices=STAGES, help="only this one")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -56,6 +62,7 @@ def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.
     command += ["--stage", stage, "--rank", str(rank)]
     command += ["--stop", str(given.stop)] if given.stop else []
     command += ["--ordinary-start"] if given.ordinary_start else []
+    command += ["--separate"] if given.separate else []
     return subprocess.Popen(command)
 
 
@@ -89,12 +96,12 @@ def _stage(given: argparse.Namespace) -> None:
     steps = round(STEPS[given.stage] * given.scale)
     run = Run(given.stage, given.out, given.seed, steps, given.stop)
     if given.stage == "symbols":
-        symbols.run_symbols(run, architecture, model, not given.ordinary_start)
+        symbols.run_symbols(run, architecture, model, not given.ordinary_start, given.separate)
     elif given.stage == "vision":
         start_tower(architecture, model)
         vision.run_vision(run, architecture, model)
     else:
-        _join(given.out, architecture, model)
+        _join(given.out, architecture, model, given.separate)
         run.device = "cuda" if torch.cuda.is_available() else "cpu"
         if parallel:
             run.rank, run.world = given.rank, given.processes
@@ -105,9 +112,9 @@ def _stage(given: argparse.Namespace) -> None:
             dist.destroy_process_group()
 
 
-def _join(folder: Path, architecture: Any, model: Any) -> None:
+def _join(folder: Path, architecture: Any, model: Any, separate: bool) -> None:
     """The decoder of the first stage with the tower and projector of the second."""
-    start_decoder(architecture, model)
+    start_decoder(architecture, model, separate=separate)
     read, seen = _saved(folder / "symbols.pt"), _saved(folder / "vision.pt")
     architecture.decoder(model).load_state_dict(read["decoder"])
     model.lm_head.load_state_dict(read["head"])

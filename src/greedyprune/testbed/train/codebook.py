@@ -60,6 +60,12 @@ def codebook() -> Codebook:
     )
 
 
+@cache
+def apart() -> Tensor:
+    """A rotation that takes words out of the basis they share with visual tokens. -> (d, d)"""
+    return torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(8)))[0]
+
+
 def _related(line: Tensor, wave: Tensor, side: Tensor) -> dict[str, Tensor]:
     """Words that start close to a direction of the picture."""
     x, y = line

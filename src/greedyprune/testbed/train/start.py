@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.testbed.train.codebook import WIDTH, codebook
+from greedyprune.testbed.train.codebook import WIDTH, apart, codebook
 from greedyprune.testbed.train.models import Architecture, Qwen
 
 
@@ -84,16 +84,20 @@ def _shift(steps: Tensor, right: int, down: int) -> Tensor:
     return torch.block_diag(*blocks)
 
 
-def start_decoder(architecture: Architecture, model: Any, structured: bool = True) -> None:
+def start_decoder(architecture: Architecture, model: Any, structured: bool = True, separate: bool = False) -> None:
     """Word embeddings from the codebook; attention that compares and copies, unless an ordinary start is asked for.
+
+    `separate`: the words are turned by a random rotation, so that they share no basis with visual tokens, and a word is
+    no more similar to what it names than to anything else until the decoder learns the connection.
 
     Structured: W_q = W_k is orthogonal, so like finds like, and W_o W_v is close to a multiple of the identity, so what
     is found is copied unchanged. Without it the same decoder learned to bind a colour to its shape many times slower.
     """
     book = codebook()
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(book.words)
-        model.lm_head.weight.copy_(0.15 * book.words)
+        words = book.words @ apart() if separate else book.words
+        model.get_input_embeddings().weight.copy_(words)
+        model.lm_head.weight.copy_(0.15 * words)
         layers: Any = architecture.decoder(model).layers
         for layer in layers if structured else ():
             same = _orthogonal(WIDTH)

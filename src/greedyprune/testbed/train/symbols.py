@@ -27,9 +27,11 @@ HELP = {"side": 2}  # questions of training alone
 Batch = tuple[Labels, tuple[int, int], Packed]
 
 
-def run_symbols(run: Run, architecture: Architecture, model: Any, structured: bool = True) -> None:
+def run_symbols(
+    run: Run, architecture: Architecture, model: Any, structured: bool = True, separate: bool = False
+) -> None:
     """Train the decoder in place; the tower and the projector are not touched."""
-    start_decoder(architecture, model, structured)
+    start_decoder(architecture, model, structured, separate)
     attention = Attention()
     held_out = [_batch(architecture, (9, i), 50, attention, "dev") for i in range(len(architecture.sizes))]
 
