@@ -99,6 +99,7 @@ def decide(
             cues = replace(
                 _cues(hidden[row], prompt, row, columns, image, norm),
                 protect=_protected(ask, original, hidden.device),
+                relevance=None if ask.relevance is None else ask.relevance.to(hidden.device)[left],
                 more={need: values[index].to(hidden.device)[left] for need, values in probed.items()},
             )
             chosen = select(method, cues, k)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from greedyprune.attach.hooks import Hooks
 from greedyprune.attach.needs import check_needs
 from greedyprune.attach.parts import find_parts
-from greedyprune.attach.policy import Policy, Positions, as_protect
+from greedyprune.attach.policy import Policy, Positions, Relevance, as_protect, as_relevance
 from greedyprune.attach.report import Report, Selection
 from greedyprune.budget import PerLayer, as_budgets
 from greedyprune.method import Method, as_method
@@ -48,6 +48,7 @@ def prune(
     at: Stage | None = None,
     positions: Positions = "original",
     protect: Given | None = None,
+    relevance: Sequence[Tensor | None] | None = None,
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
@@ -57,7 +58,8 @@ def prune(
     16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay; the method's own by default. `positions`:
     "original" ids, or "compact" ones without gaps, which is how several published VQA numbers were made (grounding
     suffers). `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
-    None]`; they count towards `keep`.
+    None]`; they count towards `keep`. `relevance`: per image of the call how relevant each token is to the question by
+    a model of your own, such as a CLIP text tower, (n,); methods that weigh relevance (CDPruner) use it.
     The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
     leave the sequence and the KV cache physically. Positions stay the original ones.
 
@@ -73,14 +75,20 @@ def prune(
     method = as_method(method)
     as_budgets(keep)
     parts = find_parts(model)
-    policy = _policy(parts, method, keep, at, positions, protect)
+    policy = _policy(parts, method, keep, at, positions, protect, as_relevance(relevance))
     if parts.text in _PRUNED:
         raise RuntimeError("this model is pruned already: call remove() on the first handle, or leave its with block.")
     return Pruned(parts, policy)
 
 
 def _policy(
-    parts: Parts, method: Method, keep: Any, at: Stage | None, positions: Positions, protect: Given | None
+    parts: Parts,
+    method: Method,
+    keep: Any,
+    at: Stage | None,
+    positions: Positions,
+    protect: Given | None,
+    relevance: Relevance,
 ) -> Policy:
     """What was asked for, checked against the model."""
     budgets = as_budgets(keep)
@@ -96,7 +104,7 @@ def _policy(
         place = Layers(tuple(budgets.schedule))
     if isinstance(place, Depths):
         place = place.of(len(parts.layers))
-    policy = Policy(method, budgets, place, positions, guarded, len(parts.layers))
+    policy = Policy(method, budgets, place, positions, guarded, len(parts.layers), relevance)
     check_needs(parts, policy)
     stages = [Layer(index) for index in place.indices] if isinstance(place, Layers) else [place]
     for stage in stages:
@@ -128,10 +136,11 @@ class Pruned:
         at: Stage | None = None,
         positions: Positions | None = None,
         protect: Given | None = None,
+        relevance: Sequence[Tensor | None] | None = None,
     ) -> Iterator[Pruned]:
         """Prune the calls inside otherwise: what is left out stays as it is. Other threads are not touched.
 
-        `protect=[]` protects nothing.
+        `protect=[]` protects nothing, `relevance=[]` says nothing.
 
         with pruned.using(keep=gp.Ratio(0.5)):
             out = model.generate(**inputs)
@@ -146,6 +155,7 @@ class Pruned:
             at,
             now.positions if positions is None else positions,
             now.protect if protect is None else protect,
+            now.relevance if relevance is None else as_relevance(relevance),
         )
         token = _USING.set((*_USING.get(), (self, policy)))
         try:

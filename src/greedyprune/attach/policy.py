@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from torch import Tensor
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Positions = Literal["original", "compact"]
 
+Relevance: TypeAlias = tuple[Tensor | None, ...]
+"""Per image of a call how relevant each token is to the question, by a model of the user's own; None where unsaid."""
+
 Protect: TypeAlias = tuple[tuple[int, ...], ...]
 """Per image of a call the tokens that must be kept; empty where nothing is protected."""
 
@@ -29,6 +32,8 @@ class Ask:
     budget: Budget
     protect: tuple[int, ...] = ()
     """In the image's original visual tokens."""
+    relevance: Tensor | None = field(default=None, compare=False)
+    """(n,) of the image's original visual tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Policy:
 
     depth: int = 0
     """How many decoder layers the model has."""
+    relevance: Relevance = field(default=(), compare=False)
 
     @property
     def place(self) -> str:
@@ -76,10 +82,15 @@ class Policy:
         if self.protect:
             what = f"protect has {len(self.protect)} lists"
             given = [self.protect[place] for place in _places(len(self.protect), rows, embeds, what)]
+        told: Relevance = (None,) * len(rows)
+        if self.relevance:
+            what = f"relevance has {len(self.relevance)} entries"
+            told = tuple(self.relevance[place] for place in _places(len(self.relevance), rows, embeds, what))
+        known = list(zip(given, told, strict=True))
         asks: dict[int, list[Ask]] = {}
         budgets = [self._budgets(place, image.n) for place, image in zip(kept, images, strict=True)]
         for cut, start in enumerate(self.starts or [0]):
-            asks[start] = [Ask(of_image[cut], rows) for of_image, rows in zip(budgets, given, strict=True)]
+            asks[start] = [Ask(each[cut], *more) for each, more in zip(budgets, known, strict=True)]
             for number, (ask, image) in enumerate(zip(asks[start], images, strict=True)):
                 _check(number, ask, image.n)
         return asks
@@ -109,6 +120,22 @@ def as_protect(protect: object) -> Protect:
     return tuple(() if given is None else _numbers(protect, given) for given in cast("Sequence[object]", images))
 
 
+def as_relevance(relevance: object) -> Relevance:
+    """Check `relevance` as a user gives it: per image the (n,) values of its tokens, None where there are none."""
+    if relevance is None:
+        return ()
+    if isinstance(relevance, (str, bytes, Mapping)) or not isinstance(relevance, Sequence):
+        kind = type(relevance).__name__
+        raise TypeError(f"relevance is a {kind}: write a list with one (n,) tensor, or None, per image of the call.")
+    found: list[Tensor | None] = []
+    for each in cast("Sequence[object]", relevance):
+        if each is not None and not (isinstance(each, Tensor) and each.ndim == 1 and each.is_floating_point()):
+            shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise TypeError(f"relevance holds {shape}: write one floating-point (n,) tensor, or None, per image.")
+        found.append(each.detach() if isinstance(each, Tensor) else None)
+    return tuple(found)
+
+
 def _numbers(protect: object, given: object) -> tuple[int, ...]:
     """The token numbers of one image, ascending."""
     plain: Any = given.tolist() if isinstance(given, Tensor) else given
@@ -135,6 +162,11 @@ def _check(number: int, ask: Ask, n: int) -> None:
         raise ValueError(
             f"protect holds token {ask.protect[-1]} of image {number}, which has {n} visual tokens: "
             f"write numbers from 0 to {n - 1}."
+        )
+    if ask.relevance is not None and ask.relevance.shape != (n,):
+        raise ValueError(
+            f"relevance of image {number} has shape {tuple(ask.relevance.shape)}, the image has {n} visual tokens: "
+            f"give ({n},), one number for each in their order."
         )
     k = count(ask.budget, n)
     if len(ask.protect) > k:
