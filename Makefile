@@ -37,7 +37,7 @@ test-oldest: ## run the tests on the oldest supported transformers, in .venv-old
 eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
 	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick
 
-test-slow: venv ## ten minutes of training, against the recorded curves
+test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 test-all: test test-oldest ## both, one after the other

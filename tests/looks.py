@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +12,9 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from greedyprune.cues import Attention, Need
-from tiny import IMAGE, Tiny
+from tiny import IMAGE, Tiny, tiny
 
-CLS, LAST = Attention("cls"), Attention("last_text")
+CLS, LAST, RATERS = Attention("cls"), Attention("last_text"), Attention("raters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,50 @@ def class_rows(made: Tiny, pixels: Tensor, layer: int) -> Tensor:
     with torch.no_grad():
         out = made.model.model.vision_tower(pixels, output_attentions=True)
     return out.attentions[layer].mean(1)[:, 0]
+
+
+def asking(seen: list[Tensor], need: Need, at: gp.Stage) -> gp.Method:
+    """A method that needs one cue and notes it for every image."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Asking(proofs.Custom):
+        needs: ClassVar[tuple[Need, ...]] = (need,)
+
+    return Asking(choose=noting(seen, need), at=at)
+
+
+def prompt_of(family: str, case: proofs.Case) -> tuple[Tiny, dict[str, Tensor], list[Tensor], list[tuple[int, Tensor]]]:
+    """An eager model, its prompt, the embeddings of its rows, and of every image its row and columns."""
+    eager = tiny(family, "eager")
+    inputs = eager.prompt(case.rows)
+    embeds = proofs.entering(eager.model.get_decoder().layers[0], eager.model, inputs)["hidden_states"]
+    with gp.prune(eager.model, "random", 1) as handle:
+        proofs.forward(eager.model, inputs)
+        places = proofs.image_columns(inputs["input_ids"], handle.selections)
+    return eager, inputs, embeds, [(int(p[0, 0]), p[:, 1]) for p in places]
+
+
+def text_of(inputs: dict[str, Tensor], row: int) -> list[int]:
+    """The columns of a prompt's text."""
+    return [
+        column
+        for column, (token, real) in enumerate(
+            zip(inputs["input_ids"][row].tolist(), inputs["attention_mask"][row].tolist(), strict=True)
+        )
+        if real and token != IMAGE
+    ]
+
+
+def raters_of(inputs: dict[str, Tensor], embeds: Tensor, row: int, columns: Tensor) -> list[int]:
+    """The columns of an image's raters, in plain loops."""
+    text = text_of(inputs, row)
+    spoken = [0.0] * len(text)
+    for i in columns.tolist():
+        scores = [float(embeds[row, i].double() @ embeds[row, j].double()) for j in text]
+        most = max(scores)
+        total = sum(math.exp(score - most) for score in scores)
+        for j, score in enumerate(scores):
+            spoken[j] += math.exp(score - most) / total / len(columns)
+    mean = sum(spoken) / len(spoken)
+    chosen = [j for j, m in zip(text, spoken, strict=True) if m > mean and j > int(columns[-1])]
+    return chosen or [int(inputs["attention_mask"][row].nonzero()[-1])]

@@ -1,4 +1,4 @@
-"""Does pruning keep the tokens that the answer needs? On fresh test questions, the bundled model says."""
+"""Does pruning keep the tokens that the answer needs? On fresh test questions, the bundled models say."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from greedyprune.attach.call import Call
 from greedyprune.attach.hooks import Hooks
 
 SEED, QUESTIONS, KEPT = 2026, 200, 16
+MARGIN = {"llava": 0.1, "qwen": 0.05}
+SIZES = {"llava": testbed.SIZES[:1], "qwen": testbed.SIZES}
 
 
 @cache
-def questions() -> tuple[object, object, list[testbed.Item]]:
-    model, processor = testbed.load()
-    return model, processor, testbed.sample(QUESTIONS, split="test", seed=SEED)
+def questions(name: str) -> tuple[object, object, list[testbed.Item]]:
+    model, processor = testbed.load(name)
+    return model, processor, testbed.sample(QUESTIONS, split="test", seed=SEED, sizes=SIZES[name])
 
 
-def answers(asked: list[testbed.Item] | None = None, batch: int = 50) -> list[bool]:
+def answers(name: str, asked: list[testbed.Item] | None = None, batch: int = 50) -> list[bool]:
     """Which of the questions the model answers right, as it is now."""
-    model, processor, items = questions()
+    model, processor, items = questions(name)
     items = items if asked is None else asked
     right: list[bool] = []
     for start in range(0, len(items), batch):
@@ -42,37 +44,42 @@ def answers(asked: list[testbed.Item] | None = None, batch: int = 50) -> list[bo
     return right
 
 
-def test_a_ninth_of_the_tokens_answers_nine_tenths_of_what_all_tokens_answer() -> None:
-    model, _, _ = questions()
-    dense = answers()
+@pytest.mark.parametrize("name", testbed.MODELS)
+def test_a_ninth_of_the_tokens_answers_nine_tenths_of_what_all_tokens_answer(name: str) -> None:
+    model, _, _ = questions(name)
+    dense = answers(name)
     assert sum(dense) >= 0.95 * QUESTIONS
     with gp.prune(model, gp.GreedyPrune(), keep=KEPT) as pruned:
-        kept = answers()
-        assert all(s.n == 144 and s.k == KEPT for s in pruned.selections)
+        kept = answers(name)
+        assert all(s.n in (140, 143, 144) and s.k == KEPT for s in pruned.selections)
         assert pruned.report().at == "layer:2"
     still = sum(k for k, d in zip(kept, dense, strict=True) if d)
     assert still >= 0.90 * sum(dense)
     # The test can fail: as few tokens, chosen without looking, answer clearly fewer.
     with gp.prune(model, gp.Random(), keep=KEPT):
-        drawn = answers()
-    assert sum(drawn) < sum(kept) - 0.1 * QUESTIONS
+        drawn = answers(name)
+    assert sum(drawn) < sum(kept) - MARGIN[name] * QUESTIONS
 
 
 def test_wrong_positions_lose_where_things_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kept tokens with the positions of other kept tokens: the mistake of a cut that sorts one and not the other."""
-    model, _, _ = questions()
-    where = testbed.sample(60, split="dev", seed=1, tasks=["where"])
+    """Kept tokens with the positions of other kept tokens: the mistake of a cut that sorts one and not the other.
+
+    On the model that goes by positions: the other one has learned to read places off the tokens themselves.
+    """
+    name = "llava"
+    model, _, _ = questions(name)
+    where = testbed.sample(60, split="dev", seed=1, tasks=["where"], sizes=SIZES[name])
     own = Hooks._own_positions
 
     def scrambled(hooks: Hooks, call: Call, embeds: Tensor) -> Tensor:
         positions = own(hooks, call, embeds).clone()
         for row, columns, _ in call.prompt.spans() if call.prompt else ():
-            positions[row, columns] = positions[row, columns.flip(0)]
+            positions[..., row, columns] = positions[..., row, columns.flip(0)]
         return positions
 
     with gp.prune(model, gp.Random(), keep=120, at=gp.Input()):
-        right = answers(where)
+        right = answers(name, where)
         monkeypatch.setattr(Hooks, "_own_positions", scrambled)
-        wrong = answers(where)
+        wrong = answers(name, where)
     assert sum(right) >= 50
     assert sum(wrong) <= sum(right) - 8

@@ -4,8 +4,8 @@ masked, they take the largest first, and where a model or a place has no such at
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import accelerate
 import pytest
@@ -14,16 +14,17 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach import needs
-from greedyprune.cues import Attention, Need
+from greedyprune.attach.tower import _SIGHT
+from greedyprune.cues import Attention, Features, Keys
 from greedyprune.models.table import FAMILIES
-from looks import CLS, LAST, Last, class_rows, eager_rows, near, noting
+from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
 from proofs import CASES, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same
 from tiny import IMAGE, decoder, fresh, tiny, tower
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
 FEW = {"max_new_tokens": 3}
+TEXT_KEYS = Keys("decoder", of="text")
 case = pytest.mark.parametrize("case", CASES, ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
@@ -35,8 +36,8 @@ def test_nothing_is_computed_for_a_method_that_does_not_ask(monkeypatch) -> None
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("looked at attention that nobody needs")
 
-    monkeypatch.setattr("greedyprune.attach.needs.class_row", never)
-    monkeypatch.setattr("greedyprune.attach.needs.decoder_row", never)
+    for name in ("tower.class_row", "tower.received_row", "tower.tower_keys", "look.decoder_rows", "look.decoder_keys"):
+        monkeypatch.setattr(f"greedyprune.attach.{name}", never)
     with gp.prune(MODEL, gp.GreedyPrune(), 4) as handle:
         generate(MODEL, ONE, **FEW)
         with handle.using("cls"), pytest.raises(AssertionError, match="nobody needs"):
@@ -51,7 +52,7 @@ def test_nothing_is_left_behind(method) -> None:
     plain, before = generate(MODEL, RAGGED), proofs.fingerprint(MODEL)
 
     def is_as_before() -> None:
-        assert needs._ROWS.get() is None
+        assert _SIGHT.get() is None
         assert proofs.fingerprint(MODEL) == before
         assert same(generate(MODEL, RAGGED), plain)
 
@@ -190,21 +191,21 @@ def test_cues_that_do_not_fit_are_refused() -> None:
             ValueError, match=r"attention has shape .* one floating-point value for each of the 6 tokens"
         ):
             gp.Cues(x, attention=bad)
-        with pytest.raises(ValueError, match=r"Attention\(kind='cls', layer=None\) has shape"):
+        with pytest.raises(ValueError, match=r"Attention\(kind='cls', layer=None.*\) has shape"):
             gp.Cues(x, more={CLS: bad})
-    with pytest.raises(ValueError, match=r"attention has shape \(6, 2\): pass \(6,\)"):
+    with pytest.raises(ValueError, match=r"attention has shape \(6, 2\): pass \(n\), n = 6"):
         gp.Cues(x, attention=torch.rand(6, 2))
     with pytest.raises(KeyError, match="declare it in the method's needs"):
         gp.Cues(x)[CLS]
-    with pytest.raises(ValueError, match=r"Attention\(kind='cls', layer=None\) holds NaN or infinity, first in row 2"):
+    with pytest.raises(ValueError, match=r"Attention\(kind='cls'.*\) holds NaN or infinity, first in row 2"):
         gp.select("cls", gp.Cues(x, more={CLS: torch.tensor([0, 1, torch.nan, 1, 1, 1])}), 2)
 
 
 def test_a_tower_without_a_class_token_is_refused_with_the_methods_that_run() -> None:
     for family in FAMILIES:
-        if family != "llava":
+        if family not in ("llava", "internvl"):
             with pytest.raises(
-                ValueError, match=rf"ClsTopK .*{family}.* no class token .* can: greedyprune, divprune, sal"
+                ValueError, match=rf"ClsTopK .*{family}.* no class token .* can: greedyprune, divprune, "
             ):
                 gp.prune(tiny(family).model, "cls", 4)
     vision = tower(model_type="siglip_vision_model", image_size=24, patch_size=6)
@@ -228,6 +229,10 @@ def test_before_the_first_layer_nobody_has_looked_back(at) -> None:
             gp.prune(MODEL, method, 4, at=at)
         assert "fastv" not in str(error.value)
         assert "cls" in str(error.value)
+    whose = {RATERS: "the text raters' attention", Keys("decoder"): "a token's key", TEXT_KEYS: "a token's key"}
+    for need, words in whose.items():
+        with pytest.raises(ValueError, match=rf"{words} comes from a decoder layer before the cut, so use at="):
+            gp.prune(MODEL, asking([], need, at), 4)
 
 
 @pytest.mark.parametrize(
@@ -237,16 +242,18 @@ def test_before_the_first_layer_nobody_has_looked_back(at) -> None:
         (Attention("cls", -4), "has 3 layers and no layer -4"),
         (Attention("last_text", 2), "decoder layer 2 does not run before the cut, layers 0 to 1 do"),
         (Attention("last_text", -1), "decoder layer -1 does not run before the cut"),
+        (Attention("raters", 2), "decoder layer 2 does not run before the cut"),
+        (Keys("decoder", 3), "decoder layer 3 does not run before the cut"),
+        (
+            Attention("eyes"),
+            r"kind='eyes'.* names a kind of attention that is not known, only tower, cls, received, last_",
+        ),
     ],
     ids=str,
 )
 def test_layers_that_are_not_there_are_refused(need, match) -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Named(proofs.Custom):
-        needs: ClassVar[tuple[Need, ...]] = (need,)
-
     with pytest.raises(ValueError, match=match):
-        gp.prune(MODEL, Named(choose=noting([], need)), 4, at=gp.Layer(2))
+        gp.prune(MODEL, asking([], need, gp.Layer(2)), 4)
 
 
 def test_several_layers_for_the_projector_must_be_named() -> None:
@@ -254,6 +261,10 @@ def test_several_layers_for_the_projector_must_be_named() -> None:
     made.model.config.vision_feature_layer = [-2, -1]
     with pytest.raises(ValueError, match=r"vision_feature_layer=\[-2, -1\], so name one"):
         gp.prune(made.model, "cls", 4)
+    for need in (Attention("received"), Keys("tower"), Features()):
+        with pytest.raises(ValueError, match=rf"so name one: {type(need).__name__}\(.*layer=-2"):
+            gp.prune(made.model, asking([], need, gp.Input()), 4)
+        gp.prune(made.model, asking([], replace(need, layer=1), gp.Input()), 4).remove()
 
 
 def test_an_unknown_decoder_is_refused() -> None:
@@ -262,4 +273,7 @@ def test_an_unknown_decoder_is_refused() -> None:
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE))
     with pytest.raises(ValueError, match="attention weights of a 'gemma' decoder are not known here, only of llama"):
         gp.prune(model, "fastv", 4)
+    for need in (RATERS, Keys("decoder"), TEXT_KEYS):
+        with pytest.raises(ValueError, match="of a 'gemma' decoder are not known here"):
+            gp.prune(model, asking([], need, gp.Layer(2)), 4)
     gp.prune(model, "greedyprune", 4).remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from greedyprune.cli.app import app
 from greedyprune.cli.models import ATTENTION, markdown
 from greedyprune.models import table
 from greedyprune.models._family import Family
+from greedyprune.registry import METHODS, method_class
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +55,17 @@ def test_the_accuracy_table_is_that_of_the_results(monkeypatch: pytest.MonkeyPat
     assert shown == make_accuracy.table(rows), "run python docs/make_accuracy.py"
     for model in make_accuracy.models(rows):
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
+
+
+def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_methods
+
+    shown = make_methods.PAGE.read_text(encoding="utf-8")
+    assert shown == make_methods.page(), "run python docs/make_methods.py"
+    for name in METHODS:
+        assert f"(`{name}`)" in shown
+        assert all(make_methods.parts(inspect.getdoc(method_class(name)) or ""))
 
 
 def test_the_first_snippet_of_the_readme_runs_as_written() -> None:

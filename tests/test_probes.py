@@ -14,10 +14,10 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 import greedyprune as gp
 import proofs
-from greedyprune import probes
 from greedyprune.cues import Attention, Need
 from greedyprune.models.table import FAMILIES, READABLE
-from looks import CLS, LAST, Cls, Last, all_near, class_rows, eager_rows, near, noting
+from greedyprune.probes.decoder import decoder_keys, decoder_rows
+from looks import CLS, LAST, RATERS, Cls, Last, all_near, asking, class_rows, eager_rows, near, noting, raters_of
 from proofs import CASES, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
 
@@ -122,12 +122,13 @@ def test_an_earlier_layer_can_be_named(layer) -> None:
     near(seen[2], seen[0][picked])
 
 
-def test_a_second_turn_looks_at_the_whole_conversation() -> None:
+@pytest.mark.parametrize("need", [LAST, RATERS], ids=repr)
+def test_a_second_turn_looks_at_the_whole_conversation(need) -> None:
     eager = fresh("llava", "eager")
     for attention in ("eager", "sdpa"):
         eager.model.set_attn_implementation(attention)
         seen: list[Tensor] = []
-        with gp.prune(eager.model, Last(choose=noting(seen, LAST)), 5) as handle:
+        with gp.prune(eager.model, asking(seen, need, gp.Layer(2)), 5) as handle:
             first = generate(eager.model, RAGGED, **FEW)
             more = turn(eager, RAGGED, first, WORDS, proofs.IMAGE_PIECE, WORDS)
             more["pixel_values"] = torch.cat([ONE["pixel_values"]] * 2)
@@ -139,8 +140,13 @@ def test_a_second_turn_looks_at_the_whole_conversation() -> None:
             out = forward(eager.model, step, past_key_values=first.cache, **asked)
             assert [selection.n for selection in handle.selections] == [16, 16]
         if attention == "eager":
-            weights = out.attentions[1].mean(1)[:, -1, -ids.shape[1] :]
-            expected = [weights[row][ids[row] == IMAGE] for row in range(2)]
+            weights, expected = out.attentions[1].mean(1)[:, :, -ids.shape[1] :], []
+            embeds = proofs.entering(eager.model.get_decoder().layers[0], eager.model, {**step, "attention_mask": None})
+            for row in range(2):
+                columns = (ids[row] == IMAGE).nonzero()[:, 0]
+                turned = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                chosen = raters_of(turned, embeds["hidden_states"], row, columns) if need == RATERS else [-1]
+                expected.append(weights[row][chosen][:, columns].mean(0))
             assert out.attentions[1].shape[-1] > ids.shape[1]
         all_near(seen, expected)
 
@@ -167,25 +173,29 @@ def test_every_kind_of_mask_hides_the_same_keys(kind) -> None:
     attention = tiny("llava").model.get_decoder().layers[0].self_attn
     states = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
     rotary = tiny("llava").model.get_decoder().rotary_emb(states, torch.arange(6)[None])
-    at = torch.tensor([5, 3])
+    at = torch.tensor([[5, 4, 2], [3, 5, 0]])
     valid = torch.ones(2, 6, dtype=torch.bool)
     if kind != "none":
         valid[0, :2] = False
     seen = torch.ones(6, 6, dtype=torch.bool).tril()[None, None] & valid[:, None, None]
     lowest = torch.finfo(torch.float32).min
     masks = {"none": None, "padding": valid.long(), "bool": seen, "float": torch.where(seen, 0.0, lowest)}
-    row = probes.decoder_row(attention, states, rotary, at, masks[kind])
-    near(row.sum(1), torch.ones(2))
-    hidden = ~seen[:, 0][torch.arange(2), at]
-    assert (row[hidden] == 0).all()
-    assert (row[~hidden] > 0).all()
+    keys = decoder_keys(attention, states, rotary)
+    rows = decoder_rows(attention, states, rotary, keys, at, masks[kind])
+    near(rows.sum(2), torch.ones(2, 3))
+    hidden = torch.stack([~seen[b, 0][at[b]] for b in range(2)])
+    assert (rows[hidden] == 0).all()
+    assert (rows[~hidden] > 0).all()
     # The same when the first three tokens are keys in a cache already.
     cache = DynamicCache()
     with torch.no_grad():
         attention(states[:, :3], tuple(x[:, :3] for x in rotary), None, past_key_values=cache)
+    near(cache.layers[0].keys, keys[:, :, :3])
     late = masks[kind] if kind in ("none", "padding") else masks[kind][:, :, 3:]
     later = tuple(x[:, 3:] for x in rotary)
-    near(probes.decoder_row(attention, states[:, 3:], later, at - 3, late, cache.layers[0].keys), row)
+    all_keys = torch.cat([cache.layers[0].keys, decoder_keys(attention, states[:, 3:], later)], 2)
+    late_rows = decoder_rows(attention, states[:, 3:], later, all_keys, at[:, :1] - 3, late)
+    near(late_rows, rows[:, :1])
 
 
 # The vision tower -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The recipe, from another seed, follows the curve it left in `results/testbed`. About ten minutes on two cores.
+"""The recipe, from another seed, follows the curve it left in `results/testbed`. Ten minutes for each model, two cores.
 
 Left out of `make test`; `make test-slow` runs it.
 """
@@ -19,6 +19,7 @@ from greedyprune.testbed.train.vision import run_vision
 
 RECORDED = Path(__file__).parent.parent / "results" / "testbed"
 SEED = 11
+NAMES = tuple(ARCHITECTURES)
 
 
 def recorded(name: str, stage: str, step: int) -> dict[str, float]:
@@ -28,7 +29,7 @@ def recorded(name: str, stage: str, step: int) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_decoder_learns_as_fast_as_recorded(name: str, tmp_path: Path) -> None:
     torch.manual_seed(SEED)
     architecture = ARCHITECTURES[name]
@@ -41,7 +42,7 @@ def test_the_decoder_learns_as_fast_as_recorded(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_tower_learns_as_fast_as_recorded(name: str, tmp_path: Path) -> None:
     torch.manual_seed(SEED)
     architecture = ARCHITECTURES[name]

@@ -26,14 +26,39 @@ if TYPE_CHECKING:
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
     from greedyprune.method import select as select
+    from greedyprune.methods.adaptprune import AdaptPrune as AdaptPrune
+    from greedyprune.methods.agileprune import AgilePruner as AgilePruner
+    from greedyprune.methods.cdpruner import CDPruner as CDPruner
     from greedyprune.methods.cls_topk import ClsTopK as ClsTopK
+    from greedyprune.methods.dart import DART as DART
     from greedyprune.methods.divprune import DivPrune as DivPrune
+    from greedyprune.methods.evs import EVS as EVS
+    from greedyprune.methods.facility import FacilityLocation as FacilityLocation
     from greedyprune.methods.fastv import FastV as FastV
+    from greedyprune.methods.gprune import GPrune as GPrune
     from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
     from greedyprune.methods.grid import UniformGrid as UniformGrid
+    from greedyprune.methods.hiprune import HiPrune as HiPrune
+    from greedyprune.methods.hired import HiRED as HiRED
+    from greedyprune.methods.holov import HoloV as HoloV
+    from greedyprune.methods.mmr import MMR as MMR
+    from greedyprune.methods.mmtok import MMTok as MMTok
     from greedyprune.methods.pool import AveragePool as AveragePool
+    from greedyprune.methods.prumerge import PruMerge as PruMerge
+    from greedyprune.methods.prumerge import PruMergePlus as PruMergePlus
+    from greedyprune.methods.prunesid import PruneSID as PruneSID
+    from greedyprune.methods.pyramiddrop import PyramidDrop as PyramidDrop
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
+    from greedyprune.methods.scope import SCOPE as SCOPE
+    from greedyprune.methods.sparsevlm import SparseVLM as SparseVLM
+    from greedyprune.methods.sparsevlm import SparseVLMRecycle as SparseVLMRecycle
+    from greedyprune.methods.todre import ToDRE as ToDRE
+    from greedyprune.methods.tome import ToMe as ToMe
+    from greedyprune.methods.vidcom2 import VidCom2 as VidCom2
+    from greedyprune.methods.visionzip import VisionZip as VisionZip
+    from greedyprune.methods.vispruner import VisPruner as VisPruner
+    from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.transforms import downscale as downscale
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
@@ -49,30 +74,55 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "AdaptPrune": "methods.adaptprune",
+    "AgilePruner": "methods.agileprune",
     "AveragePool": "methods.pool",
+    "CDPruner": "methods.cdpruner",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
+    "DART": "methods.dart",
     "Depths": "stages",
     "DivPrune": "methods.divprune",
+    "EVS": "methods.evs",
     "Exact": "ops.threshold",
+    "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
+    "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
+    "HiPrune": "methods.hiprune",
+    "HiRED": "methods.hired",
+    "HoloV": "methods.holov",
     "Input": "stages",
     "Keep": "keep",
     "Layer": "stages",
     "LayerAverage": "budget",
     "Layers": "stages",
+    "MMR": "methods.mmr",
+    "MMTok": "methods.mmtok",
     "MeanScaled": "ops.threshold",
     "Method": "method",
     "PerLayer": "budget",
+    "PruMerge": "methods.prumerge",
+    "PruMergePlus": "methods.prumerge",
+    "PruneSID": "methods.prunesid",
     "PruneWarning": "attach",
     "Pruned": "attach",
+    "PyramidDrop": "methods.pyramiddrop",
     "Quantile": "ops.threshold",
     "Random": "methods.random",
     "Ratio": "budget",
+    "SCOPE": "methods.scope",
     "Saliency": "methods.saliency",
+    "SparseVLM": "methods.sparsevlm",
+    "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
+    "ToDRE": "methods.todre",
+    "ToMe": "methods.tome",
     "UniformGrid": "methods.grid",
+    "VidCom2": "methods.vidcom2",
+    "VisPruner": "methods.vispruner",
+    "VisionZip": "methods.visionzip",
+    "ZSPAPrune": "methods.zspaprune",
     "downscale": "models.transforms",
     "from_plain": "plain",
     "prune": "attach",

@@ -45,14 +45,20 @@ class Grid(Need):
 
 @dataclass(frozen=True)
 class Attention(Need):
-    """How much each visual token is looked at: softmax attention in one layer, (n,)."""
+    """How much each visual token is looked at: softmax attention in one layer, (n,).
 
-    kind: Literal["cls", "received", "last_text", "raters"]
-    """Who looks. In the vision tower: its class token, or all its tokens on average ("received", for towers without a
-    class token). In the decoder: the last prompt token, or on average those text tokens that SparseVLM calls raters."""
-    layer: int | None = None
-    """In which layer, 0 the first. None: in the tower the layer whose output the projector reads (negative numbers
-    count from the tower's end), in the decoder the last layer before the cut."""
+    Where a vision tower's patches are merged into tokens, a token's attention is the sum over its patches.
+    """
+
+    kind: Literal["tower", "cls", "received", "last_text", "raters"]
+    """Who looks. In the vision tower: its class token ("cls"), all its tokens on average ("received"), or the class
+    token where it has one and else all ("tower"), as most methods that rank by it do on towers without one.
+    In the decoder: the last prompt token, or on average those text tokens that SparseVLM calls raters, as far as they
+    stand behind the image (if none does, the last prompt token)."""
+    layer: int | float | None = None
+    """In which layer, 0 the first. None: in the tower the layer whose output the projector reads, in the decoder the
+    last layer before the cut. In the tower negative numbers count from the end, and a share such as 1/3 is that of its
+    depth: layer 8 of 24."""
     heads: Literal["mean", "one"] = "mean"
     """The mean over the layer's heads, or one head over the full width, as PruMerge computes it."""
 
@@ -64,11 +70,14 @@ class Attention(Need):
 
 @dataclass(frozen=True)
 class Keys(Need):
-    """The attention keys of the tokens in one layer, for all heads: (n, h, c), or (m, h, c) of the text."""
+    """The attention keys of the tokens in one layer, for all key heads: (n, h, c), or (m, h, c) of the text.
+
+    Where a vision tower's patches are merged into tokens, a token's key is the mean over its patches.
+    """
 
     where: Literal["tower", "decoder"]
     """In the vision tower, before any rotation, or in the decoder, as its attention uses them (rotated)."""
-    layer: int | None = None
+    layer: int | float | None = None
     """As for `Attention`."""
     of: Literal["visual", "text"] = "visual"
 
@@ -80,15 +89,49 @@ class Keys(Need):
 
 @dataclass(frozen=True)
 class Features(Need):
-    """What the vision tower made of each visual token, in front of the projector: (n, c)."""
+    """What the vision tower made of each visual token, in front of the projector: (n, c).
 
-    layer: int | None = None
+    Where patches are merged into tokens, the mean over a token's patches.
+    """
+
+    layer: int | float | None = None
     """After which of its layers, 0 the first, negative from the end. None: what the projector reads."""
 
     remedy = "pass encoded=, the vision tower's (n, c) rows of the visual tokens"
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.encoded is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Which of an image's tokens show all of it and which show a crop, where a model looks at the image in both ways.
+
+    Tokens stand in any order, since some models keep a crop's tokens together and others lay all crops out as one map;
+    only those of the whole view are in raster order among themselves.
+    """
+
+    crop: Tensor
+    """(n,) the crop that each token shows, crops counted from 0 in raster order; -1: it is one of the whole view."""
+    layout: tuple[int, int]
+    """(rows, columns) of the crops, which divide the image evenly; a crop may have lost its tokens (padding)."""
+    whole: tuple[int, int]
+    """(h, w) of the whole view, whose h*w tokens are all there."""
+
+    def __post_init__(self) -> None:
+        if self.crop.ndim != 1 or self.crop.dtype != torch.int64:
+            raise ValueError(
+                f"tiles: crop has shape {tuple(self.crop.shape)} and type {self.crop.dtype}: pass (n,) crop numbers, "
+                "int64, -1 for tokens of the whole view."
+            )
+        count, listed = self.layout[0] * self.layout[1], self.crop.cpu()
+        if min(self.layout) < 1 or not bool(((listed >= -1) & (listed < count)).all()):
+            raise ValueError(f"tiles: layout={self.layout} has crops 0 to {count - 1}, and crop holds others.")
+        if min(self.whole) < 1 or int((listed < 0).sum()) != self.whole[0] * self.whole[1]:
+            raise ValueError(
+                f"tiles: whole={self.whole} does not hold the {int((listed < 0).sum())} tokens of the whole view: "
+                "(h, w) needs h*w tokens whose crop is -1."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +149,8 @@ class Cues:
     """Which text rows are the question: those after the last visual token, else all."""
     grid: tuple[int, int, int] | None = None
     """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
+    tiles: Tiles | None = None
+    """Which tokens show the whole image and which a crop of it; None: there is a single view."""
     attention: Tensor | None = None
     """(n,) the attention that the tokens receive, where the method needs one kind of it."""
     keys: Tensor | None = None
@@ -139,6 +184,8 @@ class Cues:
             len(self.grid) != 3 or min(self.grid) < 1 or self.grid[0] * self.grid[1] * self.grid[2] != self.n
         ):
             raise ValueError(f"grid={self.grid} does not hold {self.n} tokens: (t, h, w) needs t*h*w = {self.n}.")
+        if self.tiles is not None and self.tiles.crop.shape[0] != self.n:
+            raise ValueError(f"tiles is about {self.tiles.crop.shape[0]} tokens: pass the crop of all {self.n}.")
         for name, value, of in self._extra():
             rows = self.n if of == "visual" or self.text is None else self.text.shape[0]
             if value.shape[:1] != (rows,) or not value.is_floating_point():

@@ -17,6 +17,7 @@ from greedyprune.attach.sequence import Cut, uncut
 from greedyprune.models.flops import decode_flops, prefill_flops
 
 if TYPE_CHECKING:
+    from greedyprune.attach.needs import Seen
     from greedyprune.attach.parts import Parts
     from greedyprune.cues import Need
     from greedyprune.keep import Keep
@@ -59,8 +60,10 @@ class Call:
     """None while decoding and for text-only prompts."""
     asked: dict[int, list[Ask]] = field(default_factory=dict)
     """For the cut before each decoder layer, what is asked for of each image."""
-    class_rows: dict[int, Tensor] = field(default_factory=dict)
-    """By layer of the vision tower, (images, 1 + n) how much the class token looks at each token."""
+    seen: dict[Seen, Tensor] = field(default_factory=dict)
+    """What was seen in the vision tower, by the visual tokens of all images that it ran for."""
+    raters: list[Tensor] = field(default_factory=list)
+    """Per image the text tokens that rate it, where the method asks what they look at."""
     probed: dict[Need, list[Tensor]] = field(default_factory=dict)
     """What the method needs of this call beyond the states, per image in its original visual tokens."""
     steps: list[Step] = field(default_factory=list)

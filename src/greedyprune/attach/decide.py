@@ -12,7 +12,7 @@ import torch
 from greedyprune.attach.report import Selection
 from greedyprune.attach.sequence import Cut
 from greedyprune.budget import Ratio, count
-from greedyprune.cues import Cues
+from greedyprune.cues import Cues, Keys
 from greedyprune.keep import Keep
 from greedyprune.method import Method, select
 from greedyprune.models._family import ImageTokens
@@ -100,7 +100,7 @@ def decide(
                 _cues(hidden[row], prompt, row, columns, image, norm),
                 protect=_protected(ask, original, hidden.device),
                 relevance=None if ask.relevance is None else ask.relevance.to(hidden.device)[left],
-                more={need: values[index].to(hidden.device)[left] for need, values in probed.items()},
+                more={need: _still(need, values[index].to(hidden.device), left) for need, values in probed.items()},
             )
             chosen = select(method, cues, k)
         dropped = torch.ones(image.n, dtype=torch.bool)
@@ -112,6 +112,11 @@ def decide(
         selections.append(Selection(index, row, image.grid, ask.budget, chosen.of(original) if original else chosen))
     cut = Cut.keeping(keep.to(hidden.device))
     return Decision(cut, keeps, selections, time.perf_counter() - begun)
+
+
+def _still(need: Need, values: Tensor, left: Tensor | slice) -> Tensor:
+    """A cue of the tokens that an earlier cut left; text always stays. (n, ...) -> (k, ...)"""
+    return values if isinstance(need, Keys) and need.of == "text" else values[left]
 
 
 def _protected(ask: Ask, original: Keep | None, device: torch.device) -> Tensor | None:

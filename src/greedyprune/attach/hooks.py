@@ -21,10 +21,11 @@ from greedyprune.attach.cache import check_cache, cut_of, place_of, shorten
 from greedyprune.attach.call import Call, Step
 from greedyprune.attach.context import CALL
 from greedyprune.attach.decide import Prompt, warn_if_idle
-from greedyprune.attach.needs import Tower, carried, look_at_class, look_back
+from greedyprune.attach.look import choose_raters, look_back
 from greedyprune.attach.policy import Policy
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.sequence import Cut
+from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
 from greedyprune.models._family import Visuals
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Hooks:
             parts.text.register_forward_pre_hook(self._text, with_kwargs=True),
             parts.text.register_forward_hook(self._after_text, with_kwargs=True),
         ]
-        self._handles += Tower(parts, self._policy, self._call).register()
+        self._handles += TowerHooks(parts, self._policy, self._call).register()
         for index, layer in enumerate(parts.layers):
             self._handles.append(layer.register_forward_pre_hook(partial(self._layer, index), with_kwargs=True))
             if parts.family.deepstack is not None:
@@ -116,7 +117,7 @@ class Hooks:
                 local, local == self.parts.image_token, lengths, pixels, None if grids is None else grids.cpu()
             )
         call = Call(self, self.parts, self._policy(), ids, visuals, kwargs.get("past_key_values"))
-        call.class_rows = {} if image is None else carried(image)
+        call.seen = {} if image is None else carried(image)
         CALL.set(call)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -160,7 +161,8 @@ class Hooks:
         call.prompt = Prompt(visuals.visual & valid, valid, self.parts.family.layout(self.parts.config, visuals))
         # Raises where text, images and what was asked for do not fit, before anything runs.
         call.asked = call.policy.asked(call.prompt.spans(), embeds)
-        look_at_class(call)
+        look_at_tower(call)
+        choose_raters(call, embeds)
         if not call.policy.starts:
             self._cut_input(call, embeds, kwargs)
         elif self.parts.family.deepstack is not None:

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.models.table import IMPOSSIBLE, family_of
+from greedyprune.models.table import IMPOSSIBLE, READABLE_TOWERS, family_of
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ class Parts:
     config: Any
     image_token: int
     tower: nn.Module | None
-    """The vision tower, where it has a class token that methods may ask about."""
-    tower_attention: list[nn.Module]
-    """The attention modules of its layers."""
+    """The vision tower, where methods can be told what is seen in there."""
+    tower_layers: list[tuple[nn.Module, nn.Module]]
+    """Its layers, each with its attention module."""
+    class_token: bool
+    """Whether a class token stands in front of its patches."""
 
     @property
     def attention(self) -> str:
@@ -43,6 +45,11 @@ class Parts:
     def decoder_type(self) -> str:
         """The model type of the decoder."""
         return str(getattr(self.text.config, "model_type", ""))
+
+    @property
+    def tower_type(self) -> str:
+        """The model type of the vision tower."""
+        return str(getattr(getattr(self.config, "vision_config", None), "model_type", ""))
 
     @property
     def norm(self) -> Tensor | None:
@@ -101,19 +108,24 @@ def find_parts(model: Any) -> Parts:
         )
     _check_attention(text.config)
     token = getattr(config, family.image_token)
-    return Parts(model, outer, text, layers, family, config, token, *_class_tower(outer, family))
+    return Parts(model, outer, text, layers, family, config, token, *_tower(outer, config, family))
 
 
-def _class_tower(outer: nn.Module, family: Family) -> tuple[nn.Module | None, list[nn.Module]]:
-    """The vision tower and the attention modules of its layers, if the tower has a class token and is built as CLIP."""
-    if family.class_token is None:
-        return None, []
-    place, token = family.class_token
-    tower: Any = getattr(outer, place)
-    layers = [module for name, module in tower.named_modules() if name.endswith(".self_attn")]
-    has_token = any(name.rpartition(".")[2] == token for name, _ in tower.named_parameters())
-    alike = all(hasattr(m, name) for m in layers for name in ("q_proj", "k_proj", "num_heads", "scale"))
-    return (tower, layers) if has_token and layers and alike else (None, [])
+def _tower(
+    outer: nn.Module, config: Any, family: Family
+) -> tuple[nn.Module | None, list[tuple[nn.Module, nn.Module]], bool]:
+    """The vision tower, its layers with their attention modules, and whether it has a class token."""
+    kind = getattr(getattr(config, "vision_config", None), "model_type", None)
+    tower: Any = None if family.tower is None else getattr(outer, family.tower.place, None)
+    if family.tower is None or tower is None or kind not in READABLE_TOWERS:
+        return None, [], False
+    layers = [
+        (tower.get_submodule(name.rpartition(".")[0]), module)
+        for name, module in tower.named_modules()
+        if hasattr(module, "num_heads") and (hasattr(module, "qkv") or hasattr(module, "k_proj"))
+    ]
+    token = any(name.rpartition(".")[2] == family.tower.class_token for name, _ in tower.named_parameters())
+    return tower, layers, token
 
 
 def _check_attention(config: Any) -> None:

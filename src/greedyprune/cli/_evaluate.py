@@ -146,7 +146,7 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
 
     named = plan.methods
     methods: list[Any] = named or []
-    for name in [] if named is not None else usual_methods(not cannot_downscale(engine.parts.family)):
+    for name in [] if named is not None else usual_methods(not cannot_downscale(engine.parts.family), plan.every):
         try:
             configurations([name], plan.budgets, plan.stages, plan.seeds)
             methods.append(name)

@@ -29,6 +29,7 @@ EXAMPLES = """Examples:
 
   greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2"""
 
+ALL = "all"
 QUICK = {"questions": 20, "keep": "1/4,1/9", "seeds": "0"}
 
 Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
@@ -46,8 +47,9 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="NAMES|JSON",
-        help="Comma-separated; also [bold]oracle[/bold] and [bold]downscale[/bold]; a JSON list sets options.",
-        show_default="all that the model can do",
+        help="Comma-separated, or [bold]all[/bold]; also [bold]oracle[/bold] and [bold]downscale[/bold]; a JSON list "
+        "sets options.",
+        show_default="one of each kind, and controls",
     ),
 ]
 Keep = Annotated[str, typer.Option("--keep", metavar="1/9,25%,64", help="Budgets: shares or numbers of visual tokens.")]
@@ -82,7 +84,7 @@ class Plan:
 
     models: list[str]
     methods: list[Method | str] | None
-    """None: all that the model can do."""
+    """None: what is usual, or every one, of those that the model can do."""
     budgets: dict[str, Budget]
     stages: list[Stage | None]
     seeds: list[int]
@@ -96,6 +98,8 @@ class Plan:
     longest: int
     device: str
     dtype: str | None
+    every: bool = False
+    """Of all registered methods, where none is named."""
 
 
 def evaluate(
@@ -129,7 +133,8 @@ def evaluate(
 
     plan = Plan(
         models=model or list(MODELS),
-        methods=None if methods is None else _methods(methods),
+        methods=None if methods in (None, ALL) else _methods(methods),
+        every=methods == ALL,
         budgets=dict(_each("--keep", keep, _budget)),
         stages=[None] if at is None else [stage for _, stage in _each("--at", at, _stage)],
         seeds=[number for _, number in _each("--seeds", seeds, int)],

@@ -13,10 +13,14 @@ from greedyprune.cli._show import console, print_json, table
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_matrix: Annotated[bool, typer.Option("--matrix", help="Print which method runs on which model family.")] = False,
 ) -> None:
     """List the pruning methods: what each does, where it cuts by default and what it needs to know."""
     from greedyprune.registry import METHODS, method_class
 
+    if as_matrix:
+        _print_matrix(as_json)
+        return
     rows = [_describe(name, method_class(name)) for name in METHODS]
     if as_json:
         print_json(rows)
@@ -31,6 +35,40 @@ def methods(
     out = console()
     out.print(shown)
     out.print("exact: it keeps precisely as many tokens as asked for. Use one by name, --method NAME.", style="dim")
+
+
+def matrix() -> dict[str, dict[str, str]]:
+    """Which method runs on which family, read off what methods need and families give: "yes", "no", or "one tile".
+
+    "one tile": it needs the grid of an image, which there is none of where an image is several tiles.
+    """
+    from greedyprune.cues import Grid
+    from greedyprune.models.table import FAMILIES
+    from greedyprune.registry import METHODS, method_class
+
+    found: dict[str, dict[str, str]] = {}
+    for name in METHODS:
+        needs = method_class(name)().needs
+        grid = any(isinstance(need, Grid) for need in needs)
+        found[name] = {
+            key: "no" if not all(map(family.gives, needs)) else "one tile" if grid and family.tiles else "yes"
+            for key, family in FAMILIES.items()
+        }
+    return found
+
+
+def _print_matrix(as_json: bool) -> None:
+    found = matrix()
+    if as_json:
+        print_json(found)
+        return
+    shown = table("method", *next(iter(found.values())))
+    for name, families in found.items():
+        shown.add_row(name, *families.values())
+    shown.columns[0].style = "bold"
+    out = console()
+    out.print(shown)
+    out.print("one tile: it needs the grid of an image, which an image of several tiles has not.", style="dim")
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:

@@ -147,6 +147,10 @@ def _drawn(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | N
     return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
 
 
-def usual_methods(native: bool) -> list[str]:
-    """What is compared where nothing is said: all that is registered, and the controls that apply."""
-    return [*METHODS, *([DOWNSCALE] if native else []), ORACLE]
+USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", "random", "grid", "pool")
+"""What is compared where nothing is said: one method of each kind, and controls; all would take hours on a CPU."""
+
+
+def usual_methods(native: bool, every: bool = False) -> list[str]:
+    """What is compared where nothing is said, or `every` registered method; and the controls that apply."""
+    return [*(METHODS if every else USUAL), *([DOWNSCALE] if native else []), ORACLE]

@@ -5,29 +5,29 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.cues import Attention, Grid, Text
+from greedyprune.attach.context import CALL
+from greedyprune.attach.needs import seen_in_tower
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
+    from greedyprune.cues import Need
     from greedyprune.method import Method
 
 
 class Images:
     """While entered, the features of images that were encoded before are handed out again: equal tensors in.
 
-    `reuse` is False for methods that want to see the vision tower at work; then it runs as usual.
+    Methods that look into the vision tower share features with those that look for the same there, since features carry
+    what was seen, unless the tower runs inside a forward, which is told at once and carries nothing.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._outer: Any = parts.outer
-        self.reuse = True
+        self.looked: tuple[Need, ...] = ()
 
     def allow(self, method: Method | None) -> None:
-        """Reuse features for this method if nothing that it needs is seen inside the tower."""
-        self.reuse = all(
-            isinstance(need, (Text, Grid)) or (isinstance(need, Attention) and need.kind == "last_text")
-            for need in (method.needs if method else ())
-        )
+        """Say which method asks now."""
+        self.looked = tuple(need for need in (method.needs if method else ()) if seen_in_tower(need))
 
     def __enter__(self) -> Images:
         real = self._outer.get_image_features
@@ -35,9 +35,9 @@ class Images:
 
         @functools.wraps(real)  # generate() reads the signature
         def remembered(*args: Any, **kwargs: Any) -> Any:
-            if not self.reuse:
+            if self.looked and CALL.get() is not None:
                 return real(*args, **kwargs)
-            key = tuple(map(id, args)), tuple((name, id(value)) for name, value in sorted(kwargs.items()))
+            key = self.looked, *map(id, args), *((name, id(value)) for name, value in sorted(kwargs.items()))
             if key not in held:
                 held[key] = ((args, kwargs), real(*args, **kwargs))  # what is held keeps its id
             return held[key][1]

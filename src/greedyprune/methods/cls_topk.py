@@ -22,8 +22,8 @@ class ClsTopK(Method):
 
     Differs: the one row is computed again from that layer's queries and keys, so attention kernels that return no
     weights stay on; tokens leave behind the projector, whose rows do not depend on each other; kept tokens keep their
-    original positions; ties go to the lowest index. It needs a tower with a class token whose patches are the visual
-    tokens, one by one. Cost: one query at one layer of the tower, and O(n log n).
+    original positions; ties go to the lowest index. It needs a tower with a class token; where several patches are
+    merged into a token, it has the sum of their attention. Cost: one query at one layer of the tower, and O(n log n).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)

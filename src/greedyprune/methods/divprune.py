@@ -8,6 +8,7 @@ from typing import ClassVar
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep
 from greedyprune.method import Method
+from greedyprune.ops.centre import Centring, check_centring, prepared
 from greedyprune.ops.farthest import farthest_first
 from greedyprune.stages import Input, Stage
 
@@ -21,16 +22,21 @@ class DivPrune(Method):
 
     Differs: kept tokens are never candidates again, so k near n is exact; decisions are those of float64, ties to the
     lowest index; a zero row has cosine 0 with every row; protected tokens come first and stand in for the first pick;
-    kept tokens keep their original positions, and newline tokens of tiled images are no candidates.
-    Cost: O(n^2 d) once, then O(n) per kept token.
+    kept tokens keep their original positions, and newline tokens of tiled images are no candidates; `preprocess` is an
+    addition. Cost: O(k n d); the first pick O(n^2 d) at worst, far less where neighbours are alike. Memory: O(n d).
     """
 
     # Two tokens that are each other's nearest are equally isolated: the first pick of such a pair goes by index.
     equivariant: ClassVar[bool] = False
 
     at: Stage = Input()
+    preprocess: Centring = "none"
+    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+
+    def __post_init__(self) -> None:
+        check_centring(self.preprocess)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
-        found = farthest_first(cues.features, k, given=cues.protect)
+        found = farthest_first(prepared(self.preprocess, cues.features), k, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

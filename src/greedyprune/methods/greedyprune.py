@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import UnitRows, saliency
-from greedyprune.ops.preprocess import mean_row, rmsnorm
+from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable
 from greedyprune.ops.redundancy import least_redundant
-from greedyprune.ops.suppression import critical_tau, suppress
+from greedyprune.ops.suppression import critical_tau, share_of_best, suppress
 from greedyprune.ops.threshold import Quantile, Threshold
 from greedyprune.stages import Layer, Stage
 
 Fallback = Literal["saliency", "least_redundant", "relax", "none"]
-Preprocess = Literal["none", "rmsnorm", "center"]
-Words = Literal["last", "question_mean", "question_max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,9 @@ class GreedyPrune(Method):
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
-        rows, words = self._prepare(cues)
+        assert cues.text is not None
+        rows, text = comparable(self.preprocess, cues.features, cues.text, cues.norm)
+        words = asked(self.text, text, cues.question)
         x = UnitRows(rows)
         worth, ranking = saliency(x, words)
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
@@ -88,39 +87,8 @@ class GreedyPrune(Method):
             worth[order],
             cues.n,
             before_fallback=own.shape[0],
-            suppressed_by=_of_dropped(found.by, order),
-            certificate=Certificate(tau, found.largest, own.shape[0] < k, _share(worth, own, ranking, given, k)),
+            suppressed_by=found.of_dropped(order),
+            certificate=Certificate(
+                tau, found.largest, own.shape[0] < k, share_of_best(worth, own, protected_first(ranking, given)[:k])
+            ),
         )
-
-    def _prepare(self, cues: Cues) -> tuple[Tensor, Tensor]:
-        """The rows that are compared, and the text rows that saliency is measured against. -> (n, d), (m, d)"""
-        assert cues.text is not None
-        x, text = cues.features, cues.text
-        if self.preprocess == "rmsnorm":
-            if cues.norm is None:
-                raise ValueError('preprocess="rmsnorm" needs norm=, the (d,) weight of the decoder\'s final norm.')
-            x, text = rmsnorm(x, cues.norm), rmsnorm(text, cues.norm)
-        elif self.preprocess == "center":
-            mean = mean_row(x)
-            x, text = x.to(mean.dtype) - mean, text.to(mean.dtype) - mean
-        if self.text == "last":
-            return x, text[-1:]
-        question = text[cues.question] if cues.question is not None else text
-        return x, mean_row(question)[None] if self.text == "question_mean" else question
-
-
-def _of_dropped(by: Tensor, order: Tensor) -> Tensor:
-    """Whom each dropped row was passed over for; -1 for rows that a fallback took after all. (n,), (k,) -> (n,)"""
-    by = by.clone()
-    by[order] = -1
-    return by
-
-
-def _share(worth: Tensor, own: Tensor, ranking: Tensor, given: Tensor | None, k: int) -> float | None:
-    """The saliency taken, as a share of the most that any k tokens (with the given ones) have, a bound on the optimum.
-
-    None where it says nothing: a weight in the bound or the total taken is negative.
-    """
-    best = worth[protected_first(ranking, given)[:k]]
-    total, taken = float(best.sum()), float(worth[own].sum())
-    return taken / total if total > 0 and taken >= 0 and float(best.min()) >= 0 else None

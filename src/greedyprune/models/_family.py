@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import torch
+
+from greedyprune.cues import Attention, Features, Keys
 from greedyprune.stages import Input, Layer, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from greedyprune.cues import Need
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,25 @@ Layout: TypeAlias = Callable[[Any, Visuals], list[ImageTokens]]
 """(config, visuals) -> the images of a call in the order of their placeholders."""
 
 
+Fold: TypeAlias = Callable[[Any, "Tensor", "Tensor | None"], "Tensor"]
+"""(config, a value of each of the tower's rows, the images' patch grids) -> the values by visual token, in the order
+of the placeholders. (images, rows, ...) or (rows, ...) -> (n of all images, patches per token, ...)"""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A family's vision tower: where it is, and which of its rows become which visual token."""
+
+    place: str
+    """Where the outer model has it."""
+    fold: Fold
+    """Which rows become which token; held by tests that change one row and see which token changes."""
+    class_token: str | None = None
+    """The name of its class token, which stands in front of the patches, where it has one."""
+    normed: bool = True
+    """Whether a projector that reads the last layer reads it through the tower's final norm."""
+
+
 @dataclass(frozen=True)
 class Family:
     """One model type: how its images lie in the sequence. Everything else is found on the model itself."""
@@ -68,15 +93,25 @@ class Family:
     """The text model's arguments with the mask and the features that are added to visual rows after early layers."""
     norm: str = "norm"
     """Where the text model's final norm is."""
-    class_token: tuple[str, str] | None = None
-    """Where the outer model has its vision tower, and the name of the tower's class token; only where the tokens of an
-    image are the tower's patches, one by one."""
+    tower: Tower | None = None
+    """Its vision tower, where methods may ask what is seen in there."""
+    tiles: bool = False
+    """Whether an image may be several tiles, whose tokens together lie on no grid."""
     note: str = ""
     """What a user should know, shown beside the family."""
 
+    def gives(self, need: Need) -> bool:
+        """Whether methods can have this of the family's models, built with the towers and decoders they come with."""
+        if isinstance(need, Attention) and need.kind == "cls":
+            return self.tower is not None and self.tower.class_token is not None
+        looks = isinstance(need, Attention) and need.kind in ("tower", "received")
+        if looks or isinstance(need, Features) or (isinstance(need, Keys) and need.where == "tower"):
+            return self.tower is not None
+        return True
+
 
 def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
-    """Every image has the same number of tokens: a square of patches, without a class token (CLIP-type towers)."""
+    """Every image has the same number of tokens: a square of patches, seldom a class token too (CLIP, SigLIP)."""
     if visuals.lengths is not None:
         lengths = visuals.lengths
     else:
@@ -84,12 +119,13 @@ def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
         images = visuals.pixels.shape[0]
         lengths = [int(visuals.visual.sum()) // images] * images
     side = config.vision_config.image_size // config.vision_config.patch_size
-    expected = side * side + (config.vision_feature_select_strategy == "full")
+    # "full" keeps the class token, where the tower has one (CLIP has, SigLIP has not).
+    expected = {side * side, side * side + (config.vision_feature_select_strategy == "full")}
     for length in lengths:
-        if length != expected:
+        if length not in expected:
             raise ValueError(
-                f"an image of this call has {length} visual tokens where the model's config says {expected}: if the "
-                "prompt is prefilled in chunks, leave out prefill_chunk_size: a chunk holds only part of an image."
+                f"an image of this call has {length} visual tokens where the model's config says {max(expected)}: if "
+                "the prompt is prefilled in chunks, leave out prefill_chunk_size: a chunk holds only part of an image."
             )
     return [ImageTokens(n, (1, side, side) if n == side * side else None) for n in lengths]
 
@@ -162,3 +198,45 @@ def runs_until_global(config: Any, visuals: Visuals) -> list[ImageTokens]:
                 images.append(ImageTokens(n, (1, side, side) if n == side * side else None))
                 n = 0
     return images
+
+
+def one_by_one(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
+    """Every patch is a token; the projector reads the first row too, or not: a class token (CLIP and SigLIP)."""
+    patches = values[:, 1:] if config.vision_feature_select_strategy == "default" else values
+    return patches.flatten(0, 1)[:, None]
+
+
+def shuffled_blocks(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
+    """Every square block of a tile's patches is a token, tokens in raster order (SmolVLM and Idefics3)."""
+    return _blocks(values, config.scale_factor)
+
+
+def shuffled_blocks_behind_class(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
+    """The same, behind a class token that the projector does not read (InternVL type)."""
+    return _blocks(values[:, 1:], round(1 / config.downsample_ratio))
+
+
+def _blocks(values: Tensor, side: int) -> Tensor:
+    """(tiles, patches, ...) -> (tokens, side * side, ...)"""
+    across, rest = math.isqrt(values.shape[1]) // side, values.shape[2:]
+    return values.reshape(-1, across, side, across, side, *rest).transpose(2, 3).reshape(-1, side**2, *rest)
+
+
+def merged_runs(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
+    """Patches lie merged already: each run of four, or of another square number, is a token (Qwen3-VL type)."""
+    return values.reshape(-1, config.vision_config.spatial_merge_size**2, *values.shape[1:])
+
+
+def merged_windows(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
+    """The same, but the tower's rows go window by window, each in raster order (Qwen2.5-VL type)."""
+    assert grids is not None
+    vision = config.vision_config
+    side = vision.window_size // vision.patch_size // vision.spatial_merge_size
+    order: list[Tensor] = []
+    for frames, height, width in cast("list[list[int]]", grids.tolist()):  # pyright: ignore[reportUnknownMemberType]
+        rows, columns = height // vision.spatial_merge_size, width // vision.spatial_merge_size
+        windows = torch.arange(rows)[:, None] // side * columns + torch.arange(columns) // side
+        windows = windows + torch.arange(frames)[:, None, None] * rows * columns
+        order.append(windows.flatten().argsort(stable=True) + sum(map(len, order)))
+    runs = merged_runs(config, values, grids)
+    return torch.empty_like(runs).index_copy_(0, torch.cat(order).to(runs.device), runs)

@@ -32,6 +32,12 @@ class Suppressed:
     largest: float
     """The largest cosine between two rows taken, -1 if there are fewer than two (float32 accuracy)."""
 
+    def of_dropped(self, kept: Tensor) -> Tensor:
+        """`by`, but -1 for rows that a fallback took after all. (k,) -> (n,)"""
+        by = self.by.clone()
+        by[kept] = -1
+        return by
+
 
 def suppress(
     x: Tensor | UnitRows, order: Tensor, tau: float, k: int, *, given: Tensor | None = None, block: int | None = None
@@ -106,6 +112,15 @@ def critical_tau(
             reached = _count(exceeds(cosines, tau, unit.x, rows, rows), start.shape[0], k) >= k
         low, high = (low, tau) if reached else (tau, high)
     return high
+
+
+def share_of_best(worth: Tensor, own: Tensor, best: Tensor) -> float | None:
+    """The worth of the rows taken, as a share of the most that as many rows could have, a bound on the optimum.
+
+    None where it says nothing: a worth in the bound or the total taken is negative. (n,), (m,), (k,) -> float
+    """
+    total, taken = float(worth[best].sum()), float(worth[own].sum())
+    return taken / total if total > 0 and taken >= 0 and float(worth[best].min()) >= 0 else None
 
 
 def _largest(cosines: Tensor) -> float:

@@ -6,9 +6,9 @@
     image, question = sample(1)[0]
     inputs = processor(images=image, text=prompt(processor, question), return_tensors="pt")
 
-Their model cards, `llava_scenes/README.md` and `qwen_scenes/README.md`, say what the models are, how well they answer, and
-why their numbers say nothing about public LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`; the models
-alone do not.
+Their model cards, `llava_scenes/README.md` and `qwen_scenes/README.md`, say what the models are, how well they answer,
+and why their numbers say nothing about public LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`;
+the models alone do not.
 """
 
 from importlib import import_module
@@ -58,9 +58,9 @@ def load(
 ) -> tuple[Any, Any]:
     """A bundled model, in eval mode, and its processor; nothing is downloaded.
 
-    "llava" sees pictures of 168 by 168 pixels; "qwen", of Qwen2.5-VL's architecture, sees pictures of any size (`SIZES`),
-    and its processor takes images alone where torchvision is absent. The files hold float16 to stay small; the models
-    were trained in float32, which is also what CPUs are fast in.
+    "llava" sees pictures of 168 by 168 pixels; "qwen", of Qwen2.5-VL's architecture, sees pictures of any size
+    (`SIZES`), and its processor takes images alone where torchvision is absent. The files hold float16 to stay small;
+    the models were trained in float32, which is also what CPUs are fast in.
     """
     from transformers import AutoModelForImageTextToText
 

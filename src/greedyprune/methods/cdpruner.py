@@ -1,0 +1,67 @@
+"""CDPruner: a determinantal point process of visual tokens, conditioned on how relevant each is to the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from greedyprune.cues import Cues, Need, Text
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.ops.centre import Centring, check_centring
+from greedyprune.ops.determinantal import determinantal
+from greedyprune.ops.preprocess import asked, comparable
+from greedyprune.ops.ranking import ranked
+from greedyprune.ops.relevance import cosines_with, from_0_to_1
+from greedyprune.stages import Input, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDPruner(Method):
+    """Choose S, |S| = k, that maximises det L_S, L = diag(q) G diag(q), G the cosines of the tokens, greedily.
+
+    The quality q_i is ρ_i, the relevance of token i to the question, from 0 for the least to 1 for the most relevant;
+    or exp(α ρ_i), α = θ / (2 (1 - θ)), which weighs relevance against diversity. Gains are what det L_S was multiplied
+    by. Qizhe Zhang et al., NeurIPS 2025.
+
+    Differs: the published relevance comes of a CLIP text tower; a model of the user's own gives it as `cues.relevance`
+    (larger is more relevant: CLIP's patch-text cosines point the other way), and without one it is the mean cosine with
+    the question's rows, as OpenVINO has it with θ = 0.5 (its split of the tokens into halves is left out). Values are
+    scaled per image, not per batch of crops. Where no token adds volume any more (L_S singular up to rounding), the
+    budget is filled by relevance, and those gains are 0. Text rows are asked for also where relevance is given;
+    `preprocess` is an addition. Cost: O(k n d), in float64 for a few tokens only.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Text(),)
+
+    at: Stage = Input()
+    theta: float | None = None
+    """θ where `cues.relevance` is given, from 0 (diversity alone) to below 1; None: q = ρ, as published."""
+    text_theta: float | None = 0.5
+    """θ where the question's rows stand in; None: q = ρ."""
+    preprocess: Centring = "none"
+    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+
+    def __post_init__(self) -> None:
+        check_centring(self.preprocess)
+        for name, theta in (("theta", self.theta), ("text_theta", self.text_theta)):
+            if theta is not None and not 0 <= theta < 1:
+                raise ValueError(f"{name}={theta!r} is no balance: write 0 or more and less than 1, or None.")
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        assert cues.text is not None
+        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        theta, relevance = self.theta, cues.relevance
+        if relevance is None:
+            theta, relevance = self.text_theta, cosines_with(x, asked("question_max", text, cues.question)).mean(1)
+        rho = from_0_to_1(relevance)
+        quality = rho if theta is None else (theta / (2 * (1 - theta)) * rho).exp()
+        found = determinantal(x, quality, k, given=cues.protect)
+        ranking = ranked(rho)
+        fill = ranking[~torch.isin(ranking, found.order)][: k - found.order.shape[0]]
+        gains = torch.cat([found.gains, found.gains.new_zeros(fill.shape[0])])
+        order = torch.cat([found.order, fill])
+        return Keep.from_order(order, gains, cues.n, before_fallback=found.order.shape[0])

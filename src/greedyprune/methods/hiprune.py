@@ -1,0 +1,60 @@
+"""HiPrune: anchors that a middle layer of the vision tower looks at, cells beside them, and what a late layer sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from greedyprune.cues import Attention, Cues, Grid, Need
+from greedyprune.keep import Keep, protected_first
+from greedyprune.method import Method
+from greedyprune.ops.neighbours import beside
+from greedyprune.stages import Input, Stage
+
+LATE = Attention("received")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiPrune(Method):
+    """Keep round(0.1 k / 5) anchors, the cells beside each, and fill up with the tokens that a late layer looks at.
+
+    Anchors are the tokens that receive most attention, from all tokens on average, in a middle layer of the vision
+    tower; the others come by what they receive in the layer that the projector reads. So a tenth of the budget stands
+    for local objects. No class token is needed. Gains are the late layer's. Jizhihui Liu et al., arXiv 2508.00553.
+
+    Differs: neighbours are those on the grid, at most four, where the official code takes flat indices and wraps around
+    rows; the published middle layer, index 8 of CLIP's 24, is told as a third of the depth, so that it exists in other
+    towers too; ties go to the lowest index. Cost: the attention of two layers of the tower, summed over all queries,
+    O(n^2) each, and O(n log n).
+    """
+
+    equivariant: ClassVar[bool] = False
+
+    at: Stage = Input()
+    layer: int | float = 1 / 3
+    """Which layer of the tower names the anchors: a share of its depth, or a number, negative from the end."""
+    share: float = 0.1
+    """The share of k that is spent on anchors and their neighbours."""
+
+    def __post_init__(self) -> None:
+        share = isinstance(self.layer, float) and 0 <= self.layer < 1
+        if not share and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
+            raise TypeError(f"layer={self.layer!r} is no layer of the tower: write a share below 1, or an int.")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share={self.share!r} is no share of the budget: write a number from 0 to 1.")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Attention in the two layers, and the grid."""
+        return Attention("received", layer=self.layer), LATE, Grid()
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        assert cues.grid is not None
+        middle, late = (cues[need].sort(descending=True, stable=True).indices for need in self.needs[:2])
+        anchors = middle[: int(self.share * k / 5 + 0.5)]
+        ranking = protected_first(late, torch.cat([anchors, beside(anchors, cues.grid)]))
+        order = protected_first(ranking, cues.protect)[:k]
+        return Keep.from_order(order, cues[LATE][order], cues.n)

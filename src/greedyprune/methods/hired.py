@@ -1,0 +1,61 @@
+"""HiRED: the patches that the class token looks at most, with a budget for each view of an image seen in crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from greedyprune.cues import Attention, Cues, Need
+from greedyprune.keep import Keep, protected_first
+from greedyprune.method import Method
+from greedyprune.ops.crops import crop_budgets, top_in_crops
+from greedyprune.ops.groups import best_of_each, counts, without
+from greedyprune.stages import Input, Stage
+
+LOOK = Attention("tower")
+FIRST = Attention("tower", layer=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiRED(Method):
+    """Top-k by the class token's attention a_i, in each view of the image up to its own budget.
+
+    With `cues.tiles` the view of the whole image gets αk tokens. The crops share the rest in proportion to how many of
+    the whole view's top (1 - α) tokens, by the attention of the tower's first layer, lie in each. A single view is
+    top-k. Gains are a_i, that of the layer the projector reads, mean over heads. Arif et al., AAAI 2025.
+
+    Differs: in towers without a class token the attention of all tokens on average stands in; top tokens count for the
+    crop that covers their centre, where the official code counts runs of the raster; budgets are whole numbers by
+    largest remainder, and what a full view cannot take goes to the others, so exactly k stay; protected tokens are
+    taken beforehand and the rest of k is shared; ties go to the lowest index. With one attention= given, it stands for
+    both layers. Cost: one query at two layers of the tower, and O(n log n).
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (LOOK, FIRST)
+
+    at: Stage = Input()
+    alpha: float = 0.5
+    """The share of k that the view of the whole image gets where there are crops."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha!r} is no share of the budget: write a number from 0 to 1.")
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        ranking = cues[LOOK].sort(descending=True, stable=True).indices
+        if cues.tiles is not None:
+            ranking = self._by_view(cues, ranking, k)
+        order = protected_first(ranking, cues.protect)[:k]
+        return Keep.from_order(order, cues[LOOK][order], cues.n)
+
+    def _by_view(self, cues: Cues, ranking: Tensor, k: int) -> Tensor:
+        """What every view keeps beside protected tokens: the whole view's first, then crop by crop. (n,) -> (c,)"""
+        assert cues.tiles is not None
+        view = cues.tiles.crop.to(ranking.device) + 1
+        top = top_in_crops(cues[FIRST][view == 0], 1 - self.alpha, cues.tiles.whole, cues.tiles.layout)
+        free = without(ranking, cues.protect)
+        left = k - (cues.n - free.shape[0])
+        return best_of_each(free, view, crop_budgets(left, self.alpha, top, counts(view, free, 1 + len(top))))

@@ -1,0 +1,55 @@
+"""MMR: maximal marginal relevance, each token's importance less how much it repeats the closest kept one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from greedyprune.cues import Cues, Need, Text
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.ops.centre import Centring, check_centring
+from greedyprune.ops.marginal import marginal_relevance
+from greedyprune.ops.preprocess import Words, asked, comparable
+from greedyprune.ops.relevance import cosines_with, from_0_to_1
+from greedyprune.stages import Layer, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMR(Method):
+    """Take the token with the largest λ w_i - (1 - λ) max over kept s of cos(x_i, x_s), again and again.
+
+    The importance w_i is cos(x_i, t), t the last prompt token at the same stage, scaled per image to 0 for the least
+    and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998; with λ = 0.5 it is
+    the rule of IDPruner, arXiv 2602.13315.
+
+    Differs: IDPruner cuts in front of the decoder and its importance comes of a trained selector, so here GreedyPrune's
+    measure stands in, at its layer, to compare the two rules; IDPruner's several picks per step are left out; ties go
+    to the lowest index; `text` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Text(),)
+
+    at: Stage = Layer(2)
+    trade: float = 0.5
+    """λ, from 0 (diversity alone, after the first token) to 1 (importance alone)."""
+    text: Words = "last"
+    """What importance is measured against: the last prompt token, the mean of the question's tokens, or the question's
+    token that is most similar."""
+    preprocess: Centring = "none"
+    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+
+    def __post_init__(self) -> None:
+        check_centring(self.preprocess)
+        if self.text not in get_args(Words):
+            raise ValueError(f"text={self.text!r} is unknown: choose one of {', '.join(get_args(Words))}.")
+        if not 0 <= self.trade <= 1:
+            raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        assert cues.text is not None
+        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        worth = from_0_to_1(cosines_with(x, asked(self.text, text, cues.question)).amax(1))
+        found = marginal_relevance(x, worth, k, self.trade, given=cues.protect)
+        return Keep.from_order(found.order, found.gains, cues.n)

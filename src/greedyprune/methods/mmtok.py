@@ -1,0 +1,64 @@
+"""MMTok: keep the visual tokens that cover both the words of the question and the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from greedyprune.cues import Cues, Features, Need, Text
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.ops.centre import Centring, check_centring, prepared
+from greedyprune.ops.coverage import Alike, Given, cover
+from greedyprune.ops.preprocess import asked, comparable
+from greedyprune.ops.relevance import cosines_with
+from greedyprune.stages import Input, Stage
+
+ROWS = Features()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMTok(Method):
+    """Greedy maximum coverage of m words and n visual tokens: choose S that maximises the sum of what covers each best.
+
+    Word j gets softmax over i of cos(x_i, t_j) / 0.02 from token i, divided by m, x the projector's rows; visual token
+    r gets softmax over i of cos(f_i, f_r) / 0.2, times α / n, f the vision tower's rows. Gains are what each adds.
+    Sixun Dong et al., ICLR 2026.
+
+    Differs: the words are all of the question's rows, as the filter for key words is left out, and so is the exclusion
+    of padding patches; protected tokens come first; tokens keep their original positions; everything is float64, ties
+    go to the lowest index; `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n + m) per gain.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Text(), ROWS)
+
+    at: Stage = Input()
+    alpha: float = 0.5
+    """How much covering the image counts, where covering the words counts 1."""
+    text_temperature: float = 0.02
+    """Of the softmax over visual tokens for a word."""
+    temperature: float = 0.2
+    """Of the softmax over visual tokens for a visual token."""
+    preprocess: Centring = "none"
+    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+
+    def __post_init__(self) -> None:
+        check_centring(self.preprocess)
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha={self.alpha!r}: write a number of 0 or more.")
+        if not (self.text_temperature > 0 and self.temperature > 0):
+            given = f"text_temperature={self.text_temperature!r}, temperature={self.temperature!r}"
+            raise ValueError(f"{given}: write numbers above 0.")
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        assert cues.text is not None
+        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        toward = cosines_with(x, asked("question_max", text, cues.question)).T
+        words = Given((toward / self.text_temperature).softmax(1) / toward.shape[0])
+        even = torch.full((cues.n,), self.alpha / cues.n)
+        image = Alike(prepared(self.preprocess, cues[ROWS]), even, self.temperature)
+        found = cover([words, image], k, given=cues.protect)
+        return Keep.from_order(found.order, found.gains, cues.n)

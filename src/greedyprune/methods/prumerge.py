@@ -1,0 +1,99 @@
+"""PruMerge and PruMerge+: keep what the class token looks at most, plus a sample, and add its neighbours to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from greedyprune.cues import Attention, Cues, Keys, Need
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.ops.matching import nearest_others
+from greedyprune.ops.merging import alone, evenly, merged, normalised, weighted_sums
+from greedyprune.ops.ranking import outliers
+from greedyprune.ops.split import split
+from greedyprune.stages import Input, Stage
+
+LOOK, KEYS = Attention("tower", heads="one"), Keys("tower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruMerge(Method):
+    """Top tokens by the class token's attention a_i. Each becomes x_i + the sum of a_j x_j over its 32 nearest tokens.
+
+    Attention is computed as one head over the full width, nearest is by the cosine of keys of the full width. One more
+    token is the sum of a_j x_j over all dropped j. Gains are attention weights. Yuzhang Shang et al., ICCV 2025.
+
+    Differs: in towers without a class token the attention of all tokens on average stands in; exactly k unless
+    `adaptive`; the token of the dropped ones counts inside k and stands at the most attended of them, the source
+    appends it; queries and keys are of the layer that the projector reads, the source's of layer 23; rows are summed
+    behind the projector, not in front of it; tokens stand in raster order at their original positions, not in attention
+    order; ties go to the lowest index; where k = n nothing is merged. Cost: one query at one layer of the tower, and
+    O(k n c) for keys of width c.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
+    merges: ClassVar[bool] = True
+
+    at: Stage = Input()
+    adaptive: bool = False
+    """Keep only outliers, a_i > Q3 + 1.5 (Q3 - Q1), as the paper does, at most k."""
+    normalise: bool = False
+    """Scale every sum's weights to 1: means, as in the paper. The source's code leaves that out."""
+    rest: bool = True
+    """Spend one of the k on the sum of all dropped tokens (from k = 2 on)."""
+    neighbours: int = 32
+    """How many nearest tokens are added to each kept one."""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours={self.neighbours!r}: write 1 or more, 32 are published.")
+
+    @property
+    def exact(self) -> bool:
+        """Not if the outliers decide how many stay."""
+        return not self.adaptive
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The sums. (n, d) -> Keep with weights"""
+        worth = cues[LOOK].double()
+        ranking = worth.sort(descending=True, stable=True).indices
+        spare = int(self.rest and 1 < k < cues.n)
+        order = self._centres(worth, ranking, k - spare)
+        weights = alone(order, cues.n).double()
+        if order.shape[0] < cues.n:
+            near = nearest_others(cues[KEYS].flatten(1), order, min(self.neighbours, cues.n - 1))
+            weights += weighted_sums(near, worth)
+        if spare:
+            dropped = ranking[~torch.isin(ranking, order)]
+            order = torch.cat([order, dropped[:1]])
+            weights = torch.cat([weights, weighted_sums(dropped[None], worth)])
+        return merged(order, worth[order], normalised(weights) if self.normalise else weights)
+
+    def _centres(self, worth: Tensor, ranking: Tensor, count: int) -> Tensor:
+        """The tokens that are kept, the most attended first. (n,), (n,) -> (count,)"""
+        return ranking[: min(count, outliers(worth)) if self.adaptive else count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruMergePlus(PruMerge):
+    """PruMerge with a sample of the image beside the top tokens: a quarter by attention, three quarters evenly spread.
+
+    Same source. Differs: as `PruMerge`; the source takes m outliers and every floor(floor(n/m)/3)-th token, about 3 m,
+    which is what `adaptive` does, thinned evenly to k; else k is divided 1 : 3, and the sample is of the tokens that
+    are not on top. Cost: as `PruMerge`.
+    """
+
+    equivariant: ClassVar[bool] = False
+
+    def _centres(self, worth: Tensor, ranking: Tensor, count: int) -> Tensor:
+        """The top tokens, then the sample. (n,), (n,) -> (count,)"""
+        many = outliers(worth) if self.adaptive else max(split(count, [1, 3])[0], 1)
+        top = ranking[: min(many, count)]
+        step = max(worth.shape[0] // many // 3, 1) if self.adaptive else 1
+        sample = torch.arange(0, worth.shape[0] - self.adaptive, step, device=top.device)
+        sample = sample[~torch.isin(sample, top)]
+        return torch.cat([top, evenly(sample, min(sample.shape[0], count - top.shape[0]))])

@@ -1,0 +1,40 @@
+"""ToMe: merge the most similar tokens, pair by pair, until k are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from greedyprune.cues import Cues, Keys, Need
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.ops.matching import merge_most_similar
+from greedyprune.ops.merging import cluster_means, merged
+from greedyprune.stages import Input, Stage
+
+KEYS = Keys("tower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToMe(Method):
+    """Each even token's most similar odd one is found, and the most similar pairs become size-weighted means.
+
+    Similar is the cosine of keys, mean over heads. A round merges at most half of the tokens; rounds go on until k are
+    left. Gains are how many tokens each stands for. Bolya et al., ICLR 2023, here in front of the decoder.
+
+    Differs: the source merges r pairs in every block of the vision tower and adds log(size) to its attention; here the
+    finished rows are merged at once, by the keys of one layer, the mean of a merged token's keys standing for its key,
+    and the decoder does not know sizes. Tokens stay in raster order, so even and odd are counted anew among those left,
+    and a merged one stands at its odd member's original position. Cost: O(n^2 c) for keys of width c.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (KEYS,)
+    equivariant: ClassVar[bool] = False
+    merges: ClassVar[bool] = True
+
+    at: Stage = Input()
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k means. (n, d) -> Keep with weights"""
+        found = merge_most_similar(cues[KEYS].double().mean(1), k)
+        return merged(found.rows, found.of.bincount(minlength=k).float(), cluster_means(found.of, k))

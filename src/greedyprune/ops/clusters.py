@@ -1,0 +1,76 @@
+"""Density-peak clustering with k nearest neighbours (DPC-kNN): centres are rows in dense places, far from denser ones.
+
+All distances are computed in float64 from the differences of rows, a block of rows at a time, so equal rows are at
+distance 0 and no n x n matrix exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.blocks import in_blocks
+from greedyprune.ops.cosine import SLACK
+from greedyprune.ops.ranking import ranked
+
+FARTHEST = 1e150
+"""Distances end here, so that their squares are finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """What the engine found."""
+
+    centres: Tensor
+    """(c,) the rows at the centres, the highest score first."""
+    of: Tensor
+    """(n,) the cluster each row belongs to, as a place in `centres`."""
+
+
+def density_peaks(x: Tensor, count: int, neighbours: int) -> Clusters:
+    """`count` clusters, 0 < count <= n, none of them empty. (n, d) -> Clusters
+
+    The density of row i is rho_i = exp(-mean of its squared distances to the `neighbours` nearest other rows), and
+    delta_i its distance to the nearest denser row (of the densest row: to the farthest row). The centres are the rows
+    with the largest rho_i delta_i, every row goes to the nearest centre. Squared distances are means over the d
+    channels, so that one density means the same at every width.
+
+    Products are compared as log rho + log delta, which never vanish. Ties go to the lowest row (see `ranking.py`), and
+    of two equally dense rows the lower one counts as denser. Cost O(n^2 d), memory O(n d).
+    """
+    x = x.double()
+    n = x.shape[0]
+    near = min(neighbours, n - 1)
+    density = torch.cat(
+        [
+            d.scatter(1, some[:, None], torch.inf).topk(near, largest=False).values.square().sum(1) / -max(near, 1)
+            for some, d in _distances(x, x)
+        ]
+    )
+    rank = torch.empty_like(order := ranked(density))
+    rank[order] = torch.arange(n, device=x.device)
+    delta: list[Tensor] = []
+    for some, d in _distances(x, x):
+        nearest = d.masked_fill(rank >= rank[some, None], torch.inf).amin(1)
+        delta.append(torch.where(nearest.isinf(), d.amax(1), nearest))
+    centres = ranked(density + torch.cat(delta).log())[:count]
+    return Clusters(centres, _assigned(x, centres))
+
+
+def _assigned(x: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of every row, ties to the centre with the lowest row. (n, d), (c,) -> (n,) places in it"""
+    lowest, place = centres.sort()
+    nearest = [(d <= d.amin(1, True) * (1 + SLACK)).to(torch.uint8).argmax(1) for _, d in _distances(x, x[lowest])]
+    of = place[torch.cat(nearest)]
+    of[centres] = torch.arange(centres.shape[0], device=x.device)  # equal centres stay apart
+    return of
+
+
+def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows of x and their root mean square distances from all of y, block by block. -> (b,), (b, m)"""
+    for some in in_blocks(torch.arange(x.shape[0], device=x.device), y.shape[0]):
+        distances = torch.cdist(x[some], y, compute_mode="donot_use_mm_for_euclid_dist")
+        yield some, (distances / x.shape[1] ** 0.5).clamp_(max=FARTHEST)

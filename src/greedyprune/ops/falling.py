@@ -1,0 +1,128 @@
+"""Picking greedily by keys that only fall, a small pool of rows at a time.
+
+In farthest-first traversal, marginal relevance and determinantal processes a row's key falls as rows are taken, so a
+key computed some picks ago still bounds it from above. All rows are brought up to date together, in one product with
+everything taken since the last time; then the rows with the highest keys form a pool, which is followed pick by pick on
+the products of its own members, until the best of them could be beaten from outside. The cost is that of k x n
+products at the speed of large ones, where a whole matrix of cosines takes n x n, and memory never holds n x n.
+
+A key is known up to an error; rows that could be the best by it are settled in float64, so decisions are those of
+float64, whatever the size of the pool.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.picks import Picks, numbers
+
+LEAST, MOST = 96, 256
+"""How many rows a pool holds: about as many as hold a dozen of those that will be taken, within these limits."""
+
+
+class Falling(ABC):
+    """Rows and their keys. What is kept for each row lies on the CPU, so that a pick costs no wait for a device."""
+
+    def __init__(self, n: int, device: torch.device, joining: int, most: int) -> None:
+        self.device = device
+        self.taken: list[int] = []
+        self.gains: list[float] = []
+        """The key that each row taken had before."""
+        self.alive = torch.ones(n, dtype=torch.bool)
+        """(n,) which rows may still be taken."""
+        self._joining, self._most = joining, most
+        self._rows: list[int] = []
+        self._inside = torch.zeros(n, dtype=torch.bool)
+        self._keys, self._error = torch.empty(0), 0.0
+
+    @abstractmethod
+    def update(self) -> tuple[Tensor, Tensor]:
+        """All keys after the rows taken so far, and how far off each may be. -> (n,), (n,) or ()"""
+
+    @abstractmethod
+    def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Some rows' float64 keys, -inf if not to be taken, and how far off each may be. (r,) -> (r,), (r,) or ()"""
+
+    @abstractmethod
+    def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
+        """More rows of the pool, with these keys of `update`: all its keys, how far off one may be. (r,), (r,) -> (p,)"""
+
+    def leave(self) -> None:
+        """Empty the pool."""
+        self._rows = []
+        self._inside.fill_(False)
+
+    @abstractmethod
+    def follow(self, keys: Tensor, place: int) -> Tensor:
+        """The pool's keys once its row at `place` is taken, -inf there from then on. (p,) -> (p,)"""
+
+    def give(self, row: int) -> None:
+        """Take a row whatever its key."""
+        self._take(row, float(self.settle(torch.tensor([row]))[0]))
+
+    def run(self, k: int) -> None:
+        """Take the row with the highest key, the first of those that tie, until k are taken or none is alive."""
+        while len(self.taken) < k:
+            keys, errors = self.update()
+            if not bool(self.alive.any()):
+                return
+            if len(self._rows) + self._joining > self._most:
+                self.leave()
+            highest = (keys + errors).masked_fill_(~self.alive, -torch.inf)
+            at_least = (keys - errors).masked_fill_(~self.alive, -torch.inf).max()
+            apart = highest.masked_fill(self._inside, -torch.inf)
+            size = min(self._joining, int((self.alive & ~self._inside).sum()))
+            values, rows = apart.topk(min(size + 1, apart.shape[0]))
+            outside, rows = float(values[-1]) if values.shape[0] > size else -torch.inf, rows[:size]
+            before = len(self.taken)
+            if outside < float(at_least):
+                self._inside[rows] = True
+                self._rows += numbers(rows)
+                self._keys, self._error = self.enter(rows, keys[rows])
+                while len(self.taken) < k and self._pick(outside):
+                    pass
+            if len(self.taken) == before:  # more rows than the pool holds may be the best one
+                self.leave()
+                self._take_best((highest >= at_least).nonzero()[:, 0])
+
+    def picks(self) -> Picks:
+        """What was found. Gains are keys."""
+        return Picks.of(self.taken, self.gains, self.device)
+
+    def _pick(self, outside: float) -> bool:
+        """Take the best row of the pool, unless a row outside, whose key is at most this, could be better."""
+        values, places = self._keys.topk(min(2, len(self._rows)))
+        best, *second = cast("list[float]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
+        if outside >= best - self._error:
+            return False
+        place = int(places[0])
+        if second and second[0] >= best - 2 * self._error:
+            close = (self._keys >= best - 2 * self._error).nonzero()[:, 0]
+            row = self._take_best(torch.tensor([self._rows[i] for i in numbers(close)]))
+            if row is None:
+                return False
+            place = self._rows.index(row)
+        else:
+            self._take(self._rows[place], best)
+        self._keys = self.follow(self._keys, place)
+        return True
+
+    def _take_best(self, rows: Tensor) -> int | None:
+        """Settle some rows and take the best. None where none of them may be taken."""
+        keys, errors = self.settle(rows)
+        at_least = (keys - errors).max()
+        if float(at_least) == -torch.inf:
+            return None
+        best = keys + errors >= at_least
+        row, place = rows[best].min(0)
+        self._take(int(row), float(keys[best][place]))
+        return int(row)
+
+    def _take(self, row: int, gain: float) -> None:
+        self.taken.append(row)
+        self.gains.append(gain)
+        self.alive[row] = False

@@ -1,0 +1,30 @@
+"""Maximal marginal relevance: what a row is worth, less how much it repeats the closest row taken already."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.cosine import SLACK, UnitRows
+from greedyprune.ops.nearest import Nearest
+from greedyprune.ops.picks import Picks, numbers
+
+
+def marginal_relevance(
+    x: Tensor | UnitRows, worth: Tensor, k: int, trade: float = 0.5, *, given: Tensor | None = None
+) -> Picks:
+    """k rows, each the one with the largest trade worth_i - (1 - trade) max_{s taken} cos(x_i, x_s).
+
+    (n, d), (n,) -> Picks
+
+    The maximum counts as 0 before a row is taken. `given` rows are taken beforehand, in their order. Gains are those
+    values; ties (within `SLACK` in float64) go to the lowest row. Cosines are float32, near ties settled in float64.
+    Cost O(k n d), memory O(n d), never an n x n matrix.
+    """
+    unit = UnitRows.of(x)
+    relevance = trade * worth.double().cpu()
+    nearest = Nearest(unit, k, relevance, 1 - trade)
+    for row in numbers(given) or [int((relevance >= relevance.max() - SLACK).to(torch.uint8).argmax())]:
+        nearest.give(row)
+    nearest.run(k)
+    return nearest.picks()

@@ -1,0 +1,155 @@
+"""Matching rows by cosine: to the most similar on another side, dropping the most redundant, merging the most similar.
+
+All cosines are float64, a block of rows at a time: no n x n matrix exists. Cosines within `SLACK` of each other are
+ties (see `ranking.py`); a zero row has cosine 0 with every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.blocks import in_blocks
+from greedyprune.ops.cosine import SLACK, cosine64, unit64
+from greedyprune.ops.ranking import ranked
+
+LISTED = 64
+"""How many similar rows of every row are listed where duplicates are dropped."""
+
+
+def most_similar(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row's largest cosine with a row of the other side, and that row. (r, d), (s, d) -> 2 x (r,)"""
+    units = unit64(y)
+    values: list[Tensor] = []
+    places: list[Tensor] = []
+    for some in in_blocks(torch.arange(x.shape[0], device=x.device), y.shape[0]):
+        cosines = (unit64(x[some]) @ units.T).clamp_(-1, 1)
+        values.append(cosines.amax(1))
+        places.append((cosines >= values[-1][:, None] - SLACK).to(torch.uint8).argmax(1))
+    return torch.cat(values), torch.cat(places)
+
+
+def nearest_others(x: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The `count` other rows most similar to each of some rows, the most similar first. (n, d), (r,) -> (r, count)"""
+    units = unit64(x)
+    found: list[Tensor] = []
+    for some in in_blocks(rows, x.shape[0]):
+        cosines = (units[some] @ units.T).clamp_(-1, 1).scatter_(1, some[:, None], -2.0)
+        found.append(ranked(cosines)[:, :count])
+    return torch.cat(found)
+
+
+def least_similar(x: Tensor, pivots: Tensor, quotas: Sequence[int], taken: Tensor) -> tuple[Tensor, Tensor]:
+    """For each pivot in turn, its quota of the rows least similar to it that nobody took. (n, d), (p, d), (t,) -> ...
+
+    -> (q,) rows in the order taken, (q,) their distances 1 - cosine from the pivot; q is the sum of the quotas.
+    """
+    distances = 1 - cosine64(pivots, x)
+    distances[:, taken] = -torch.inf
+    rows: list[Tensor] = []
+    gains: list[Tensor] = []
+    for own, quota in zip(distances, quotas, strict=True):
+        rows.append(ranked(own)[:quota])
+        gains.append(own[rows[-1]])
+        distances[:, rows[-1]] = -torch.inf
+    return torch.cat(rows), torch.cat(gains)
+
+
+# Dropping duplicates ------------------------------------------------------------------------------------------------
+
+
+def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
+    """Drop duplicates until `keep` rows are left. (n, d), (c,) -> (keep,) in the order given
+
+    Round by round: of the rows at even places (0, 2, ...) of what is left, drop those `drop` (in the last round fewer)
+    whose largest cosine with a row at an odd place is highest; of equally redundant rows the later ones.
+    Cost O(c^2 d) once, then O(c) per round; memory O(c d). The rounds run on the CPU and wait for no device.
+    """
+    left = torch.arange(order.shape[0])
+    if keep in (0, left.shape[0]):
+        return order[:keep]
+    similar = _Similar(unit64(x[order]))
+    while keep < left.shape[0]:
+        even = left[::2]
+        number = min(drop, left.shape[0] - keep, even.shape[0])
+        worst = ranked(similar.largest(left).flip(0))[:number]
+        left = left[~torch.isin(left, even.flip(0)[worst])]
+    return order[left.to(order.device)]
+
+
+class _Similar:
+    """Lists of every row's most similar rows: a round reads the first one at an odd place instead of all cosines.
+
+    What stands in no list is less similar than all that does. A list that lost what a round looks for is made anew.
+    """
+
+    def __init__(self, units: Tensor) -> None:
+        self.units = units
+        n = units.shape[0]
+        self.values = torch.empty(n, min(LISTED + 1, n), dtype=torch.float64)  # the row itself is in it, too
+        self.rows = torch.empty(self.values.shape, dtype=torch.int64)
+        self._list(torch.arange(n), torch.arange(n))
+
+    def largest(self, left: Tensor) -> Tensor:
+        """The largest cosine of each row at an even place with a row at an odd one. (l,) -> (l / 2,)"""
+        even = left[::2]
+        odd = torch.zeros(self.units.shape[0], dtype=torch.bool)
+        odd[left[1::2]] = True
+        hits = odd[self.rows[even]]
+        values = self.values[even].gather(1, hits.to(torch.uint8).argmax(1, keepdim=True))[:, 0]
+        lost = ~hits.any(1)
+        if bool(lost.any()):
+            values[lost] = self._list(even[lost], left)
+        return values
+
+    def _list(self, rows: Tensor, left: Tensor) -> Tensor:
+        """List what is most similar to some rows among those left; their largest cosine at odd places. (r,) -> (r,)"""
+        among, device = self.units[left.to(self.units.device)], self.units.device
+        count = min(self.rows.shape[1], left.shape[0])
+        largest: list[Tensor] = []
+        for some in in_blocks(rows, left.shape[0]):
+            cosines = (self.units[some.to(device)] @ among.T).clamp_(-1, 1)
+            top = cosines.topk(count)
+            self.values[some, :count], self.rows[some, :count] = top.values.cpu(), left[top.indices.cpu()]
+            largest.append((cosines[:, 1::2].amax(1) if left.shape[0] > 1 else cosines[:, 0]).cpu())
+        return torch.cat(largest)
+
+
+# Merging ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """What was merged into what."""
+
+    rows: Tensor
+    """(k,) for each cluster the row that stands for it, ascending."""
+    of: Tensor
+    """(n,) the cluster each row belongs to, as a place in `rows`."""
+
+
+def merge_most_similar(x: Tensor, k: int) -> Merged:
+    """Bipartite soft matching, round by round until k clusters are left, 0 < k <= n. (n, d) -> Merged
+
+    A round pairs every cluster at an even place with the most similar one at an odd place, and merges the most similar
+    pairs: as many as are needed, at most half of the clusters. A merged cluster stands where its odd member stood; it
+    is compared by the mean of all its rows, which is what size-weighted means of means come to.
+    Cost O(n^2 d), memory O(n d).
+    """
+    sums, rows = x.double(), torch.arange(x.shape[0], device=x.device)  # a sum has the cosines of its mean
+    of = rows
+    while rows.shape[0] > k:
+        m = rows.shape[0]
+        here = torch.arange(m, device=x.device)
+        values, partner = most_similar(sums[::2], sums[1::2])
+        gone = ranked(values)[: min(m // 2, m - k)]
+        into = here.clone()
+        into[2 * gone] = 2 * partner[gone] + 1
+        stays = into == here
+        sums = torch.zeros_like(sums).index_add_(0, into, sums)[stays]
+        rows = rows[stays]
+        of = (stays.cumsum(0) - 1)[into][of]
+    return Merged(rows, of)

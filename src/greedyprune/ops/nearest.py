@@ -1,0 +1,72 @@
+"""Rows ranked by what they are worth minus how much they repeat: worth - scale x largest cosine with the rows taken.
+
+Cosines are float32, up to `DOUBT` / 2 off; rows closer than that allows are settled in float64 (see `cosine.py`), and
+what was computed for a row once is only brought up to date later, so duplicates cost no more than other rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.blocks import in_blocks
+from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, product
+from greedyprune.ops.falling import Falling
+from greedyprune.ops.picks import numbers
+
+LEAST, MOST = 96, 256
+"""How many rows a pool holds: about as many as hold a dozen of those that will be taken, within these limits."""
+
+
+class Nearest(Falling):
+    """Keys that are worth - scale x the largest cosine with the rows taken; (n,) worth in float64, 0 by default.
+
+    Before any row is taken the cosine counts as 0, from where a key may rise: the first row has to be given.
+    """
+
+    def __init__(self, unit: UnitRows, k: int, worth: Tensor | None = None, scale: float = 1.0) -> None:
+        n = unit.x.shape[0]
+        pool = min(max(12 * n // k, LEAST), MOST)
+        super().__init__(n, unit.x.device, pool, pool)
+        self.x, self.units, self.scale = unit.x, unit.all(), scale
+        self.worth = torch.zeros(n, dtype=torch.float64) if worth is None else worth.double().cpu()
+        self.largest = torch.full((n,), -1.0)
+        self.error = (scale * DOUBT + SLACK) / 2
+        self.updated = 0
+        # What float64 says, and of how many of the rows taken: so a row is settled once per row taken, at most.
+        self.exact = torch.full((n,), -torch.inf, dtype=torch.float64)
+        self.seen = torch.zeros(n, dtype=torch.int64)
+        self.bounds = torch.empty(0, 0)
+
+    def update(self) -> tuple[Tensor, Tensor]:
+        """Keys of all rows by float32 cosines. -> (n,), ()"""
+        new = torch.tensor(self.taken[self.updated :], device=self.units.device)
+        for some in in_blocks(new, self.units.shape[0]):
+            torch.maximum(self.largest, product(self.units[some], self.units).amax(0).cpu(), out=self.largest)
+        self.updated = len(self.taken)
+        return self.worth - self.scale * self.largest, torch.tensor(self.error, dtype=torch.float64)
+
+    def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of some rows by float64 cosines. (r,) -> (r,), ()"""
+        error = torch.tensor(SLACK / 2, dtype=torch.float64)
+        if not self.taken:
+            return self.worth[rows], error
+        taken = torch.tensor(self.taken, device=self.x.device)
+        # Rows that were settled equally long ago are brought up to date together, against what was taken since.
+        for since in sorted(set(numbers(self.seen[rows])) - {len(self.taken)}):
+            behind, new = rows[self.seen[rows] == since], self.x[taken[since:]]
+            for some in in_blocks(behind, max(new.shape)):
+                now = cosine64(self.x[some.to(self.x.device)], new).amax(1).cpu()
+                self.exact[some] = torch.maximum(self.exact[some], now)
+        self.seen[rows] = len(self.taken)
+        return self.worth[rows] - self.scale * self.exact[rows], error
+
+    def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
+        """What each member would leave of the others' keys is all that picks look at. (p,), (p,) -> (p,)"""
+        units = self.units[rows.to(self.units.device)]
+        self.bounds = (self.worth[rows] - self.scale * product(units, units).cpu()).fill_diagonal_(-torch.inf)
+        return keys, self.error
+
+    def follow(self, keys: Tensor, place: int) -> Tensor:
+        """(p,) -> (p,)"""
+        return torch.minimum(keys, self.bounds[place])

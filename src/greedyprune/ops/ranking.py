@@ -1,0 +1,29 @@
+"""Computed values in order: a ranking where what rounding alone tells apart is a tie, and how many stand out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.cosine import SLACK
+
+
+def ranked(values: Tensor) -> Tensor:
+    """Places from the highest float64 value down, ties to the lowest place. (..., n) -> (..., n)
+
+    Values that differ by no more than `SLACK` (above 1: than that share of them) are ties, a chain of them is one tie.
+    """
+    values = values.double()
+    index = values.argsort(descending=True, stable=True)
+    high = values.gather(-1, index)
+    size = high[..., 1:].abs().clamp(1, 1e300)  # -inf is apart from every finite value
+    tie = torch.zeros_like(index)
+    tie[..., 1:] = (high[..., :-1] - high[..., 1:] > SLACK * size).cumsum(-1)
+    return index.gather(-1, (tie * index.shape[-1] + index).argsort(-1))
+
+
+def outliers(values: Tensor) -> int:
+    """How many values lie above Q3 + 1.5 (Q3 - Q1), Q1 and Q3 their quartiles; at least 1. (n,) -> int"""
+    values = values.double()
+    low, high = values.quantile(0.25), values.quantile(0.75)
+    return max(int((values > high + 1.5 * (high - low)).sum()), 1)

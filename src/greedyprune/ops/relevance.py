@@ -1,0 +1,28 @@
+"""How relevant rows are: exact cosines with a few other rows, and values put on the scale from 0 to 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.blocks import in_blocks
+from greedyprune.ops.cosine import SLACK, unit64
+
+
+def cosines_with(x: Tensor, words: Tensor) -> Tensor:
+    """Float64 cosines of every row with a few others. (n, d), (m, d) -> (n, m)"""
+    target = unit64(words).T
+    every = torch.arange(x.shape[0], device=x.device)
+    return torch.cat([(unit64(x[some]) @ target).clamp_(-1, 1) for some in in_blocks(every, x.shape[1])])
+
+
+def from_0_to_1(values: Tensor) -> Tensor:
+    """Values on the scale from their smallest, 0, to their largest, 1; all 1 where they are equal. (n,) -> (n,)
+
+    Values that differ by no more than rounding are equal: `SLACK`, above 1 that share of the largest.
+    """
+    values = values.double()
+    low, high = values.min(), values.max()
+    if float(high - low) <= SLACK * max(1.0, float(values.abs().max())):
+        return torch.ones_like(values)
+    return (values - low) / (high - low)
