@@ -38,8 +38,16 @@ def export(architecture: Architecture, model: Any, folder: Path) -> None:
     model.generation_config.pad_token_id = IDS["<pad>"]
     model.generation_config.max_new_tokens = 6
     model.to(torch.float16).save_pretrained(folder)
+    _drop_vision_rope(folder / "config.json")
     save = _save_qwen if isinstance(architecture, Qwen) else _save_llava
     save(architecture, folder)
+
+
+def _drop_vision_rope(config: Path) -> None:
+    """Leave the tower's rotary settings to its defaults, which they are: older releases warn about the type's name."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["vision_config"].pop("rope_parameters", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
