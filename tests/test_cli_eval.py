@@ -16,6 +16,7 @@ from greedyprune.cli import _evaluate
 from greedyprune.cli._suite import Scenes
 from greedyprune.cli.eval import _budget
 from greedyprune.eval import auc as auc_of_orders
+from greedyprune.eval.configs import USUAL
 from greedyprune.registry import METHODS
 from greedyprune.stages import Layer
 from test_cli import complaint, greedy
@@ -45,13 +46,21 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_rows_and_report_of_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_methods_may_be_asked_for(tmp_path: Path) -> None:
+    result = greedy(
+        *FEW, "--methods", "all", "--questions", "1", "--out", tmp_path / "rows.csv", "--run", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.output
+    assert {row["method"] for row in read(tmp_path / "rows.csv")} == {"dense", *METHODS, "oracle"}
+
+
+def test_rows_and_report_of_the_usual_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auc_of_orders, "STAGES", (Layer(2),))
     out, auc, report = tmp_path / "rows.csv", tmp_path / "auc.csv", tmp_path / "report.html"
     result = greedy(*FEW, "--out", out, "--auc", auc, "--report", report, "--run", tmp_path / "run")
     assert result.exit_code == 0, result.output
     rows = read(out)
-    assert {row["method"] for row in rows} == {"dense", *METHODS, "oracle"}
+    assert {row["method"] for row in rows} == {"dense", *USUAL, "oracle"}
     assert {row["task"] for row in rows} == {*testbed.TASKS, "mean"}
     for name in ("commit", "torch", "transformers", "greedyprune", "command", "device", "threads", "split", "model"):
         assert all(name in row for row in rows)

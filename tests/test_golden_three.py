@@ -345,7 +345,7 @@ def test_hired_equals_the_book(problem, alpha, data) -> None:
         st.lists(st.integers(0, layout[0] * layout[1] - 1), min_size=n - h * w, max_size=n - h * w)
     )
     tiles = Tiles(torch.tensor(data.draw(st.permutations(crop))), layout, (h, w))
-    more = {Attention("cls"): look, Attention("cls", layer=0): other}
+    more = {Attention("tower"): look, Attention("tower", layer=0): other}
     expected = hired(look.tolist(), other.tolist(), tiles, alpha, k, guard)
     both(method, x, k, guard, lambda _: expected, more=more, tiles=tiles)
 
@@ -454,7 +454,7 @@ TWO_LAYERS = {Attention("received", layer=2): FIRST, Attention("received"): LOOK
         (
             gp.HiRED(),
             9,
-            {"tiles": VIEWS, "more": {Attention("cls", layer=0): FIRST}},
+            {"tiles": VIEWS, "more": {Attention("tower", layer=0): FIRST}},
             [3, 6, 2, 5, 1, 17, 10, 20, 13],
         ),
         (
@@ -541,7 +541,7 @@ def test_hired_does_not_care_how_the_views_are_laid_out(seed, k) -> None:
 
     def of(order: Tensor) -> gp.Keep:
         tiles = Tiles(crop[order], (2, 2), (4, 4))
-        more = {Attention("cls"): look[order], Attention("cls", layer=0): first[order]}
+        more = {Attention("tower"): look[order], Attention("tower", layer=0): first[order]}
         return gp.select("hired", gp.Cues(torch.ones(40, 1), tiles=tiles, more=more), k)
 
     plain, moved = of(torch.arange(40)), of(mixed)
@@ -588,7 +588,7 @@ def test_neighbours_are_mutual(seed, h, w) -> None:
 
 def test_the_layer_of_the_anchors_is_a_knob() -> None:
     assert gp.HiPrune(layer=8).needs == (Attention("received", layer=8), Attention("received"), Grid())
-    assert gp.HiPrune().needs[0] == Attention("received", layer=-3)
+    assert gp.HiPrune().needs[0] == Attention("received", layer=1 / 3)
     assert gp.HiPrune(layer=8) != gp.HiPrune()
     assert replace(gp.HiPrune(), layer=5).needs[0] == Attention("received", layer=5)
 
@@ -596,7 +596,7 @@ def test_the_layer_of_the_anchors_is_a_knob() -> None:
 def test_a_tenth_of_the_budget_is_anchors_and_what_lies_beside() -> None:
     middle, late = torch.zeros(144), torch.linspace(1, 0, 144)
     middle[100] = middle[50] = 1.0
-    more = {Attention("received", layer=-3): middle, Attention("received"): late}
+    more = {Attention("received", layer=1 / 3): middle, Attention("received"): late}
     keep = gp.select("hiprune", gp.Cues(torch.ones(144, 1), grid=(1, 12, 12), more=more), 100)
     assert keep.order[:10].tolist() == [50, 100, 38, 49, 51, 62, 88, 99, 101, 112]
     assert keep.order[10:].tolist() == [i for i in range(144) if i not in keep.order[:10].tolist()][:90]
@@ -864,7 +864,7 @@ def test_quiet_channels_and_likeness_by_hand() -> None:
     ("cls", "options", "match"),
     [
         (gp.HiRED, {"alpha": 1.5}, "alpha=1.5 is no share"),
-        (gp.HiPrune, {"layer": 0.5}, "layer=0.5 is no layer of the tower"),
+        (gp.HiPrune, {"layer": 1.5}, "layer=1.5 is no layer of the tower"),
         (gp.HiPrune, {"share": -1}, "share=-1 is no share"),
         (gp.GPrune, {"temperature": 0}, "temperature=0: write a number above 0"),
         (gp.GPrune, {"steps": -1}, "steps=-1: write how often"),
@@ -884,8 +884,8 @@ def test_knobs_out_of_range_are_refused(cls, options, match) -> None:
 
 
 def test_needs_are_those_that_the_papers_read() -> None:
-    assert gp.HiRED().needs == (Attention("cls"), Attention("cls", layer=0))
-    assert gp.PruneSID().needs == (Attention("cls"), Features())
+    assert gp.HiRED().needs == (Attention("tower"), Attention("tower", layer=0))
+    assert gp.PruneSID().needs == (Attention("tower"), Features())
     assert gp.EVS().needs == gp.VidCom2().needs == (Grid(),)
     assert gp.GPrune().needs == ()
 

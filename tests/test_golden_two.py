@@ -427,5 +427,5 @@ def test_dart_may_keep_what_the_source_keeps(budget, published) -> None:
 
 
 def test_needs_are_the_published_cues() -> None:
-    assert gp.PruMerge().needs == (Attention("cls", heads="one"), Keys("tower"))
+    assert gp.PruMerge().needs == (Attention("tower", heads="one"), Keys("tower"))
     assert gp.SparseVLM().needs == (Attention("raters"),)
