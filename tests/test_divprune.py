@@ -13,7 +13,7 @@ from torch import Tensor
 import brute
 import cases
 import greedyprune as gp
-from greedyprune.ops import farthest
+from greedyprune.ops import farthest, nearest
 from greedyprune.ops.cosine import UnitRows
 
 METHOD = gp.DivPrune()
@@ -70,19 +70,13 @@ def test_the_order_is_that_of_a_float64_brute_force(seed, kind, n, d, data) -> N
 
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("guard", [[], [3, 40]], ids=str)
-def test_row_by_row_is_as_good_as_the_matrix(kind, guard, monkeypatch) -> None:
+def test_the_sizes_of_pools_and_blocks_change_nothing(kind, guard, monkeypatch) -> None:
     x, _ = cases.draw(kind, 60, 8, 3)
-    monkeypatch.setattr(farthest, "GRAM_LIMIT", 16)
-    monkeypatch.setattr(farthest, "BLOCK", 7)
-    monkeypatch.setattr(farthest, "_by_matrix", None)  # not looked at
-    equal_the_book(x, 21, guard)
-    equal_the_book(x, 60, guard)
-
-
-def test_a_few_rows_after_given_ones_need_no_matrix(monkeypatch) -> None:
-    x, _ = cases.draw("iid", 100, 8, 1)
-    monkeypatch.setattr(farthest, "_by_matrix", None)
-    equal_the_book(x, 5, [17, 60])
+    for size in (1, 3, 7):
+        for module, name in ((farthest, "NEAR"), (farthest, "BLOCK"), (nearest, "LEAST"), (nearest, "MOST")):
+            monkeypatch.setattr(module, name, size)
+        equal_the_book(x, 21, guard)
+        equal_the_book(x, 60, guard)
 
 
 def test_differences_that_float32_cannot_see_decide() -> None:
