@@ -6,14 +6,13 @@ other work on the machine moves least.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from greedyprune.bench.clock import in_turn
 from greedyprune.bench.features import image_like
 from greedyprune.cues import Cues
 from greedyprune.method import select
@@ -110,11 +109,7 @@ def _case(
     x = cues.features
     found = set(select(method, cues, k).rows.tolist())  # the first call of each is not counted
     equal = found == set(published(x))
-    theirs, ours = list[float](), list[float]()
-    for _ in range(runs):
-        theirs.append(_cpu(lambda: published(x)))
-        ours.append(_cpu(lambda: select(method, cues, k)))
-    a, b = statistics.median(theirs), statistics.median(ours)
+    a, b = in_turn(lambda: published(x), lambda: select(method, cues, k), runs)
     return Row(
         method=name,
         tokens=cues.n,
@@ -128,9 +123,3 @@ def _case(
         runs=runs,
         threads=threads,
     )
-
-
-def _cpu(work: Callable[[], object]) -> float:
-    begun = time.thread_time()
-    work()
-    return time.thread_time() - begun

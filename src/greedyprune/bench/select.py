@@ -6,14 +6,13 @@ turn, and thread CPU time is compared, which other work on the machine moves lea
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from greedyprune.bench.clock import in_turn
 from greedyprune.bench.features import image_like
 from greedyprune.cues import Cues
 from greedyprune.method import select
@@ -95,14 +94,9 @@ def measure(
 def _case(x: Tensor, t: Tensor, k: int, regime: str, runs: int, threads: int) -> Row:
     tau, visited = threshold_of(x, t, k, regime)
     method, cues = GreedyPrune(tau=tau), Cues(x, text=t[None])
-    ours: list[float] = []
-    usual: list[float] = []
     found = select(method, cues, k).order.tolist()  # the first call of each is not counted
     expected = usual_loop(x, t, tau, k)
-    for _ in range(runs):
-        usual.append(_cpu(lambda: usual_loop(x, t, tau, k)))
-        ours.append(_cpu(lambda: select(method, cues, k)))
-    a, b = statistics.median(usual), statistics.median(ours)
+    a, b = in_turn(lambda: usual_loop(x, t, tau, k), lambda: select(method, cues, k), runs)
     return Row(
         tokens=x.shape[0],
         kept=k,
@@ -118,12 +112,6 @@ def _case(x: Tensor, t: Tensor, k: int, regime: str, runs: int, threads: int) ->
         runs=runs,
         threads=threads,
     )
-
-
-def _cpu(work: Callable[[], object]) -> float:
-    begun = time.thread_time()
-    work()
-    return time.thread_time() - begun
 
 
 def threshold_of(x: Tensor, t: Tensor, k: int, regime: str) -> tuple[float, int]:

@@ -13,31 +13,33 @@ from greedyprune.cli._show import console, print_json, progress, table
 bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_args_is_help=True)
 
 
+Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
+Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
+Seed = Annotated[int, typer.Option("--seed", help="Draws the features.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
 @bench.command("select", epilog="Example: greedyprune bench select --save results/bench/select.csv")
 def bench_select(
-    save: Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")] = None,
+    save: Save = None,
     large: Annotated[bool, typer.Option("--large", help="10,000 tokens too; takes many minutes.")] = False,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")] = 7,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the features.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    runs: Runs = 7,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
     """GreedyPrune's selection against the usual Python loop (whole Gram matrix, .item() per token), in CPU time."""
-    from greedyprune.bench import rows, select
+    from greedyprune.bench import select
 
-    if save is not None and save.is_dir():
-        raise Failure(f"--save {save} is a folder: name a CSV file.")
+    _check(save)
     sizes = select.SIZES + select.LARGE if large else select.SIZES
     measured: list[select.Row] = []
     with progress("measuring") as step:
         for row in select.measure(sizes, runs, threads, seed):
             step(text=f"{row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
             measured.append(row)
-    if save is not None:
-        try:
-            rows.write(save, [row.to_dict() for row in measured])
-        except OSError as error:
-            raise Failure(f"cannot write {save}: {error.strerror}.") from error
+    _write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
         return
@@ -60,3 +62,48 @@ def bench_select(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
     )
+
+
+@bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
+def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: Seed = 0, as_json: Json = False) -> None:
+    """DivPrune's and CDPruner's engines here against the formulations in which they were published, in CPU time."""
+    from greedyprune.bench import peers
+
+    _check(save)
+    measured: list[peers.Row] = []
+    with progress("measuring") as step:
+        for row in peers.measure(peers.SIZES, runs, threads, seed):
+            step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}")
+            measured.append(row)
+    _write(save, [row.to_dict() for row in measured])
+    if as_json:
+        print_json([row.to_dict() for row in measured])
+        return
+    shown = table("method", "tokens", "kept", "width", "published", "here", "ratio", "same", "exact")
+    for row in measured:
+        shown.add_row(
+            *(row.method, str(row.tokens), str(row.kept), str(row.width)),
+            *(f"{row.published_ms:.1f} ms", f"{row.greedyprune_ms:.1f} ms", f"{row.ratio:.1f}x"),
+            *("yes" if row.equal else "no", "yes" if row.exact else "NO"),
+        )
+    console().print(shown)
+    console().print(
+        f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
+        "same: the published form, in float32, kept the same tokens; exact: ours are those it keeps in float64."
+    )
+
+
+def _check(save: Path | None) -> None:
+    if save is not None and save.is_dir():
+        raise Failure(f"--save {save} is a folder: name a CSV file.")
+
+
+def _write(save: Path | None, measured: list[dict[str, object]]) -> None:
+    from greedyprune.bench import rows
+
+    if save is None:
+        return
+    try:
+        rows.write(save, measured)
+    except OSError as error:
+        raise Failure(f"cannot write {save}: {error.strerror}.") from error

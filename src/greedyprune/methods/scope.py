@@ -12,7 +12,7 @@ from greedyprune.ops.centre import Centring, check_centring, prepared
 from greedyprune.ops.coverage import Alike, cover
 from greedyprune.stages import Input, Stage
 
-LOOK, ROWS = Attention("cls"), Features()
+LOOK, ROWS = Attention("tower"), Features()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,10 @@ class SCOPE(Method):
     image. a_j is the class token's attention to j, f the vision tower's rows. Gains are those products. Jinhong Deng et
     al., NeurIPS 2025.
 
-    Differs: attention is the mean over heads, the source's sum up to a factor; tokens leave behind the projector, whose
-    rows do not depend on each other, and keep their original positions; protected tokens come first; everything is
-    float64, ties go to the lowest index; `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n) per gain.
+    Differs: in towers without a class token the attention of all tokens on average stands in; attention is the mean
+    over heads, the source's sum up to a factor; tokens leave behind the projector, whose rows do not depend on each
+    other, and keep their original positions; protected tokens come first; everything is float64, ties go to the lowest
+    index; `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n) per gain.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)

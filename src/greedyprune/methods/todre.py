@@ -13,7 +13,7 @@ from greedyprune.ops.ranking import ranked
 from greedyprune.ops.sums import farthest_in_sum
 from greedyprune.stages import Input, Stage
 
-LOOK = Attention("cls")
+LOOK = Attention("tower")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ class ToDRE(Method):
     The pivot is the token that the vision tower's class token looks at most. Gains are sums of distances 1 - cosine
     from the tokens kept before. Duo Li et al., arXiv 2505.18757.
 
-    Differs: it is stage 1 alone. Stage 2, which drops all visual tokens from some later decoder layer on when text and
-    visual tokens no longer look at each other, is not done: no k describes it. Protected tokens come first, then the
-    pivot; rows are the projector's; ties go to the lowest index; `preprocess` is an addition.
-    Cost: O(k n d). Memory: O(n d).
+    Differs: in towers without a class token the attention of all tokens on average stands in; it is stage 1 alone.
+    Stage 2, which drops all visual tokens from some later decoder layer on when text and visual tokens no longer look
+    at each other, is not done: no k describes it. Protected tokens come first, then the pivot; rows are the
+    projector's; ties go to the lowest index; `preprocess` is an addition. Cost: O(k n d). Memory: O(n d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)

@@ -19,7 +19,8 @@ from greedyprune.ops.picks import Picks, numbers
 
 FLOOR = 1e-10
 """A row with a residual below this share of its L_ii lies in the span of those taken, up to rounding."""
-JOIN, POOL = 64, 512
+JOINING, MOST = 64, 512
+"""How many rows join the pool after every update, and how many it holds before it starts anew."""
 
 
 def determinantal(x: Tensor | UnitRows, quality: Tensor, k: int, *, given: Tensor | None = None) -> Picks:
@@ -43,7 +44,7 @@ class _Residual(Falling):
 
     def __init__(self, unit: UnitRows, quality: Tensor, k: int) -> None:
         n, d = unit.x.shape
-        super().__init__(n, unit.x.device, JOIN, POOL)
+        super().__init__(n, unit.x.device, JOINING, MOST)
         # Products of float64 rows as long as they may be would overflow, those of narrower types cannot.
         self.x = unit64(unit.x) if unit.x.dtype == torch.float64 else unit.x
         self.units, self.quality = unit.all(), quality.double().cpu()
@@ -52,20 +53,14 @@ class _Residual(Falling):
         self.alive.logical_and_(self.diagonal > 0)
         self.spanned = torch.zeros(n, dtype=torch.float64)
         """(n,) how much of each unit row lies in the part of the basis that was looked at, in float32."""
-        self.basis = torch.empty(min(k, d), d, dtype=torch.float64, device=self.x.device)
+        self.basis = torch.empty(min(k, d), d, dtype=torch.float64, device=self.device)
         self.size = self.looked = 0
-        self.schur, self.steps = torch.empty(POOL, POOL).double(), torch.empty(POOL, POOL).double()
-        self.wide, self.scale, self.spanned64 = (
-            torch.empty(POOL, d).double(),
-            torch.empty(POOL).double(),
-            torch.empty(POOL, k).double(),
-        )
         self.leave()
 
     def update(self) -> tuple[Tensor, Tensor]:
         """Keys of all rows by float32 products with the basis. -> (n,), (n,)"""
         self._extend()
-        new = torch.arange(self.looked, self.size, device=self.x.device)
+        new = torch.arange(self.looked, self.size, device=self.device)
         for some in in_blocks(new, self.units.shape[0]) if new.numel() else ():
             self.spanned += product(self.basis[some].float(), self.units).square_().sum(0).cpu()
         self.looked = self.size
@@ -77,73 +72,41 @@ class _Residual(Falling):
         self._extend()
         found: list[Tensor] = []
         for some in in_blocks(rows, self.x.shape[1]):
-            units = unit64(self.x[some.to(self.x.device)])
+            units = unit64(self.x[some.to(self.device)])
             found.append((1 - (units @ self.basis[: self.size].T).square_().sum(1)).cpu())
-        keys, diagonal = torch.cat(found) * self.diagonal[rows], self.diagonal[rows]
-        gone = keys <= FLOOR * diagonal
-        self.alive[rows[gone]] = False
-        return keys.masked_fill_(gone, -torch.inf), diagonal * (SLACK / 2)
+        diagonal = self.diagonal[rows]
+        return self._floored(torch.cat(found) * diagonal, rows), diagonal * (SLACK / 2)
 
     def leave(self) -> None:
-        """Empty the pool: the next one starts from what the basis spans by then."""
-        super().leave()
-        self.start, self.step = self.size, 0
+        """The next pool starts from what the basis spans by now."""
+        self.pool = _Kernel(self.basis[: self.size])
         self.members = torch.empty(0, dtype=torch.int64)
 
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """Put rows to the pool's kernel, less what the basis spanned at its start. (r,), (r,) -> (p,)"""
-        old, new = self.members.shape[0], self.members.shape[0] + rows.shape[0]
+        """Exact keys of the rows that join. (r,), (r,) -> (r,)"""
+        left = self.pool.join(self.x[rows.to(self.device)], self.quality[rows])
         self.members = torch.cat([self.members, rows])
-        self.wide[old:new] = self.x[rows.to(self.x.device)]
-        wide = self.wide[old:new]
-        products = (wide @ self.wide[:new].T).cpu()
-        self.scale[old:new] = self.quality[rows] / products[:, old:].diagonal().sqrt()
-        self.spanned64[old:new, : self.start] = (
-            (wide @ self.basis[: self.start].T).cpu().mul_(self.scale[old:new, None])
-        )
-        products.mul_(self.scale[:new]).mul_(self.scale[old:new, None])
-        before = self.spanned64[:, : self.start]
-        schur = products.addmm_(before[old:new], before[:new].T, alpha=-1)
-        self.schur[old:new, :new] = schur
-        self.schur[:old, old:new] = schur[:, :old].T
-        steps = self.steps[: self.step]
-        left = schur[:, old:].diagonal().clone()
-        if self.step and rows.numel():
-            places = self.places
-            factor = steps[:, places].T.tril()
-            later = torch.linalg.solve_triangular(factor, schur[:, places].T, upper=False)
-            self.steps[: self.step, old:new] = later
-            left -= later.square().sum(0)
-        diagonal = self.diagonal[rows]
-        self.floor = FLOOR * self.diagonal[self.members]
-        gone = left <= FLOOR * diagonal
-        self.alive[rows[gone]] = False
-        keys = (
-            torch.cat([self._keys[:old], left.masked_fill_(gone, -torch.inf)])
-            if old
-            else left.masked_fill_(gone, -torch.inf)
-        )
-        return keys, float(self.diagonal[self.members].max()) * SLACK / 2
+        diagonal = self.diagonal[self.members]
+        self.floor = FLOOR * diagonal
+        return self._floored(left, rows), float(diagonal.max()) * SLACK / 2
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
         """One step of a Cholesky factorisation, behind which the row taken has nothing left. (p,) -> (p,)"""
-        size = keys.shape[0]
-        before = self.steps[: self.step, :size]
-        new = torch.addmv(self.schur[place, :size], before.T, before[:, place], alpha=-1).div_(keys[place].sqrt())
-        self.steps[self.step, :size] = new
-        if self.step == 0:
-            self.places = []
-        self.places.append(place)
-        self.step += 1
+        new = self.pool.step(place, float(keys[place]))
         keys = keys.addcmul(new, new, value=-1)
         return keys.masked_fill_(keys <= self.floor, -torch.inf)
+
+    def _floored(self, keys: Tensor, rows: Tensor) -> Tensor:
+        gone = keys <= FLOOR * self.diagonal[rows]
+        self.alive[rows[gone]] = False
+        return keys.masked_fill(gone, -torch.inf)
 
     def _extend(self) -> None:
         """Put the rows taken since the last time into the basis, but for given ones that lie in its span."""
         new = [row for row, gain in zip(self.taken, self.gains, strict=True) if gain > -torch.inf][self.size :]
         if not new:
             return
-        rest, basis = unit64(self.x[torch.tensor(new, device=self.x.device)]), self.basis[: self.size]
+        rest, basis = unit64(self.x[torch.tensor(new, device=self.device)]), self.basis[: self.size]
         for _ in range(2):
             rest = rest - (rest @ basis.T) @ basis
             if float(rest.square().sum(1).min()) > 0.01:
@@ -151,3 +114,43 @@ class _Residual(Falling):
         directions = torch.linalg.qr(rest.T)[0].T  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self.basis[self.size : self.size + len(new)] = directions
         self.size += len(new)
+
+
+class _Kernel:
+    """The kernel of the rows in a pool, less what a basis spans of it, and Cholesky steps on it; in float64."""
+
+    def __init__(self, basis: Tensor) -> None:
+        self.basis, self.size, self.places = basis, 0, list[int]()
+        self.rows = basis.new_empty(MOST, basis.shape[1])
+        self.spanned, self.scale = _wide(MOST, basis.shape[0]), _wide(MOST)
+        self.left, self.steps = _wide(MOST, MOST), _wide(MOST, MOST)
+
+    def join(self, rows: Tensor, quality: Tensor) -> Tensor:
+        """What is left of some rows behind the basis and the steps made. (r, d), (r,) -> (r,)"""
+        old, self.size = self.size, self.size + rows.shape[0]
+        here, all_here = slice(old, self.size), slice(self.size)
+        self.rows[here] = rows
+        rows = self.rows[here]
+        left = (rows @ self.rows[all_here].T).cpu()
+        self.scale[here] = quality / left[:, old:].diagonal().sqrt()
+        self.spanned[here] = (rows @ self.basis.T).cpu().mul_(self.scale[here, None])
+        left.mul_(self.scale[all_here]).mul_(self.scale[here, None])
+        left.addmm_(self.spanned[here], self.spanned[all_here].T, alpha=-1)
+        self.left[here, all_here], self.left[all_here, here] = left, left.T
+        made = len(self.places)
+        factor = self.steps[:made, self.places].T.tril()
+        solved = torch.linalg.solve_triangular  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        self.steps[:made, here] = solved(factor, left[:, self.places].T, upper=False)
+        return left[:, old:].diagonal() - self.steps[:made, here].square().sum(0)
+
+    def step(self, place: int, residual: float) -> Tensor:
+        """The pool's products with what is new in the row at `place`, of which so much is left. -> (p,)"""
+        made, before = len(self.places), self.steps[: len(self.places), : self.size]
+        new = torch.addmv(self.left[place, : self.size], before.T, before[:, place], alpha=-1).div_(residual**0.5)
+        self.steps[made, : self.size] = new
+        self.places.append(place)
+        return new
+
+
+def _wide(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=torch.float64)

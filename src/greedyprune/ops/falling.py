@@ -20,12 +20,12 @@ from torch import Tensor
 
 from greedyprune.ops.picks import Picks, numbers
 
-LEAST, MOST = 96, 256
-"""How many rows a pool holds: about as many as hold a dozen of those that will be taken, within these limits."""
-
 
 class Falling(ABC):
-    """Rows and their keys. What is kept for each row lies on the CPU, so that a pick costs no wait for a device."""
+    """n rows and their keys. What is kept for each row lies on the CPU, so that a pick costs no wait for a device.
+
+    After every update `joining` rows join the pool, which starts anew before it would hold more than `most`.
+    """
 
     def __init__(self, n: int, device: torch.device, joining: int, most: int) -> None:
         self.device = device
@@ -49,12 +49,11 @@ class Falling(ABC):
 
     @abstractmethod
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """More rows of the pool, with these keys of `update`: all its keys, how far off one may be. (r,), (r,) -> (p,)"""
+        """Let rows with these keys of `update` join the pool: their keys, how far off any may be. (r,), (r,) -> (r,)"""
 
+    @abstractmethod
     def leave(self) -> None:
-        """Empty the pool."""
-        self._rows = []
-        self._inside.fill_(False)
+        """Forget the pool: the next rows to enter begin a new one."""
 
     @abstractmethod
     def follow(self, keys: Tensor, place: int) -> Tensor:
@@ -70,7 +69,9 @@ class Falling(ABC):
             keys, errors = self.update()
             if not bool(self.alive.any()):
                 return
-            if len(self._rows) + self._joining > self._most:
+            if not self._rows or len(self._rows) + self._joining > self._most:
+                self._rows, self._keys = [], keys[:0]
+                self._inside.fill_(False)
                 self.leave()
             highest = (keys + errors).masked_fill_(~self.alive, -torch.inf)
             at_least = (keys - errors).masked_fill_(~self.alive, -torch.inf).max()
@@ -82,11 +83,12 @@ class Falling(ABC):
             if outside < float(at_least):
                 self._inside[rows] = True
                 self._rows += numbers(rows)
-                self._keys, self._error = self.enter(rows, keys[rows])
+                joined, self._error = self.enter(rows, keys[rows])
+                self._keys = torch.cat([self._keys, joined])
                 while len(self.taken) < k and self._pick(outside):
                     pass
             if len(self.taken) == before:  # more rows than the pool holds may be the best one
-                self.leave()
+                self._rows = []
                 self._take_best((highest >= at_least).nonzero()[:, 0])
 
     def picks(self) -> Picks:

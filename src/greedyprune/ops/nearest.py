@@ -61,6 +61,9 @@ class Nearest(Falling):
         self.seen[rows] = len(self.taken)
         return self.worth[rows] - self.scale * self.exact[rows], error
 
+    def leave(self) -> None:
+        """Pools begin anew with every update."""
+
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
         """What each member would leave of the others' keys is all that picks look at. (p,), (p,) -> (p,)"""
         units = self.units[rows.to(self.units.device)]
