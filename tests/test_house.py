@@ -64,6 +64,22 @@ def test_a_file_opens_with_what_it_is_and_stays_readable(path: Path) -> None:
     assert len(text.splitlines()) <= 350, f"{path} has grown too long"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.name)
+def test_a_method_is_short_stands_alone_and_leaves_loops_to_the_engines(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 100, f"{path.name} has grown too long: a word is missing in ops/"
+    assert not [module for module in imports(path) if module[:2] == ("greedyprune", "methods")]
+    loops = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.While)]
+    counted = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.For)
+        and isinstance(node.iter, ast.Call)
+        and getattr(node.iter.func, "id", "") == "range"
+    ]
+    assert not loops + counted, f"{path.name} picks in a loop of its own: that is an engine's business"
+
+
 def test_importing_is_light() -> None:
     heavy = ("transformers", "PIL", "matplotlib", "numpy.testing", "sklearn", "skimage", "typer", "rich")
     code = f"import sys, greedyprune; print([m for m in {heavy!r} if m in sys.modules])"

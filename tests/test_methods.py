@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 import cases
 import greedyprune as gp
+from greedyprune.cli.methods import matrix
+from greedyprune.eval.configs import usual_methods
 from greedyprune.method import as_method
 from greedyprune.plain import to_plain
 from greedyprune.registry import METHODS, method_class
+from tiny import tiny
 
 NAMES = sorted(METHODS)
 N, D = 24, 8
@@ -218,3 +222,47 @@ def test_methods_survive_the_way_through_json(name: str) -> None:
     plain = json.loads(json.dumps(to_plain(method)))
     assert as_method(plain) == method
     assert gp.select(plain, cues(0), 4).rows.tolist() == gp.select(method, cues(0), 4).rows.tolist()
+
+
+THROWAWAY = '''"""Throwaway: the last k tokens."""
+
+from dataclasses import dataclass
+
+import torch
+
+from greedyprune.cues import Cues
+from greedyprune.keep import Keep, protected_first
+from greedyprune.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throwaway(Method):
+    """The last k tokens.
+
+    Differs: nothing to differ from. Cost: O(k).
+    """
+
+    equivariant = False
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """The k rows that stay. (n, d) -> Keep"""
+        order = protected_first(torch.arange(cues.n - 1, -1, -1), cues.protect)[:k]
+        return Keep.from_order(order, torch.zeros(k), cues.n)
+'''
+
+
+def test_a_new_method_costs_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "throwaway.py").write_text(THROWAWAY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(METHODS, "throwaway", "throwaway:Throwaway")
+    # The contract, the command line, the matrix and evaluations find it by its line alone.
+    test_keeps_exactly_k_distinct_sorted_rows("throwaway")
+    test_protected_tokens_are_kept_or_the_budget_refused("throwaway")
+    test_same_input_same_selection_and_the_cues_are_left_alone("throwaway")
+    test_a_method_is_a_frozen_value_with_a_docstring_that_says_what_differs("throwaway")
+    test_methods_survive_the_way_through_json("throwaway")
+    assert all(value == "yes" for value in matrix()["throwaway"].values())
+    assert "throwaway" in usual_methods(native=False, every=True)
+    with gp.prune(tiny("llava").model, "throwaway", 3) as pruned:
+        tiny("llava").model(**tiny("llava").prompt(((1,),)))
+        assert pruned.selections[0].rows.tolist() == [13, 14, 15]

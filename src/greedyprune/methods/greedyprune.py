@@ -29,9 +29,10 @@ class GreedyPrune(Method):
     missing when the active tokens run out. Gains are saliencies. Pei, Sun, Fu, Wang, arXiv 2506.13166.
 
     Differs: the paper's layer and τ are not public, so the cut is before decoder layer 2 and τ is the image's own 0.8
-    quantile of pairwise cosines, the best rule on the dev questions of the bundled model; decisions are those of
-    float64, ties to the lowest index; `fallback`, `preprocess` and `text` are additions. At `Input()` the last prompt
-    token is a template token that knows nothing of the question, so there `text="last"` is blind to it.
+    quantile of pairwise cosines, the best such rule on the dev questions of the bundled models, or within a tenth of a
+    point of it; decisions are those of float64, ties to the lowest index; `fallback`, `preprocess` and `text` are
+    additions. At `Input()` the last prompt token is a template token that knows nothing of the question, so there
+    `text="last"` is blind to it.
     Cost: O(n d) for the saliency, about O(V k d) for the suppression (V tokens looked at); a quantile adds O(n^2 d).
     """
 

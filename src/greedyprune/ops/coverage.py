@@ -19,7 +19,7 @@ from greedyprune.ops.cosine import SLACK, unit64
 from greedyprune.ops.picks import Picks, numbers
 
 GRAM_LIMIT = 4096
-"""Up to this many rows the matrix of their cosines is held, 128 MB; above, as many columns as would fill that room."""
+"""Up to this many rows the matrix of their cosines is held, 128 MB; above, its columns are computed when looked at."""
 BLOCK = 512
 """How many rows of that matrix are computed at once."""
 BATCH = 32
@@ -36,8 +36,8 @@ class Benefits(ABC):
     """Where the candidates are, and what is found goes."""
 
     @abstractmethod
-    def columns(self, some: Tensor, hold: bool = True) -> Tensor:
-        """What some candidates give to all rows, a tensor of its own; worth holding, or not. (b,) -> (b, r)"""
+    def columns(self, some: Tensor) -> Tensor:
+        """What some candidates give to all rows, a tensor of its own. (b,) -> (b, r)"""
 
 
 class Given(Benefits):
@@ -48,7 +48,7 @@ class Given(Benefits):
         self._by_candidate = matrix.double().cpu().T.contiguous()
         self.weights = _weights(weights, matrix.shape[0])
 
-    def columns(self, some: Tensor, hold: bool = True) -> Tensor:
+    def columns(self, some: Tensor) -> Tensor:
         """(b,) -> (b, r)"""
         return self._by_candidate[some]
 
@@ -63,39 +63,21 @@ class Alike(Benefits):
         self.n, self.device = x.shape[0], x.device
         self._units, self._temperature = unit64(x), temperature
         self.weights = _weights(weights, self.n)
-        whole = self.n <= GRAM_LIMIT
-        self._held = self._matrix() if whole else torch.empty(max(GRAM_LIMIT**2 // self.n, 1), self.n).double()
-        self._place = torch.arange(self.n) if whole else torch.full((self.n,), -1)
-        self._owner, self._next = torch.full((self._held.shape[0],), -1), 0
+        self._matrix = self._whole() if self.n <= GRAM_LIMIT else None
         if temperature is not None:
             # A softmax divides by what a row gives in total; its weight can do that as well.
             total = torch.zeros(self.n, dtype=torch.float64)
             for some in in_blocks(torch.arange(self.n), self.n):
-                total += self.columns(some, hold=False).sum(0)
+                total += self.columns(some).sum(0)
             self.weights = self.weights / total
 
-    def columns(self, some: Tensor, hold: bool = True) -> Tensor:
+    def columns(self, some: Tensor) -> Tensor:
         """(b,) -> (b, r)"""
-        place = self._place[some]
-        found = self._held[place.clamp_min(0)]
-        missing = (place < 0).nonzero()[:, 0]
-        if missing.numel():
-            new = some[missing]
-            found[missing] = self._of(self._units[new.to(self.device)] @ self._units.T)
-            if hold and missing.shape[0] <= self._owner.shape[0]:
-                self._hold(new, found[missing])
-        return found
+        if self._matrix is not None:
+            return self._matrix[some]
+        return self._of(self._units[some.to(self.device)] @ self._units.T)
 
-    def _hold(self, new: Tensor, columns: Tensor) -> None:
-        """Keep columns, those held longest make room. (b,), (b, n)"""
-        slots = (self._next + torch.arange(new.shape[0])) % self._owner.shape[0]
-        self._next = int(slots[-1]) + 1
-        gone = self._owner[slots]
-        self._place[gone[gone >= 0]] = -1
-        self._owner[slots], self._place[new] = new, slots
-        self._held[slots] = columns
-
-    def _matrix(self) -> Tensor:
+    def _whole(self) -> Tensor:
         """All columns; what lies below the diagonal is what lies above it. -> (n, n)"""
         held = torch.empty(self.n, self.n, dtype=torch.float64)
         for start in range(0, self.n, BLOCK):
@@ -117,8 +99,8 @@ def cover(
     Rows of all `parts` count together; m_r starts at `floor`; c is `factor` (n,), 1 by default. `given` candidates are
     taken beforehand, in their order. Gains that differ by less than `SLACK` of the largest first gain tie, and ties go
     to the lowest candidate, so that what adds nothing comes last and in order.
-    Cost: of cosines O(n^2 d) once; then O(r) for each gain computed, a few per cent of n k of them. Memory: n^2 entries
-    of cosines up to `GRAM_LIMIT` candidates, above no more than that (and O(n d), and more products).
+    Cost: of cosines O(n^2 d) once; then O(r) for each gain computed, a few per cent of n k of them. Memory O(n d), and
+    n^2 up to `GRAM_LIMIT` candidates; above, each gain of cosines costs O(n d): minutes for 20,000 rows.
     """
     search = _Search(parts, k, factor, floor)
     for row in numbers(given):
@@ -136,17 +118,17 @@ class _Search:
         self.parts, self.factor = parts, _weights(factor, n)
         self.reached = [torch.full_like(part.weights, floor) for part in parts]
         rows = sum(part.weights.shape[0] for part in parts)
-        self.bounds = torch.cat([self.gain(some, hold=False) for some in in_blocks(torch.arange(n), rows)])
+        self.bounds = torch.cat([self.gain(some) for some in in_blocks(torch.arange(n), rows)])
         self.fresh = torch.ones(n, dtype=torch.bool)
         self.slack = SLACK * float(self.bounds.max())
         self.taken: list[int] = []
         self.gains: list[float] = []
 
-    def gain(self, some: Tensor, hold: bool = True) -> Tensor:
+    def gain(self, some: Tensor) -> Tensor:
         """What some candidates would add now. (b,) -> (b,)"""
         total = torch.zeros(some.shape[0], dtype=torch.float64)
         for part, reached in zip(self.parts, self.reached, strict=True):
-            total += part.columns(some, hold).sub_(reached).clamp_min_(0) @ part.weights
+            total += part.columns(some).sub_(reached).clamp_min_(0) @ part.weights
         return total * self.factor[some]
 
     def best(self) -> tuple[int, float]:
