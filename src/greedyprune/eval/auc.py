@@ -11,13 +11,13 @@ from collections.abc import Iterable
 import torch
 
 from greedyprune.attach import prune
+from greedyprune.eval.configs import USUAL
 from greedyprune.eval.engine import Batch, Engine
 from greedyprune.eval.items import Item
 from greedyprune.eval.loop import plan
 from greedyprune.eval.stats import auc
 from greedyprune.method import Method, as_method
 from greedyprune.methods.greedyprune import GreedyPrune
-from greedyprune.registry import METHODS
 from greedyprune.stages import Input, Layer, Stage
 
 STAGES: tuple[Stage, ...] = (Input(), Layer(1), Layer(2), Layer(3))
@@ -25,8 +25,8 @@ Row = dict[str, object]
 
 
 def rankings() -> dict[str, Method]:
-    """The methods whose order says something: all registered ones that look at content and merge nothing."""
-    found = {name: as_method(name) for name in METHODS}
+    """The methods whose order says something: the usual ones that look at content and merge nothing."""
+    found = {name: as_method(name) for name in USUAL}
     looking = {name: method for name, method in found.items() if method.equivariant and not method.merges}
     return {**looking, "saliency (question mean)": GreedyPrune(tau=1.0, text="question_mean")}
 

@@ -69,7 +69,7 @@ class Alike(Benefits):
             total = torch.zeros(self.n, dtype=torch.float64)
             for some in in_blocks(torch.arange(self.n), self.n):
                 total += self.columns(some).sum(0)
-            self.weights = self.weights / total
+            self.weights = self.weights / total.clamp_min(torch.finfo(torch.float64).tiny)
 
     def columns(self, some: Tensor) -> Tensor:
         """(b,) -> (b, r)"""
