@@ -56,7 +56,8 @@ class Given(Benefits):
 class Alike(Benefits):
     """Candidates that cover each other as far as they are alike: by cosine, or by softmax over candidates of it. (n, d)
 
-    With a temperature T row r gives candidate j exp(cos_rj / T) / sum_i exp(cos_ri / T), so its benefits add up to 1.
+    With a temperature T the benefits are exp((cos_rj - 1) / T), and the weight of row r is divided by the sum of its
+    benefits: together the softmax of its cosines, as long as m_r starts at 0.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None = None, temperature: float | None = None) -> None:
@@ -65,7 +66,6 @@ class Alike(Benefits):
         self.weights = _weights(weights, self.n)
         self._matrix = self._whole() if self.n <= GRAM_LIMIT else None
         if temperature is not None:
-            # A softmax divides by what a row gives in total; its weight can do that as well.
             total = torch.zeros(self.n, dtype=torch.float64)
             for some in in_blocks(torch.arange(self.n), self.n):
                 total += self.columns(some).sum(0)
