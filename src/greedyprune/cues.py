@@ -20,6 +20,11 @@ class Need:
         """Whether these cues hold it."""
         raise NotImplementedError
 
+    @property
+    def in_tower(self) -> bool:
+        """Whether something in the vision tower has to be looked at for it."""
+        return False
+
     remedy = ""
 
 
@@ -64,6 +69,10 @@ class Attention(Need):
 
     remedy = "pass attention=, the (n,) attention weights of the visual tokens, mean over heads"
 
+    @property
+    def in_tower(self) -> bool:
+        return self.kind in ("tower", "cls", "received")
+
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.attention is not None
 
@@ -83,6 +92,10 @@ class Keys(Need):
 
     remedy = "pass them in more=, such as more={Keys('tower'): keys}, or keys=, the visual tokens' (n, h, c) keys"
 
+    @property
+    def in_tower(self) -> bool:
+        return self.where == "tower"
+
     def met(self, cues: Cues) -> bool:
         return self in cues.more or (self.of == "visual" and cues.keys is not None)
 
@@ -98,6 +111,10 @@ class Features(Need):
     """After which of its layers, 0 the first, negative from the end. None: what the projector reads."""
 
     remedy = "pass encoded=, the vision tower's (n, c) rows of the visual tokens"
+
+    @property
+    def in_tower(self) -> bool:
+        return True
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.encoded is not None

@@ -43,17 +43,12 @@ def check_needs(parts: Parts, policy: Policy) -> None:
 
 def in_tower(policy: Policy) -> list[Seen]:
     """What the method needs to be seen in the vision tower."""
-    return [need for need in policy.method.needs if isinstance(need, Seen) and _is_in_tower(need)]
-
-
-def seen_in_tower(need: Need) -> bool:
-    """Whether something in the vision tower has to be looked at for it."""
-    return isinstance(need, Seen) and _is_in_tower(need)
+    return [need for need in policy.method.needs if isinstance(need, Seen) and need.in_tower]
 
 
 def in_decoder(policy: Policy) -> list[Attention | Keys]:
     """What the method needs to be seen in a decoder layer."""
-    return [need for need in policy.method.needs if isinstance(need, (Attention, Keys)) and not _is_in_tower(need)]
+    return [need for need in policy.method.needs if isinstance(need, (Attention, Keys)) and not need.in_tower]
 
 
 def told(need: Seen) -> str:
@@ -72,12 +67,6 @@ def placed(parts: Parts, need: Seen) -> Seen:
     return replace(need, layer=_tower_layer(parts, need)[0])
 
 
-def _is_in_tower(need: Seen) -> bool:
-    if isinstance(need, Attention):
-        return need.kind in ("tower", "cls", "received")
-    return isinstance(need, Features) or need.where == "tower"
-
-
 def _can_run(parts: Parts, method: Method, policy: Policy) -> bool:
     able = not any(_lacking(parts, need, policy.starts) for need in method.needs)
     return able and isinstance(policy.at, method.stages)
@@ -89,7 +78,7 @@ def _lacking(parts: Parts, need: Need, starts: list[int]) -> str | None:
         return None
     if isinstance(need, Attention) and need.kind not in WORDS:
         return f"{need!r} names a kind of attention that is not known, only {', '.join(WORDS)}"
-    return _lacking_in_tower(parts, need) if _is_in_tower(need) else _lacking_in_decoder(parts, need, starts)
+    return _lacking_in_tower(parts, need) if need.in_tower else _lacking_in_decoder(parts, need, starts)
 
 
 def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | None:

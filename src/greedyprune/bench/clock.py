@@ -1,10 +1,24 @@
-"""Thread CPU time, which other work on the machine moves least; and medians of two that run in turn."""
+"""Thread CPU time, which other work on the machine moves least; medians of two that run in turn; thread counts."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def threads_set(count: int) -> Iterator[None]:
+    """So many threads inside; the count is put back at the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int) -> tuple[float, float]:

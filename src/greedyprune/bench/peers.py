@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from greedyprune.bench.clock import in_turn
+from greedyprune.bench.clock import in_turn, threads_set
 from greedyprune.bench.features import image_like
 from greedyprune.cues import Cues
 from greedyprune.method import select
@@ -80,9 +80,7 @@ def measure(
     sizes: tuple[tuple[int, int, int], ...] = SIZES, runs: int = RUNS, threads: int = 1, seed: int = 0
 ) -> Iterator[Row]:
     """Measure both methods at every size. The thread count is put back at the end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_set(threads):
         for n, k, d in sizes:
             x, t = image_like(n, d, seed)
             relevance = from_0_to_1(cosines_with(x, t[None])[:, 0]).float()
@@ -93,8 +91,6 @@ def measure(
             }
             for name, (published, method) in peers.items():
                 yield _case(name, published, method, cues, k, runs, threads)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _case(

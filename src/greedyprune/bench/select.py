@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from greedyprune.bench.clock import in_turn
+from greedyprune.bench.clock import in_turn, threads_set
 from greedyprune.bench.features import image_like
 from greedyprune.cues import Cues
 from greedyprune.method import select
@@ -80,15 +80,11 @@ def measure(
     sizes: tuple[tuple[int, int, int], ...] = SIZES, runs: int = RUNS, threads: int = 1, seed: int = 0
 ) -> Iterator[Row]:
     """Measure every size in every regime. The thread count is put back at the end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_set(threads):
         for n, k, d in sizes:
             x, t = image_like(n, d, seed)
             for regime in REGIMES:
                 yield _case(x, t, k, regime, runs, threads)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _case(x: Tensor, t: Tensor, k: int, regime: str, runs: int, threads: int) -> Row:

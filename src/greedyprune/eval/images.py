@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.attach.context import CALL
-from greedyprune.attach.needs import seen_in_tower
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
@@ -27,7 +26,7 @@ class Images:
 
     def allow(self, method: Method | None) -> None:
         """Say which method asks now."""
-        self.looked = tuple(need for need in (method.needs if method else ()) if seen_in_tower(need))
+        self.looked = tuple(need for need in (method.needs if method else ()) if need.in_tower)
 
     def __enter__(self) -> Images:
         real = self._outer.get_image_features

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
-from greedyprune.cues import Attention, Features, Keys
+from greedyprune.cues import Attention
 from greedyprune.stages import Input, Layer, Stage
 
 if TYPE_CHECKING:
@@ -102,12 +102,10 @@ class Family:
 
     def gives(self, need: Need) -> bool:
         """Whether methods can have this of the family's models, built with the towers and decoders they come with."""
-        if isinstance(need, Attention) and need.kind == "cls":
-            return self.tower is not None and self.tower.class_token is not None
-        looks = isinstance(need, Attention) and need.kind in ("tower", "received")
-        if looks or isinstance(need, Features) or (isinstance(need, Keys) and need.where == "tower"):
-            return self.tower is not None
-        return True
+        if not need.in_tower:
+            return True
+        by_class = isinstance(need, Attention) and need.kind == "cls"
+        return self.tower is not None and (not by_class or self.tower.class_token is not None)
 
 
 def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.cosine import UnitRows, exceeds, product
+from greedyprune.ops.picks import numbers
 
 
 def suppress_by_own(
@@ -22,7 +23,7 @@ def suppress_by_own(
     unit = UnitRows.of(x)
     units, everything = unit.all(), torch.arange(unit.x.shape[0], device=unit.x.device)
     limits = cast("list[float]", taus.double().tolist())  # pyright: ignore[reportUnknownMemberType]
-    taken = [] if given is None else cast("list[int]", given.tolist())  # pyright: ignore[reportUnknownMemberType]
+    taken = numbers(given)
     queue = order
 
     def reached(row: int) -> Tensor:
