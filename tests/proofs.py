@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import greedyprune as gp
+from greedyprune.attach.parts import find_parts
 from greedyprune.attach.report import Report, Selection
 from greedyprune.models.table import FAMILIES
-from tiny import IMAGE, SPECIAL, Rows, Tiny, tiny
+from greedyprune.verify.reference import gathered_row
+from tiny import AUDIO, IMAGE, NAMES, SPECIAL, VIDEO, Rows, Tiny, tiny
 
+MEDIA = [IMAGE, VIDEO, AUDIO]
 STEPS = 20
 """Tokens that a run generates."""
 FEW = 10
@@ -30,6 +33,8 @@ The largest error measured is 1.7e-5; a mistake in positions, masks or cache mov
 """
 
 ATTENTIONS = ("sdpa", "eager")
+CORE = ("llava", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl")
+"""Families that stand for all others in tests of one thing, and whose whole matrix always runs."""
 EARLY = gp.Layer(2, early=True)
 """Before layer 2; after the prompt the caches of layers 0 and 1 are cut, too."""
 
@@ -88,9 +93,56 @@ class Run:
     report: Report | None = None
 
 
-def cells() -> list[tuple[str, gp.Stage]]:
-    """Every pair of family and place that the table of families promises."""
-    return [(name, place) for name, family in FAMILIES.items() for kind in family.stages for place in PLACES[kind]]
+def type_of(name: str) -> str:
+    """The model type of a tiny model."""
+    return name.split()[0]
+
+
+def can_be_cut(name: str, at: gp.Stage) -> bool:
+    """Whether the library says that this model can be cut there."""
+    try:
+        find_parts(tiny(name).model).check_stage(at)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def cells(names: Iterable[str] = NAMES) -> list[tuple[str, gp.Stage]]:
+    """Every pair of tiny model and place that the table of families promises."""
+    promised = [(name, at) for name in names for kind in FAMILIES[type_of(name)].stages for at in PLACES[kind]]
+    return [(name, at) for name, at in promised if can_be_cut(name, at)]
+
+
+def combinations(
+    *,
+    attention: bool = False,
+    cases: Sequence[Case] = (),
+    names: Sequence[str] = NAMES,
+    early: bool = True,
+) -> Any:
+    """Mark a test to run over the matrix: every tiny model, place, attention and case.
+
+    Models outside the core run what shows most always, and the rest with the mark `wide`.
+    """
+    runs: list[Any] = []
+    for name, at in cells(names):
+        for kind in ATTENTIONS if attention else ATTENTIONS[:1]:
+            for case in cases or CASES[2:3]:
+                mark = _marked(name, at, kind, case)
+                if mark is None or (is_early(at) and not early):
+                    continue
+                values = [name, at, *([kind] if attention else []), *([case] if cases else [])]
+                runs.append(pytest.param(*values, id="-".join(map(str, values)), marks=mark))
+    columns = ["family", "at", *(["attention"] if attention else []), *(["case"] if cases else [])]
+    return pytest.mark.parametrize(columns, runs)
+
+
+def _marked(name: str, at: gp.Stage, attention: str, case: Case) -> Any:
+    """The marks of one run, None if it is left out."""
+    shows_most = case.name == "ragged" and at in (gp.Input(), gp.Layer(2))
+    if name in CORE or (shows_most and attention == "sdpa"):
+        return ()
+    return None if (attention == "eager" and not shows_most) or at == gp.Layer(1) else pytest.mark.wide
 
 
 def start_of(at: gp.Stage) -> int:
@@ -149,17 +201,32 @@ def keep_of(case: Case) -> Any:
     return list(case.keep) if isinstance(case.keep, tuple) else case.keep
 
 
+def is_visual(ids: Tensor) -> Tensor:
+    """Which tokens stand for images, videos or sounds. (b, L) -> (b, L) bool"""
+    return torch.isin(ids, torch.tensor(MEDIA))
+
+
+def placeholders(ids: Tensor, selections: Sequence[Selection]) -> list[Tensor]:
+    """Where the tokens of every selection stand, newlines included. -> [(length, 2)] rows and columns"""
+    return list(is_visual(ids).nonzero().split([s.n + len(s.structure) for s in selections]))
+
+
 def image_columns(ids: Tensor, selections: Sequence[Selection]) -> list[Tensor]:
-    """Where the visual tokens of every selection stand: in order of the placeholders. -> [(n, 2)] rows and columns"""
-    return list((ids == IMAGE).nonzero().split([selection.n for selection in selections]))
+    """Where those stand that a method may choose. -> [(n, 2)] rows and columns"""
+    columns: list[Tensor] = []
+    for places, selection in zip(placeholders(ids, selections), selections, strict=True):
+        plain = torch.ones(len(places), dtype=torch.bool)
+        plain[list(selection.structure)] = False
+        columns.append(places[plain])
+    return columns
 
 
 def dropped_columns(ids: Tensor, selections: Sequence[Selection]) -> Tensor:
     """Which tokens of a prompt were dropped. (b, L) -> (b, L) bool"""
     dropped = torch.zeros_like(ids, dtype=torch.bool)
-    for places, selection in zip(image_columns(ids, selections), selections, strict=True):
-        gone = torch.ones(selection.n, dtype=torch.bool)
-        gone[selection.rows] = False
+    for places, selection in zip(placeholders(ids, selections), selections, strict=True):
+        gone = torch.ones(len(places), dtype=torch.bool)
+        gone[selection.places] = False
         dropped[places[gone, 0], places[gone, 1]] = True
     return dropped
 
@@ -200,10 +267,11 @@ def masked(
     length = inputs["input_ids"].shape[1]
     read = sequences if everything else sequences[:, :-1]
     width = read.shape[1]
-    full, rotary = made.continued(inputs, read), made.model.get_decoder().rotary_emb
+    full, rotary = positioned(made.continued(inputs, read)), made.model.get_decoder().rotary_emb
     cuts = dropped if isinstance(dropped, dict) else {start_of(at): dropped}
     gone = {start: nn.functional.pad(flags, (0, width - length)) for start, flags in sorted(cuts.items())}
     late = _read_before(prompts or [length], width)
+    valid = full["attention_mask"].bool()
 
     def hidden(index: int) -> Tensor | None:
         """What layer `index` must not look at. (b, 1, 1 or q, t)"""
@@ -212,12 +280,14 @@ def masked(
             return behind[-1][:, None, None, :]
         return next(iter(gone.values()))[:, None, None, :] & late if at is not None and is_early(at) else None
 
-    def hide(index: int) -> Any:
+    def hide(index: int, window: int | None) -> Any:
         flags = hidden(index)
 
         def hook(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             mask = kwargs["attention_mask"]
             assert mask.ndim == 4, "the reference needs eager attention with an explicit mask"
+            if window is not None:
+                mask = torch.where(_near(valid & ~flags[:, 0, 0], valid, window), 0.0, mask)
             kwargs = {**kwargs, "attention_mask": torch.where(flags, torch.finfo(mask.dtype).min, mask)}
             if compact and any(start <= index for start in gone):
                 stay = full["attention_mask"].bool() & ~flags[:, 0, 0]
@@ -226,10 +296,57 @@ def masked(
 
         return hook
 
+    kinds = find_parts(made.model).kinds
     layers = [(i, layer) for i, layer in enumerate(made.model.get_decoder().layers) if hidden(i) is not None]
-    with hooked(*(layer.register_forward_pre_hook(hide(i), with_kwargs=True) for i, layer in layers)):
+    hooks = [layer.register_forward_pre_hook(hide(i, kinds[i].window), with_kwargs=True) for i, layer in layers]
+    with hooked(*hooks):
         out = made.model(**full, use_cache=False)
     return out.logits if everything else out.logits[:, length - 1 :]
+
+
+def positioned(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with positions that count from each prompt's first token, as generate() makes them.
+
+    Most models see only distances. Those with several rows of positions count themselves.
+    """
+    if "mm_token_type_ids" in inputs:
+        return inputs
+    return {**inputs, "position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+
+
+def _near(stay: Tensor, valid: Tensor, window: int) -> Tensor:
+    """Who stands within a window of tokens that stay. (b, t), (b, t) -> (b, 1, t, t) bool"""
+    count = stay.cumsum(1)
+    distance = count[:, :, None] - count[:, None, :]
+    causal = torch.ones(distance.shape[1:], dtype=torch.bool).tril()
+    return (causal & (distance < window) & valid[:, None, :])[:, None]
+
+
+def truth_of(family: str, case: Case, run: Run, dropped: Tensor, at: gp.Stage) -> Tensor:
+    """The logits of a run's answer by the reference that fits the family's decoder. -> (b, steps, v)"""
+    eager = tiny(family, "eager")
+    inputs = eager.prompt(case.rows)
+    if not any(kind.recurrent for kind in find_parts(eager.model).kinds):
+        return masked(eager, inputs, run.sequences, dropped, at)
+    return gathered(eager, case.rows, inputs, run.sequences, dropped, at)
+
+
+@torch.no_grad()
+def gathered(
+    made: Tiny, rows: Rows, inputs: dict[str, Tensor], sequences: Tensor, dropped: Tensor, at: gp.Stage
+) -> Tensor:
+    """The reference where layers carry a state, from which no mask can keep a token: it is gone. -> (b, steps, v)
+
+    Every prompt is read alone, with its answer, without a cache and without padding, by an unpatched model from whose
+    states the dropped tokens are taken in front of the layer of the cut.
+    """
+    steps = sequences.shape[1] - inputs["input_ids"].shape[1]
+    logits: list[Tensor] = []
+    for place, row in enumerate(rows):
+        first = int(inputs["attention_mask"][place].argmax())
+        full = made.continued(made.prompt((row,)), sequences[place : place + 1, first:-1])
+        logits.append(gathered_row(made.model, full, dropped[place : place + 1, first:], steps, start_of(at)))
+    return torch.cat(logits)
 
 
 def _read_before(prompts: Sequence[int], width: int) -> Tensor:
@@ -242,7 +359,9 @@ def _read_before(prompts: Sequence[int], width: int) -> Tensor:
 @torch.no_grad()
 def states_entering(model: Any, inputs: dict[str, Any], at: gp.Stage) -> Tensor:
     """The states at a stage of an unpatched model. A hook, since families differ in what output_hidden_states holds."""
-    return entering(model.get_decoder().layers[start_of(at)], model, inputs)["hidden_states"]
+    if isinstance(at, gp.Input):  # some decoders scale what they are given
+        return entering(model.get_decoder(), model, positioned(inputs))["inputs_embeds"]
+    return entering(model.get_decoder().layers[start_of(at)], model, positioned(inputs))["hidden_states"]
 
 
 @torch.no_grad()

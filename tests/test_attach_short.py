@@ -8,9 +8,9 @@ from torch import nn
 
 import greedyprune as gp
 import proofs
-from greedyprune.models.table import FAMILIES
 from proofs import (
     CASES,
+    CORE,
     EAGER,
     EARLY,
     IMAGE_PIECE,
@@ -40,9 +40,9 @@ def has_mrope(family: str) -> bool:
     return "mrope_section" in (tiny(family).model.get_decoder().config.rope_parameters or {})
 
 
-PLAIN = [family for family in FAMILIES if not has_mrope(family)]
-MROPE = [family for family in FAMILIES if has_mrope(family)]
-GRIDS = [family for family in FAMILIES if tiny(family).has_grid]
+PLAIN = [family for family in CORE if not has_mrope(family)]
+MROPE = [family for family in CORE if has_mrope(family)]
+GRIDS = [family for family in CORE if tiny(family).has_grid]
 STAGES = [gp.Input(), gp.Layer(1), gp.Layer(2), EARLY]
 FEW = {"max_new_tokens": proofs.FEW}
 
@@ -308,7 +308,7 @@ def test_merged_planes_are_told_from_unmerged_ones(at) -> None:
     assert (run.logits - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if not tiny(family).has_grid])
+@pytest.mark.parametrize("family", [family for family in CORE if not tiny(family).has_grid])
 @pytest.mark.parametrize("at", [gp.Input(), gp.Layer(1)], ids=str)
 def test_an_image_without_a_grid_cannot_be_pooled(family, at) -> None:
     made = fresh(family)

@@ -16,9 +16,8 @@ import greedyprune as gp
 import proofs
 from greedyprune.attach.tower import _SIGHT
 from greedyprune.cues import Attention, Features, Keys
-from greedyprune.models.table import FAMILIES
 from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
-from proofs import CASES, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same
+from proofs import CASES, CORE, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same
 from tiny import IMAGE, decoder, fresh, tiny, tower
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -202,7 +201,7 @@ def test_cues_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_tower_without_a_class_token_is_refused_with_the_methods_that_run() -> None:
-    for family in FAMILIES:
+    for family in CORE:
         if family not in ("llava", "internvl"):
             with pytest.raises(
                 ValueError, match=rf"ClsTopK .*{family}.* no class token .* can: greedyprune, divprune, "

@@ -13,10 +13,9 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from greedyprune.cues import Keys, Need
-from greedyprune.models.table import FAMILIES
 from greedyprune.probes.decoder import raters
 from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
-from proofs import CASES, RAGGED, forward, generate, keep_of
+from proofs import CASES, CORE, RAGGED, forward, generate, keep_of
 from tiny import IMAGE, fresh, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -25,7 +24,7 @@ case = pytest.mark.parametrize("case", CASES, ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])
@@ -46,7 +45,7 @@ def test_the_raters_rows_are_those_of_eager_attention(family, attention, case, l
 
 def test_raters_stand_behind_their_image_and_are_not_always_the_last_token() -> None:
     found = []
-    for family in FAMILIES:
+    for family in CORE:
         for case in CASES:
             _, inputs, embeds, images = prompt_of(family, case)
             found += [(raters_of(inputs, embeds, *image), int(image[1][-1])) for image in images]
@@ -81,7 +80,7 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
     all_near(seen, last)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @attention
 @case
 @pytest.mark.parametrize("of", ["visual", "text"])
@@ -109,7 +108,7 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
 EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @attention
 def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
     eager, inputs, embeds, images = prompt_of(family, CASES[2])

@@ -185,7 +185,7 @@ class Picky(gp.Method):
 
 def test_a_question_that_fails_names_itself_and_is_no_answer(engine: Engine, items: list[Item], tmp_path: Path) -> None:
     longest = max(items, key=lambda item: len(item.text.split()))
-    length = int((engine.inputs([longest], [longest.open()])["input_ids"] != engine.parts.image_token).sum())
+    length = int((engine.inputs([longest], [longest.open()])["input_ids"] != engine.parts.media[0][1]).sum())
     config = replace(configurations(["grid"], NINTH)[1], name="picky", method=Picky(words=length))
     others = [item for item in items if len(item.text.split()) < len(longest.text.split())]
     with pytest.raises(ItemError, match=r"picky .* 1/9 input failed on .*too many words") as caught:

@@ -7,8 +7,7 @@ import torch
 
 import greedyprune as gp
 import proofs
-from greedyprune.models.table import FAMILIES
-from proofs import CASES, generate, places_only
+from proofs import CASES, CORE, generate, places_only
 from tiny import Tiny, fresh, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -27,7 +26,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.float() - b).abs().mean())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 @pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 @pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=str)

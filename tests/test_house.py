@@ -15,7 +15,7 @@ ROOT = Path(gp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "attach": 3,
-    "eval": 4, "bench": 4, "plots": 4, "testbed": 4, "cli": 5, "serve": 5, "engines": 5,
+    "eval": 4, "bench": 4, "plots": 4, "testbed": 4, "verify": 4, "cli": 5, "serve": 5, "engines": 5,
 }  # fmt: skip
 
 

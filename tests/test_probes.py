@@ -15,10 +15,10 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 import greedyprune as gp
 import proofs
 from greedyprune.cues import Attention, Need
-from greedyprune.models.table import FAMILIES, READABLE
+from greedyprune.models.table import READABLE
 from greedyprune.probes.decoder import decoder_keys, decoder_rows
 from looks import CLS, LAST, RATERS, Cls, Last, all_near, asking, class_rows, eager_rows, near, noting, raters_of
-from proofs import CASES, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
+from proofs import CASES, CORE, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -33,7 +33,7 @@ attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 # The decoder ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])

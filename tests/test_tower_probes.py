@@ -20,7 +20,7 @@ from greedyprune.cues import Attention, Features, Keys
 from greedyprune.models.table import FAMILIES
 from greedyprune.probes import rows as arithmetic
 from looks import asking, near
-from proofs import CASES, forward, generate
+from proofs import CASES, CORE, forward, generate
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
 from towers import BATCH, assert_seen, by_token, counts, flat, folding, inside, look, of_batch, read_layer, vision
 
@@ -31,7 +31,7 @@ TAKES_FEATURES = "mm_encoder_outputs" in inspect.signature(proofs.MODEL.forward)
 """Whether this release of transformers computes image features before the forward, for generate()."""
 WITH_CLASS = ("llava", "internvl")
 
-family = pytest.mark.parametrize("family", FAMILIES)
+family = pytest.mark.parametrize("family", CORE)
 how = pytest.mark.parametrize("how", [forward, generate])
 
 

@@ -22,7 +22,7 @@ def test_a_bare_float_says_what_to_write() -> None:
 
 @pytest.mark.parametrize("bad", [None, "64", True, [3], torch.ones(2)])
 def test_what_is_no_budget_is_refused(bad: object) -> None:
-    with pytest.raises(TypeError, match="is no budget"):
+    with pytest.raises(TypeError, match=r"is no budget: write an int .*Ratio\(0\.25\).*Total\(64\)"):
         as_budget(bad)
 
 
@@ -56,7 +56,12 @@ def test_the_ratios_of_the_tables() -> None:
 def test_budgets_and_stages_are_read_as_a_command_line_writes_them() -> None:
     assert parse_budget("64") == 64
     assert parse_budget(" 25% ") == gp.Ratio(0.25)
-    for bad in ("0.25", "-3", "abc", "250%", "", "nan%"):
+    for word in ("64 total", "total:64", " Total:64 ", "total:64:1"):
+        assert parse_budget(word) == gp.Total(64)
+    assert parse_budget("total:64:8") == gp.Total(64, floor=8)
+    for budget in (64, gp.Ratio(0.25), gp.Total(64), gp.Total(64, floor=8)):
+        assert parse_budget(str(budget)) == budget
+    for bad in ("0.25", "-3", "abc", "250%", "", "nan%", "total", "total:", "total:-3", "25% total", "64 totals"):
         with pytest.raises(ValueError, match="is no budget"):
             parse_budget(bad)
     assert parse_stage("input") == gp.Input()

@@ -12,7 +12,19 @@ from typing import Any
 
 import torch
 
-from tinies import fixed, multimodal_positions, tiled
+from tinies import (
+    fixed,
+    glm,
+    hybrid,
+    multimodal_positions,
+    native,
+    newest,
+    newlines,
+    sounds,
+    tiled,
+    videos,
+    windows,
+)
 from tinies.words import AUDIO as AUDIO
 from tinies.words import BEGIN as BEGIN
 from tinies.words import END as END
@@ -25,8 +37,24 @@ from tinies.words import decoder as decoder
 from tinies.words import squares as squares
 from tinies.words import tower as tower
 
-BUILDERS = {**fixed.BUILDERS, **multimodal_positions.BUILDERS, **tiled.BUILDERS}
+MODULES = (
+    fixed,
+    multimodal_positions,
+    tiled,
+    newlines,
+    native,
+    windows,
+    hybrid,
+    glm,
+    videos,
+    newest,
+    sounds,
+)
+BUILDERS = {name: make for module in MODULES for name, make in module.BUILDERS.items()}
 """One builder per model type of `greedyprune.models.table.FAMILIES`."""
+VARIANTS = {name: make for module in MODULES for name, make in getattr(module, "VARIANTS", {}).items()}
+"""Further models of these types: with videos, with short windows, with another decoder. The type is the first word."""
+NAMES = [*BUILDERS, *VARIANTS]
 
 built: dict[tuple[str, str], Any] = {}
 """The models made so far, by family and attention."""
@@ -44,7 +72,7 @@ def fresh(family: str, attention: str = "sdpa") -> Tiny:
     """The same, for one test alone."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for the weights that stay as the library draws them
-        made = BUILDERS[family]()
+        made = (BUILDERS | VARIANTS)[family]()
     model = made.model.eval()
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
+    from greedyprune.budget import Total as Total
     from greedyprune.cues import Cues as Cues
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
@@ -118,6 +119,7 @@ _HOMES = {
     "Stage": "stages",
     "ToDRE": "methods.todre",
     "ToMe": "methods.tome",
+    "Total": "budget",
     "UniformGrid": "methods.grid",
     "VidCom2": "methods.vidcom2",
     "VisPruner": "methods.vispruner",

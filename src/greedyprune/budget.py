@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, cast
@@ -100,13 +101,65 @@ class LayerAverage:
         return f"{self.tokens} per layer"
 
 
-Budgets: TypeAlias = Budget | LayerAverage | tuple[Budget | LayerAverage, ...] | PerLayer
+@dataclass(frozen=True)
+class Total:
+    """Keep so many visual tokens per prompt, shared between its images, at least `floor` of each (all of smaller ones).
+
+    `Total(64)` of images with 576 and 64 tokens keeps 57 and 7. The floors come first, the rest goes by the images'
+    sizes with the largest remainders rounded up, ties to the earlier image; no image is given more than it has.
+    """
+
+    tokens: int
+    floor: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("tokens", self.tokens), ("floor", self.floor)):
+            if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"Total: {name}={value!r} is no number of visual tokens: write an int.")
+            if value < 0:
+                raise ValueError(f"Total: {name}={value} cannot be negative: write 0 or more.")
+
+    def share(self, sizes: Sequence[int]) -> list[int]:
+        """How many tokens each image of one prompt keeps, all together min(tokens, n of all). (images) -> (images)"""
+        least = [min(self.floor, n) for n in sizes]
+        if self.tokens < sum(least):
+            raise ValueError(
+                f"keep={self} is too little for a prompt whose images have {', '.join(map(str, sizes))} visual tokens: "
+                f"the floor of {self.floor} takes {sum(least)} of them. Raise tokens, or lower floor."
+            )
+        if self.tokens >= sum(sizes):
+            return list(sizes)
+        rest, open_to = self.tokens - sum(least), list(range(len(sizes)))
+        while True:  # what an image cannot take goes to the others, in proportion again
+            weight = sum(sizes[i] for i in open_to)
+            full = [i for i in open_to if rest * sizes[i] > (sizes[i] - least[i]) * weight]
+            if not full:
+                break
+            rest -= sum(sizes[i] - least[i] for i in full)
+            least = [sizes[i] if i in full else k for i, k in enumerate(least)]
+            open_to = [i for i in open_to if i not in full]
+        kept = [k + (rest * sizes[i] // weight if i in open_to else 0) for i, k in enumerate(least)]
+        by_remainder = sorted(open_to, key=lambda i: -(rest * sizes[i] % weight))
+        for i in by_remainder[: self.tokens - sum(kept)]:
+            kept[i] += 1
+        return kept
+
+    def __str__(self) -> str:
+        return f"{self.tokens} total" + (f" (floor {self.floor})" if self.floor != 1 else "")
+
+
+Budgets: TypeAlias = Budget | LayerAverage | Total | tuple[Budget | LayerAverage, ...] | PerLayer
 
 
 def as_budget(keep: object) -> Budget:
     """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
     if isinstance(keep, Ratio):
         return keep
+    if isinstance(keep, Total):
+        raise TypeError(
+            f"keep={keep!r} is shared between the images of a prompt and stands alone as prune's keep: "
+            "for one image write an int or Ratio(0.25)."
+        )
     if isinstance(keep, (LayerAverage, PerLayer)):
         raise TypeError(f"keep={keep!r} is about the layers of a model: here write an int or Ratio(0.25).")
     if isinstance(keep, float):
@@ -118,15 +171,18 @@ def as_budget(keep: object) -> Budget:
             raise TypeError
         tokens = operator.index(keep)
     except TypeError:
-        raise TypeError(f"keep={keep!r} is no budget: write an int (tokens kept per image) or Ratio(0.25).") from None
+        raise TypeError(
+            f"keep={keep!r} is no budget: write an int (tokens kept per image), Ratio(0.25), "
+            "or for a whole prompt of prune() Total(64)."
+        ) from None
     if tokens < 0:
         raise ValueError(f"keep={tokens}: the number of visual tokens kept cannot be negative, write 0 or more.")
     return tokens
 
 
 def as_budgets(keep: object) -> Budgets:
-    """Check `keep` as a user gives it: one budget for all images, a list with one per image, or `PerLayer`."""
-    if isinstance(keep, (PerLayer, LayerAverage)):
+    """Check `keep` as a user gives it: a budget for every image, a list with one per image, `PerLayer` or `Total`."""
+    if isinstance(keep, (PerLayer, LayerAverage, Total)):
         return keep
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
         if not keep:
@@ -136,15 +192,32 @@ def as_budgets(keep: object) -> Budgets:
     return as_budget(keep)
 
 
-def count(budget: Budget, n: int) -> int:
+def count(budget: Budget | Total, n: int) -> int:
     """How many of n tokens a budget keeps: never more than n."""
+    if isinstance(budget, Total):
+        raise TypeError(
+            f"keep={budget!r} is shared between images, so {n} tokens of one image do not say how many stay: "
+            "Total.share(sizes) says it for all images of a prompt."
+        )
     return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
 
 
-def parse_budget(text: str) -> Budget:
-    """Read `64` (tokens) or `25%` (a share), the way a command line writes a budget."""
+_TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
+
+
+def parse_budget(text: str) -> Budget | Total:
+    """Read `64` (tokens), `25%` (a share) or `total:64` (per prompt), the way a command line writes a budget.
+
+    `total:64:8` leaves 8 or more of every image; `64 total (floor 8)`, which is how that is shown, is read too.
+    """
     word = text.strip()
+    for pattern in _TOTALS:
+        if found := re.fullmatch(pattern, word.lower()):
+            return Total(int(found[1]), int(found[2] or 1))
     try:
         return Ratio(float(word[:-1]) / 100) if word.endswith("%") else as_budget(int(word))
     except ValueError as error:
-        raise ValueError(f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share.") from error
+        raise ValueError(
+            f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 that the "
+            "images of a prompt share."
+        ) from error

@@ -51,6 +51,7 @@ VALUES: dict[str, str] = {
     "ratio": "greedyprune.budget:Ratio",
     "per_layer": "greedyprune.budget:PerLayer",
     "layer_average": "greedyprune.budget:LayerAverage",
+    "total": "greedyprune.budget:Total",
     "input": "greedyprune.stages:Input",
     "layer": "greedyprune.stages:Layer",
     "layers": "greedyprune.stages:Layers",

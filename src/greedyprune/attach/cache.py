@@ -114,6 +114,8 @@ _SHORT: dict[type, type] = {}
 def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, early: Cut | None = None) -> None:
     """Give cache layer `index` the logical length of a cut. Its tensors are short already, or `early` cuts them now."""
     layer = cache.layers[index]
+    if not isinstance(layer, CacheLayerMixin):  # it carries a state and counts no tokens
+        return
     if not isinstance(layer, ShortLayer):
         base = type(layer)
         if base not in _SHORT:
@@ -146,6 +148,12 @@ def place_of(cache: Any) -> str | None:
     return next((layer.place for layer in layers if isinstance(layer, ShortLayer) and layer.prompt), None)
 
 
+def is_shifted(cache: Any) -> bool:
+    """Whether any layer numbered its tokens anew."""
+    cuts = (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer))
+    return any(cut is not None and cut.shift is not None for cut in cuts)
+
+
 def check_cache(cache: Any) -> None:
     """Raise for a cache whose layers cannot become shorter, before anything runs."""
     if cache is None:
@@ -161,11 +169,6 @@ def check_cache(cache: Any) -> None:
                 f"a static cache ({type(cache).__name__}) has a fixed length and cannot hold a pruned prompt: "
                 'use the default dynamic cache (leave out cache_implementation="static").'
             )
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            raise NotImplementedError(
-                "sliding-window layers are not supported yet: their window would count dropped tokens differently "
-                "in the prompt and while decoding."
-            )
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:
@@ -175,6 +178,9 @@ def bytes_of(cache: Any) -> tuple[int, int]:
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
             continue
         size = layer.keys.nbytes + layer.values.nbytes  # pyright: ignore[reportOptionalMemberAccess]
+        length = layer.get_seq_length()
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            length = min(length, layer.sliding_window - 1)
         held += size
-        full += size * layer.get_seq_length() // max(layer.keys.shape[-2], 1)
+        full += size * length // max(layer.keys.shape[-2], 1)
     return held, full

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
     from greedyprune.cues import Need
     from greedyprune.keep import Keep
-    from greedyprune.models._family import Visuals
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,10 @@ class Call:
     parts: Parts
     policy: Policy
     input_ids: Tensor
-    visuals: Visuals | None
+    media: dict[str, Tensor]
+    """The placeholders of each kind of input that came along, (b, q) bool on the CPU; empty while decoding."""
+    features: dict[str, Any]
+    """What the model computed for each kind."""
     cache: Any
     past: int = 0
     length: int = 0
@@ -56,12 +58,18 @@ class Call:
     """(b, past + q) the 2-D mask as the caller gave it."""
     positions: Tensor | None = None
     """Position ids as the text model got them."""
+    outer_masks: bool = False
+    """Whether the outer model made the masks, which the text model only hands on."""
+    fitting: bool = False
+    """Whether the masks that the model makes in this step have the physical width for every layer."""
+    quiet: bool = False
+    """Whether there is nothing to do in the decoder layers."""
     prompt: Prompt | None = None
     """None while decoding and for text-only prompts."""
     asked: dict[int, list[Ask]] = field(default_factory=dict)
     """For the cut before each decoder layer, what is asked for of each image."""
-    seen: dict[Seen, Tensor] = field(default_factory=dict)
-    """What was seen in the vision tower, by the visual tokens of all images that it ran for."""
+    seen: dict[str, dict[Seen, Tensor]] = field(default_factory=dict)
+    """What was seen in the vision tower, for each kind by the visual tokens of all that it ran for."""
     raters: list[Tensor] = field(default_factory=list)
     """Per image the text tokens that rate it, where the method asks what they look at."""
     probed: dict[Need, list[Tensor]] = field(default_factory=dict)
@@ -86,6 +94,8 @@ class Call:
 
     def so_far(self, layer: int, device: torch.device) -> Cut:
         """What cache layer `layer` held before this forward, as a cut of the `past` logical columns."""
+        kinds = self.parts.kinds  # layers that carry a state hold no tokens: the next one behind them does
+        layer = next((i for i in range(layer, len(kinds)) if not kinds[i].recurrent), layer)
         before = cut_of(self.cache, layer)
         if before is not None:
             return before.grown(self.past)
@@ -106,15 +116,20 @@ class Call:
             valid = torch.ones_like(self.input_ids, dtype=torch.bool) if self.padding is None else self.padding_now()
             lost = valid.to(hidden.device).sum(1, keepdim=True) - fresh.valid.sum(1, keepdim=True)
             fresh = replace(fresh, shift=lost)
+        if self.past and fresh.ragged and not self.parts.plain:
+            raise NotImplementedError(
+                "a later turn's images must keep equally many tokens in every prompt of a batch where the decoder has "
+                "windows or carries a state: its layers would count the padding. Use a batch of one prompt."
+            )
         whole = masked = self.so_far(start, hidden.device).then(fresh)
-        if cut_of(self.cache, 0) is not None:  # masks are sized on layer 0, which is short already
-            base = self.so_far(0, hidden.device)
+        if cut_of(self.cache, self.parts.full) is not None:  # masks are sized on this layer, which is short already
+            base = self.so_far(self.parts.full, hidden.device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, hidden.device).then(fresh)
         keeps = [s.keep for s in made.selections]
         self.steps.append(Step(start, fresh, whole, masked, keeps))
         short = made.cut.take(hidden, -2)
         _merge(short, hidden, made.cut, self.prompt, made.keeps)
-        self.prompt = self.prompt.after(made.cut, made.selections)
+        self.prompt = self.prompt.after(made.cut, made.keeps)
         self.selections, self.seconds = made.selections, self.seconds + made.seconds
         return short
 
@@ -193,9 +208,9 @@ class Call:
 
 def _merge(short: Tensor, hidden: Tensor, cut: Cut, prompt: Prompt, keeps: list[Keep]) -> None:
     """Put the means of a merging method where its representative tokens stand, in place."""
-    for (row, columns, _), keep in zip(prompt.spans(), keeps, strict=True):
+    for span, keep in zip(prompt.spans, keeps, strict=True):
         if keep.weights is None:
             continue
-        columns = columns.to(hidden.device)
+        row, columns = span.row, span.columns.to(hidden.device)
         stands = (cut.columns[row] == keep(columns)[:, None]) & cut.valid[row]
         short[row, stands.to(torch.uint8).argmax(1)] = keep.merge(hidden[row, columns])

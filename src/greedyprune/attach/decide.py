@@ -29,37 +29,77 @@ class PruneWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False)
+class Span:
+    """Where one image, video or sound stands in the sequence of one forward."""
+
+    row: int
+    """The prompt it belongs to, -1 if nothing is left of it."""
+    columns: Tensor
+    """(n,) its tokens, ascending."""
+    image: ImageTokens
+    breaks: tuple[tuple[int, Tensor], ...] = ()
+    """Structure tokens: the column of each, and the columns of the tokens that it closes."""
+
+    def after(self, cut: Cut, keep: Keep) -> Span:
+        """Where it stands once the cut was made, which left of it what `keep` says."""
+        if not keep.k:
+            return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
+        now = torch.full((cut.length,), -1)
+        left = cut.columns[self.row][cut.valid[self.row]]
+        now[left] = torch.arange(cut.columns.shape[1])[cut.valid[self.row]]
+        breaks = tuple((int(now[at]), now[closed][now[closed] >= 0]) for at, closed in self.breaks if now[at] >= 0)
+        columns, whole = now[self.columns[keep.rows.cpu()]], keep.k == self.image.n
+        return Span(self.row, columns, replace(self.image, n=keep.k, grid=self.image.grid if whole else None), breaks)
+
+
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """Where things are in the sequence of one forward. Index tensors live on the CPU."""
 
     visual: Tensor
-    """(b, q) bool: which tokens are visual."""
+    """(b, q) bool: which tokens are visual, structure tokens included."""
     valid: Tensor
     """(b, q) bool: which are not padding."""
-    images: list[ImageTokens]
-    """In the order of their placeholders."""
+    spans: list[Span]
+    """Where each image, video and sound stands, in the order of their placeholders."""
 
-    def spans(self) -> list[tuple[int, Tensor, ImageTokens]]:
-        """The batch row and the columns of every image, row -1 if nothing is left of it. -> [(row, (n,), image)]"""
-        rows, columns = self.visual.nonzero(as_tuple=True)
-        spans: list[tuple[int, Tensor, ImageTokens]] = []
-        start, total = 0, sum(image.n for image in self.images)
-        for image in self.images:
-            mine = rows[start : start + image.n]
-            if total != rows.numel() or (image.n and int(mine[0]) != int(mine[-1])):
-                raise ValueError(
-                    f"the prompt holds {rows.numel()} image placeholders, its images have {total} visual tokens: "
-                    "build text and images with the model's own processor."
-                )
-            spans.append((int(mine[0]) if image.n else -1, columns[start : start + image.n], image))
-            start += image.n
-        return spans
+    @classmethod
+    def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
+        """From the placeholders of each medium, (b, q) bool, and what stands behind them, in order."""
+        visual, spans = torch.zeros_like(valid), list[Span]()
+        for places, images in media:
+            here = places & valid
+            visual |= here
+            spans += _spans(here, images)
+        if len(media) > 1:
+            spans.sort(key=lambda span: (span.row, int(span.columns[0])))
+        return cls(visual, valid, spans)
 
-    def after(self, cut: Cut, selections: list[Selection]) -> Prompt:
+    def after(self, cut: Cut, keeps: list[Keep]) -> Prompt:
         """Where things are once the cut was made."""
         local = replace(cut, columns=cut.columns.cpu(), valid=cut.valid.cpu())
-        left = [ImageTokens(s.k, s.grid if s.k == s.n else None) for s in selections]
-        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, left)
+        spans = [span.after(local, keep) for span, keep in zip(self.spans, keeps, strict=True)]
+        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans)
+
+
+def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
+    """Share the placeholders of one medium out to what stands behind them. (b, q) bool -> ..."""
+    rows, columns = visual.nonzero(as_tuple=True)
+    spans: list[Span] = []
+    start, total = 0, sum(image.length for image in images)
+    for image in images:
+        mine, here = rows[start : start + image.length], columns[start : start + image.length]
+        if total != rows.numel() or not image.length or int(mine[0]) != int(mine[-1]):
+            raise ValueError(
+                f"the prompt holds {rows.numel()} {image.kind} placeholders, its {image.kind}s have {total} visual "
+                "tokens: build text and images with the model's own processor."
+            )
+        plain = torch.ones(image.length, dtype=torch.bool)
+        plain[[at for at, _, _ in image.breaks]] = False
+        breaks = tuple((int(here[at]), here[first:end][plain[first:end]]) for at, first, end in image.breaks)
+        spans.append(Span(int(mine[0]), here[plain], image, breaks))
+        start += image.length
+    return spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +129,8 @@ def decide(
     keep = prompt.valid.clone()
     keeps: list[Keep] = []
     selections: list[Selection] = []
-    for index, ((row, columns, image), ask) in enumerate(zip(prompt.spans(), asked, strict=True)):
+    for index, (span, ask) in enumerate(zip(prompt.spans, asked, strict=True)):
+        row, columns, image = span.row, span.columns, span.image
         original = earlier[index].keep if earlier else None
         k = min(count(ask.budget, earlier[index].n if earlier else image.n), image.n)
         if k == image.n:
@@ -106,12 +147,24 @@ def decide(
         dropped = torch.ones(image.n, dtype=torch.bool)
         dropped[chosen.rows.to("cpu")] = False
         keep[row, columns[dropped]] = False
+        for at, closed in span.breaks:
+            keep[row, at] = bool(keep[row, closed].any())
         keeps.append(chosen)
-        if earlier:
-            row, image = earlier[index].row, replace(image, grid=earlier[index].grid)
-        selections.append(Selection(index, row, image.grid, ask.budget, chosen.of(original) if original else chosen))
+        selections.append(_selection(index, span, ask, chosen, keep, earlier))
     cut = Cut.keeping(keep.to(hidden.device))
     return Decision(cut, keeps, selections, time.perf_counter() - begun)
+
+
+def _selection(index: int, span: Span, ask: Ask, chosen: Keep, keep: Tensor, earlier: list[Selection]) -> Selection:
+    """What was chosen, in the image's original visual tokens."""
+    if earlier:
+        first = earlier[index]
+        breaks = tuple(b for b, (at, _) in zip(first.breaks, span.breaks, strict=True) if keep[span.row, at])
+        return replace(first, budget=ask.budget, keep=chosen.of(first.keep), breaks=breaks)
+    image = span.image
+    structure = tuple(place for place, _, _ in image.breaks)
+    breaks = tuple(place for (at, _), place in zip(span.breaks, structure, strict=True) if keep[span.row, at])
+    return Selection(index, span.row, image.grid, ask.budget, chosen, breaks, image.kind, structure)
 
 
 def _still(need: Need, values: Tensor, left: Tensor | slice) -> Tensor:

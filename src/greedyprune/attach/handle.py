@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from greedyprune.attach.parts import Parts
-    from greedyprune.budget import Budget, LayerAverage
+    from greedyprune.budget import Budget, LayerAverage, Total
     from greedyprune.stages import Stage
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
     """What `protect` may be: one entry per image of the call."""
-    Kept: TypeAlias = Budget | LayerAverage | PerLayer | Sequence[Budget | LayerAverage]
+    Kept: TypeAlias = Budget | LayerAverage | Total | PerLayer | Sequence[Budget | LayerAverage]
     """What `keep` may be."""
 
 _USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())

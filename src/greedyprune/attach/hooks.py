@@ -17,21 +17,28 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.cache import check_cache, cut_of, place_of, shorten
+from greedyprune.attach.cache import check_cache, cut_of, is_shifted, place_of, shorten
 from greedyprune.attach.call import Call, Step
 from greedyprune.attach.context import CALL
 from greedyprune.attach.decide import Prompt, warn_if_idle
+from greedyprune.attach.features import Watch, lengths
 from greedyprune.attach.look import choose_raters, look_back
+from greedyprune.attach.masks import of_input, of_prompt, of_step
 from greedyprune.attach.policy import Policy
 from greedyprune.attach.report import Report, Selection
-from greedyprune.attach.sequence import Cut
 from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
-from greedyprune.models._family import Visuals
+from greedyprune.models._family import ImageTokens, Visuals
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from greedyprune.attach.parts import Parts
+
+
+INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
+"""The arguments that models take each kind of input by."""
+USUAL = ("inputs_embeds", "attention_mask", "position_ids")
+"""The text model's arguments that have the sequence as an axis, in every family."""
 
 
 class Hooks:
@@ -43,7 +50,7 @@ class Hooks:
         self.parts, self._policy, self._done = parts, policy, done
         self._names = list(inspect.signature(type(parts.layers[0]).forward).parameters)[1:]
         self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | Watch] = []
         try:
             self._register()
         except BaseException:
@@ -61,6 +68,7 @@ class Hooks:
             parts.text.register_forward_hook(self._after_text, with_kwargs=True),
         ]
         self._handles += TowerHooks(parts, self._policy, self._call).register()
+        self._handles.append(Watch(parts, self._call))
         for index, layer in enumerate(parts.layers):
             self._handles.append(layer.register_forward_pre_hook(partial(self._layer, index), with_kwargs=True))
             if parts.family.deepstack is not None:
@@ -100,25 +108,38 @@ class Hooks:
             raise NotImplementedError(
                 "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
             )
-        outputs = kwargs.get("mm_encoder_outputs") or {}
-        if kwargs.get("pixel_values_videos") is not None or outputs.get("video") is not None:
-            raise NotImplementedError("videos are not supported yet: call remove() for prompts with videos.")
-        pixels, image, grids = kwargs.get("pixel_values"), outputs.get("image"), kwargs.get("image_grid_thw")
-        visuals = None
-        if image is not None and getattr(image, "last_hidden_state", None) is None:
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise NotImplementedError(
-                "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
-                "leave out prefill_chunk_size."
+                f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask."
             )
-        if image is not None or pixels is not None:
-            local = ids.cpu()
-            lengths = None if image is None else [len(rows) for rows in image.pooler_output]
-            visuals = Visuals(
-                local, local == self.parts.image_token, lengths, pixels, None if grids is None else grids.cpu()
-            )
-        call = Call(self, self.parts, self._policy(), ids, visuals, kwargs.get("past_key_values"))
-        call.seen = {} if image is None else carried(image)
+        computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
+        self._refuse_unknown(kwargs, computed)
+        media: dict[str, Tensor] = {}
+        for medium, token in self.parts.media:
+            if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
+                media[medium.kind] = ids.cpu() == token
+        call = Call(self, self.parts, self._policy(), ids, media, computed, kwargs.get("past_key_values"))
+        call.padding = mask
+        call.seen = {kind: carried(features) for kind, features in computed.items()}
         CALL.set(call)
+
+    def _refuse_unknown(self, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
+        """Raise for inputs that the family does not list, and for parts of features."""
+        known = {medium.kind for medium, _ in self.parts.media}
+        for kind, name in INPUTS.items():
+            if kind not in known and (kwargs.get(name) is not None or kind in computed):
+                raise NotImplementedError(
+                    f"{kind}s of a {self.parts.family.model_type!r} model are not supported: "
+                    f"call remove() for prompts with {kind}s."
+                )
+        for features in computed.values():
+            if getattr(features, "last_hidden_state", None) is None:
+                raise NotImplementedError(
+                    "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
+                    "leave out prefill_chunk_size."
+                )
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         CALL.set(None)
@@ -129,21 +150,25 @@ class Hooks:
         call, embeds, mask = self._call(), kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if call is None or embeds is None:
             return None
-        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
-            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise NotImplementedError(
-                f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask."
-            )
+        call.outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
         call.past = call.cache.get_seq_length() if call.cache is not None else 0
-        call.length, call.padding, call.positions = embeds.shape[1], mask, kwargs.get("position_ids")
+        call.length, call.positions = embeds.shape[1], kwargs.get("position_ids")
+        if not call.outer_masks:
+            call.padding = mask
         total = call.past + call.length
-        base = cut_of(call.cache, 0)
-        if base is not None and (mask is not None or base.ragged):
+        base, first = cut_of(call.cache, self.parts.full), cut_of(call.cache, self.parts.first)
+        if base is not None and not call.outer_masks and (mask is not None or base.ragged):
             kwargs["attention_mask"] = base.padding_mask(mask, total)
-        if base is not None and base.shift is not None:
-            kwargs["position_ids"] = self._own_positions(call, embeds) - base.shift.to(embeds.device)
-        if call.visuals is not None and bool(call.visuals.visual.any()):
+        if first is not None and first.shift is not None:
+            kwargs["position_ids"] = self._own_positions(call, embeds) - first.shift.to(embeds.device)
+        if any(bool(places.any()) for places in call.media.values()):
             self._prepare(call, embeds, kwargs)
+        else:
+            padded = call.padding is not None or (first is not None and first.ragged)
+            # Where every layer is short, the model's own masks are, too, unless the outer model made them.
+            call.fitting = first is not None and not (call.outer_masks and padded)
+            numbered = first is None or first.shift is not None or not is_shifted(call.cache)
+            call.quiet = place_of(call.cache) is None or (call.fitting and numbered)
         return args, kwargs
 
     def _prepare(self, call: Call, embeds: Tensor, kwargs: dict[str, Any]) -> None:
@@ -154,13 +179,29 @@ class Hooks:
                 f"the prompt in this cache was cut at {place!r}, and now {call.policy.place!r} is asked for: "
                 "keep the place of the cut through a conversation, or start with an empty cache."
             )
-        assert call.visuals is not None
+        self._check_arguments(kwargs)
+        if call.input_ids.shape[1] != call.length:
+            raise NotImplementedError(
+                f"the model made {call.length} tokens of a prompt of {call.input_ids.shape[1]}: build text, images and "
+                "sounds with the model's own processor, which writes a placeholder for every token."
+            )
+        ids, valid = call.input_ids.cpu(), torch.ones(call.input_ids.shape, dtype=torch.bool)
+        if call.padding is not None:
+            valid = call.padding_now().cpu()
         positions = call.positions.cpu() if call.positions is not None and call.positions.ndim == 3 else None
-        visuals = replace(call.visuals, positions=positions)
-        valid = torch.ones_like(visuals.visual) if call.padding is None else call.padding_now().cpu()
-        call.prompt = Prompt(visuals.visual & valid, valid, self.parts.family.layout(self.parts.config, visuals))
+        media: list[tuple[Tensor, list[ImageTokens]]] = []
+        for medium, _ in self.parts.media:
+            places = call.media.get(medium.kind)
+            if places is None or not bool(places.any()):
+                continue
+            rows = lengths(call.features.get(medium.kind))
+            breaks = self._newlines(embeds, places)
+            visuals = Visuals(ids, places, rows, positions, breaks, medium.kind)
+            images = medium.layout(self.parts.config, visuals)
+            media.append((places, [replace(image, kind=medium.kind) for image in images]))
+        call.prompt = Prompt.of(valid, media)
         # Raises where text, images and what was asked for do not fit, before anything runs.
-        call.asked = call.policy.asked(call.prompt.spans(), embeds)
+        call.asked = call.policy.asked(call.prompt.spans, embeds)
         look_at_tower(call)
         choose_raters(call, embeds)
         if not call.policy.starts:
@@ -170,6 +211,26 @@ class Hooks:
             features = kwargs.get(names[1])
             if features is not None and len(features) > call.policy.starts[0]:
                 call.deep = (kwargs.pop(names[0]), kwargs.pop(names[1]))
+
+    def _check_arguments(self, kwargs: dict[str, Any]) -> None:
+        """Raise for an argument of the text model with a value per token that nobody said how to cut."""
+        batch, length = kwargs["inputs_embeds"].shape[:2]
+        known = (*USUAL, *self.parts.family.along, *(self.parts.family.deepstack or ()))
+        for name, value in kwargs.items():
+            if name not in known and isinstance(value, Tensor) and value.shape[:2] == (batch, length):
+                raise NotImplementedError(
+                    f"the text model of this {self.parts.family.model_type!r} model gets {name!r} with a value for "
+                    "every token, which is not known here: this release of transformers is not supported, please "
+                    "report it."
+                )
+
+    def _newlines(self, embeds: Tensor, places: Tensor) -> Tensor | None:
+        """Which placeholders carry the row that ends a row of patches. -> (placeholders,) bool"""
+        row = getattr(self.parts.outer, self.parts.family.newline or "", None)
+        if row is None:
+            return None
+        tokens = embeds[places.to(embeds.device)]
+        return (tokens == row.detach().to(tokens)).all(-1).cpu()
 
     def _own_positions(self, call: Call, embeds: Tensor) -> Tensor:
         if call.positions is not None:
@@ -184,13 +245,19 @@ class Hooks:
             kwargs["position_ids"] = call.compact_positions(step, positions)
         else:
             kwargs["position_ids"] = step.fresh.take(positions, -1)
-        # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
-        # several packed sequences and lets them not see each other. It covers the logical past and the physical prompt,
-        # which is the length that the cache layers imply.
-        past = step.fresh.valid[:, :0].long()
-        if call.past:
-            past = call.so_far(0, embeds.device).padding_mask(None, call.past)
-        kwargs["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1)
+        for name in self.parts.family.along:
+            if kwargs.get(name) is not None:
+                kwargs[name] = step.fresh.take(kwargs[name], 1 - kwargs[name].ndim)
+        if call.outer_masks:
+            kwargs["attention_mask"] = of_input(call, step, kwargs["attention_mask"], kwargs["inputs_embeds"])
+        else:
+            # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
+            # several packed sequences and lets them not see each other. It covers the logical past and the physical
+            # prompt, which is the length that the cache layers imply.
+            past = step.fresh.valid[:, :0].long()
+            if call.past:
+                past = call.so_far(0, embeds.device).padding_mask(None, call.past)
+            kwargs["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1)
         if self.parts.family.deepstack is not None:
             names = self.parts.family.deepstack
             if kwargs.get(names[1]) is not None:
@@ -231,7 +298,7 @@ class Hooks:
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
         call = self._call()
-        if call is None:
+        if call is None or call.quiet:
             return None
         if call.prompt is None:
             return self._decode_layer(call, index, args, kwargs)
@@ -243,26 +310,21 @@ class Hooks:
         if index in starts:
             kwargs["hidden_states"] = call.cut_now(kwargs["hidden_states"], index)
         step, hidden = call.steps[-1], kwargs["hidden_states"]
-        mask = kwargs.get("attention_mask")
-        if mask is None:
-            kwargs["attention_mask"] = self._own_mask(call, step.masked, hidden)
-        elif mask.ndim == 2:
-            kwargs["attention_mask"] = call.once(mask, step, lambda m: _padding(step.masked, m))
-        else:
-            kwargs["attention_mask"] = call.once(
-                mask, step, lambda m: step.fresh.mask_rows(step.masked.mask_columns(m))
-            )
-        self._cut_positions(call, step, kwargs, hidden)
+        kwargs["attention_mask"] = of_prompt(call, step, index, kwargs.get("attention_mask"), hidden)
+        for name in self.parts.family.along:
+            if kwargs.get(name) is not None:
+                kwargs[name] = call.once(kwargs[name], step, lambda x: step.fresh.take(x, 1 - x.ndim))
+        self._cut_positions(call, step, index, kwargs, hidden)
         look_back(call, index, module, kwargs)
         return (kwargs.pop("hidden_states"),), kwargs
 
-    def _cut_positions(self, call: Call, step: Step, kwargs: dict[str, Any], hidden: Tensor) -> None:
+    def _cut_positions(self, call: Call, step: Step, index: int, kwargs: dict[str, Any], hidden: Tensor) -> None:
         embeddings, ids = kwargs["position_embeddings"], kwargs.get("position_ids")
         if call.policy.positions == "compact":
             own = self._own_positions(call, hidden)
             kwargs["position_ids"] = call.once(own, step, lambda p: call.compact_positions(step, p))
             kwargs["position_embeddings"] = call.once(
-                embeddings, step, lambda _: self.parts.rotate(hidden, kwargs["position_ids"])
+                embeddings, step, lambda _: self.parts.rotate(hidden, kwargs["position_ids"], index)
             )
             return
         cut = step.fresh
@@ -270,46 +332,22 @@ class Hooks:
         if ids is not None:
             kwargs["position_ids"] = call.once(ids, step, lambda p: cut.take(p, -1))
 
-    def _own_mask(self, call: Call, cut: Cut, hidden: Tensor) -> Tensor | None:
-        """Where the model left causality to the attention kernel: nothing to add, unless a row is padded."""
-        if not cut.ragged:
-            return None
-        if "flash" in self.parts.attention:
-            return cut.valid
-        return call.once(cut, None, lambda c: c.causal_mask(hidden.shape[1], hidden.dtype))
-
     def _decode_layer(
         self, call: Call, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
         """A forward without new images over a cache of which only the later layers are short."""
-        held = cut_of(call.cache, index)
-        base = cut_of(call.cache, 0)
-        if held is None:
-            return None
-        if held.shift is not None and (base is None or base.shift is None):
-            kwargs = self._shifted(call, held.shift, args, kwargs)
-            args = ()
-        if base is not None:
-            return args, kwargs  # the model's own masks have the physical width
-        if kwargs.get("attention_mask", True) is None and not held.ragged:
-            return args, kwargs  # nothing to mask: the usual step costs one look
-        cut = call.once(held, None, lambda h: h.grown(call.past + call.length))
+        held, first = cut_of(call.cache, index), cut_of(call.cache, self.parts.first)
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
-        mask, hidden = kwargs.get("attention_mask"), kwargs["hidden_states"]
-        if mask is None:
-            kwargs["attention_mask"] = self._own_mask(call, cut, hidden)
-        elif mask.ndim == 2:
-            kwargs["attention_mask"] = call.once(mask, cut, lambda m: _padding(cut, m))
-        else:
-            kwargs["attention_mask"] = call.once(mask, cut, cut.mask_columns)
+        if held is not None and held.shift is not None and (first is None or first.shift is None):
+            kwargs = self._shifted(call, index, held.shift, kwargs)
+        kwargs["attention_mask"] = of_step(call, index, kwargs.get("attention_mask"), kwargs["hidden_states"])
         return (kwargs.pop("hidden_states"),), kwargs
 
-    def _shifted(self, call: Call, shift: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _shifted(self, call: Call, index: int, shift: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a layer behind a cut that numbered its tokens anew, with the positions it counts in."""
-        kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         hidden = kwargs["hidden_states"]
         ids = call.once(call.positions, shift, lambda _: self._own_positions(call, hidden) - shift.to(hidden.device))
-        embeddings = call.once(kwargs["position_embeddings"], shift, lambda _: self.parts.rotate(hidden, ids))
+        embeddings = call.once(kwargs["position_embeddings"], shift, lambda _: self.parts.rotate(hidden, ids, index))
         return {**kwargs, "position_ids": ids, "position_embeddings": embeddings}
 
     def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
@@ -326,8 +364,3 @@ class Hooks:
         mask = mask.to(output.device)
         output[mask] = output[mask] + features[index].to(output)
         return output
-
-
-def _padding(cut: Cut, mask: Tensor) -> Tensor:
-    """A 2-D mask of the columns that stay, zero where a row is padded. (b, L) -> (b, l)"""
-    return (cut.take(mask, -1).bool() & cut.valid.to(mask.device)).to(mask.dtype)

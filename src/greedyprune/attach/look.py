@@ -27,7 +27,8 @@ def choose_raters(call: Call, embeds: Tensor) -> None:
     if not any(isinstance(need, Attention) and need.kind == "raters" for need in in_decoder(call.policy)):
         return
     assert call.prompt is not None
-    for row, columns, _ in call.prompt.spans():
+    for span in call.prompt.spans:
+        row, columns = span.row, span.columns
         text, states = _text(call.prompt, row), embeds[row].detach()
         chosen = raters(states[columns.to(embeds.device)], states[text.to(embeds.device)]).cpu()
         call.raters.append((chosen & (text > columns[-1])).nonzero()[:, 0])
@@ -77,23 +78,23 @@ class _Look:
 
     def visual_keys(self) -> list[Tensor]:
         """-> per image (n, g, c)"""
-        return [self._keys(row, columns) for row, columns, _ in self.prompt.spans()]
+        return [self._keys(span.row, span.columns) for span in self.prompt.spans]
 
     def text_keys(self) -> list[Tensor]:
         """Of the prompt's text. -> per image (m, g, c)"""
-        return [self._keys(row, _text(self.prompt, row)) for row, _, _ in self.prompt.spans()]
+        return [self._keys(span.row, _text(self.prompt, span.row)) for span in self.prompt.spans]
 
     def last_row(self, *, one: bool) -> list[Tensor]:
         """How much the last prompt token looks at each image's tokens. -> per image (n,)"""
         last = self.prompt.valid.int().cumsum(1).argmax(1, keepdim=True).to(self.keys.device)
         rows = decoder_rows(self.attention, self.states, self.rotary, self.keys, last, self.mask, one=one)[:, 0]
-        return [self._now(rows[row], columns) for row, columns, _ in self.prompt.spans()]
+        return [self._now(rows[span.row], span.columns) for span in self.prompt.spans]
 
     def raters_row(self, chosen: list[Tensor], *, one: bool) -> list[Tensor]:
         """How much an image's raters look at its tokens, on average. -> per image (n,)"""
         values: list[Tensor] = []
-        for (row, columns, _), numbers in zip(self.prompt.spans(), chosen, strict=True):
-            row = max(row, 0)  # -1 where nothing is left of the image, and nothing is looked at
+        for span, numbers in zip(self.prompt.spans, chosen, strict=True):
+            row = max(span.row, 0)  # -1 where nothing is left of the image, and nothing is looked at
             last = self.prompt.valid[row].nonzero()[-1]
             at = _text(self.prompt, row)[numbers] if numbers.numel() else last
             seen = decoder_rows(
@@ -105,7 +106,7 @@ class _Look:
                 None if self.mask is None else _of_prompt(self.mask, 0, row),
                 one=one,
             )
-            values.append(self._now(seen[0].mean(0), columns))
+            values.append(self._now(seen[0].mean(0), span.columns))
         return values
 
     def _now(self, row: Tensor, columns: Tensor) -> Tensor:

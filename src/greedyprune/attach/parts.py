@@ -12,7 +12,24 @@ from greedyprune.stages import Layer, Stage
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from greedyprune.models._family import Family
+    from greedyprune.models._family import Family, Medium
+
+RECURRENT = ("linear_attention", "conv")
+"""Kinds of layers that carry a state along."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A kind of decoder layer, by what one of its tokens can look at."""
+
+    name: str
+    """As the config's layer_types say."""
+    first: int
+    """Its first decoder layer, on whose cache transformers sizes the mask of all of them."""
+    window: int | None = None
+    """How many tokens back a token looks, itself included; None for all."""
+    recurrent: bool = False
+    """Whether it carries a state along instead of looking at keys: its mask says only what is padding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +39,38 @@ class Parts:
     top: nn.Module
     """The model the user holds; its forward sees labels."""
     outer: nn.Module
-    """The module whose forward sees input_ids and images and calls the text model."""
+    """The module whose forward sees input_ids and images (or sounds) and calls the text model."""
     text: nn.Module
     """The decoder: gets merged embeddings, calls the layers."""
     layers: nn.ModuleList
     family: Family
     config: Any
-    image_token: int
+    kinds: list[Kind]
+    """Of each decoder layer."""
+    media: list[tuple[Medium, int]]
+    """What the model reads beside text, each with its placeholder's token id."""
     tower: nn.Module | None
     """The vision tower, where methods can be told what is seen in there."""
     tower_layers: list[tuple[nn.Module, nn.Module]]
     """Its layers, each with its attention module."""
     class_token: bool
     """Whether a class token stands in front of its patches."""
+
+    @property
+    def first(self) -> int:
+        """The first decoder layer that has keys."""
+        return next(kind.first for kind in self.kinds if not kind.recurrent)
+
+    @property
+    def full(self) -> int:
+        """The first decoder layer that sees everything, or the first that has keys."""
+        every = (kind.first for kind in self.kinds if not kind.recurrent and kind.window is None)
+        return next(every, self.first)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all decoder layers see everything."""
+        return all(kind.window is None and not kind.recurrent for kind in self.kinds)
 
     @property
     def attention(self) -> str:
@@ -64,6 +100,17 @@ class Parts:
             raise ValueError(f"a {self.family.model_type!r} model cannot be cut at {stage!r}: it can be at {places}.")
         if isinstance(stage, Layer):
             self.check_layer(stage.index)
+            if getattr(self.text.config, "num_kv_shared_layers", 0):
+                raise NotImplementedError(
+                    f"this {self.family.model_type!r} decoder lends keys of early layers to late ones, so all must be "
+                    "cut alike: use at=Input()."
+                )
+            if stage.early and not self.plain:
+                names = ", ".join(sorted({kind.name for kind in self.kinds} - {"full_attention"}))
+                raise NotImplementedError(
+                    f"decoder layers of type {names} cannot give back tokens that they have seen: "
+                    f"use Layer({stage.index}) without early=True."
+                )
 
     def check_layer(self, index: int) -> None:
         """Raise unless there is a decoder layer to cut before."""
@@ -73,12 +120,13 @@ class Parts:
                 f"so the last place is Layer({len(self.layers) - 1})."
             )
 
-    def rotate(self, hidden: Tensor, positions: Tensor) -> Any:
-        """The rotary embeddings of positions. (b, q) -> what the decoder layers take"""
+    def rotate(self, hidden: Tensor, positions: Tensor, index: int) -> Any:
+        """The rotary embeddings of positions. (b, q) -> what decoder layer `index` takes"""
         rotary = getattr(self.text, "rotary_emb", None)
         if rotary is None:
             raise NotImplementedError('this model has no rotary_emb to number tokens anew: use positions="original".')
-        return rotary(hidden, positions)
+        by_kind = "layer_type" in inspect.signature(type(rotary).forward).parameters
+        return rotary(hidden, positions, layer_type=self.kinds[index].name) if by_kind else rotary(hidden, positions)
 
 
 def find_parts(model: Any) -> Parts:
@@ -87,15 +135,18 @@ def find_parts(model: Any) -> Parts:
     model_type = getattr(config, "model_type", None)
     if config is None or model_type is None or not callable(getattr(model, "get_decoder", None)):
         raise TypeError(f"a {type(model).__name__} is no transformers model: pass one loaded with from_pretrained().")
-    sees = hasattr(config, "vision_config") or any(hasattr(module, "get_image_features") for module in model.modules())
+    sees = any(hasattr(config, name) for name in ("vision_config", "audio_config")) or any(
+        hasattr(module, f"get_{kind}_features") for module in model.modules() for kind in ("image", "video", "audio")
+    )
     if not sees and model_type not in IMPOSSIBLE:
         raise ValueError(f"a {model_type!r} model reads no images, so there are no visual tokens to prune.")
     family = family_of(model_type)
     text = model.get_decoder()
     layers = getattr(text, "layers", None)
-    outer = next(
-        (m for m in model.modules() if hasattr(m, "get_image_features") and any(c is text for c in m.children())), None
-    )
+    media = [medium for medium in family.media if getattr(config, medium.token, None) is not None]
+    holders = [m for m in model.modules() if any(c is text or getattr(c, "model", None) is text for c in m.children())]
+    able = [m for m in holders if any(hasattr(m, medium.features) for medium in media)]
+    outer = next(iter(able or holders), None)
     if layers is None or outer is None:
         raise NotImplementedError(f"this {type(model).__name__} is built unlike the {model_type!r} models known here.")
     # Read off the class: accelerate replaces an instance's forward by a wrapper without a signature.
@@ -106,9 +157,9 @@ def find_parts(model: Any) -> Parts:
             f"the decoder layers of this {type(model).__name__} take no {', '.join(sorted(missing))}: "
             "this release of transformers is not supported, please report it."
         )
-    _check_attention(text.config)
-    token = getattr(config, family.image_token)
-    return Parts(model, outer, text, layers, family, config, token, *_tower(outer, config, family))
+    known = [(medium, int(getattr(config, medium.token))) for medium in media]
+    kinds = _kinds(text.config, len(layers))
+    return Parts(model, outer, text, layers, family, config, kinds, known, *_tower(outer, config, family))
 
 
 def _tower(
@@ -128,21 +179,24 @@ def _tower(
     return tower, layers, token
 
 
-def _check_attention(config: Any) -> None:
-    """Raise for decoders whose layers do not all see the whole prompt, or whose masks cannot be cut."""
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if not kinds and window and getattr(config, "use_sliding_window", True):
-        kinds = {"sliding_attention"}
-    if "sliding_attention" in kinds:
-        raise NotImplementedError(
-            f"decoder layers with a sliding window of {window} tokens are not supported: the window would count "
-            "dropped tokens differently in the prompt and while decoding. Where all prompts are shorter than the "
-            "window, load the model with sliding_window=None in its text config."
-        )
-    if kinds - {"full_attention"}:
-        raise NotImplementedError(f"decoder layers of type {sorted(kinds)} are not supported: only full attention is.")
+def _kinds(config: Any, depth: int) -> list[Kind]:
+    """The kind of each decoder layer, or an error where one is not known or its masks cannot be cut."""
     if config._attn_implementation == "flex_attention":
         raise NotImplementedError(
             "flex_attention masks cannot be cut: call model.set_attn_implementation('sdpa') before pruning."
         )
+    window = getattr(config, "sliding_window", None)
+    everywhere = "sliding_attention" if window and getattr(config, "use_sliding_window", True) else "full_attention"
+    names: list[str] = list(getattr(config, "layer_types", None) or [everywhere] * depth)
+    unknown = set(names) - {"full_attention", "sliding_attention", *RECURRENT}
+    if unknown or all(name in RECURRENT for name in names):
+        known = ", ".join(["full_attention", "sliding_attention", *RECURRENT])
+        raise NotImplementedError(
+            f"decoder layers of type {', '.join(sorted(unknown or names))} are not supported, "
+            f"only {known}, and not the last ones alone."
+        )
+    kinds = {
+        name: Kind(name, names.index(name), window if name == "sliding_attention" else None, name in RECURRENT)
+        for name in names
+    }
+    return [kinds[name] for name in names]

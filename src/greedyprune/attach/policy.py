@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from torch import Tensor
 
-from greedyprune.budget import Budget, Budgets, LayerAverage, PerLayer, count
+from greedyprune.budget import Budget, Budgets, LayerAverage, PerLayer, Total, count
 from greedyprune.method import Method
 from greedyprune.stages import Layer, Layers, Stage
 
 if TYPE_CHECKING:
-    from greedyprune.models._family import ImageTokens
+    from greedyprune.attach.decide import Span
 
 Positions = Literal["original", "compact"]
 
@@ -69,15 +69,12 @@ class Policy:
         """Whether caches of layers before the cut are cut too."""
         return isinstance(self.at, Layer) and self.at.early and not isinstance(self.keep, PerLayer)
 
-    def asked(self, spans: list[tuple[int, Tensor, ImageTokens]], embeds: Tensor) -> dict[int, list[Ask]]:
+    def asked(self, spans: list[Span], embeds: Tensor) -> dict[int, list[Ask]]:
         """For the cut before each decoder layer, what is asked for of each image of a call. (b, q, d) -> ...
 
         Raises where what was given per image does not fit the call's images.
         """
-        rows, images = [row for row, _, _ in spans], [image for _, _, image in spans]
-        kept = list(range(len(rows)))
-        if isinstance(self.keep, tuple):
-            kept = _places(len(self.keep), rows, embeds, f"keep has {len(self.keep)} budgets")
+        rows, images = [span.row for span in spans], [span.image for span in spans]
         given: list[tuple[int, ...]] = [()] * len(rows)
         if self.protect:
             what = f"protect has {len(self.protect)} lists"
@@ -88,18 +85,29 @@ class Policy:
             told = tuple(self.relevance[place] for place in _places(len(self.relevance), rows, embeds, what))
         known = list(zip(given, told, strict=True))
         asks: dict[int, list[Ask]] = {}
-        budgets = [self._budgets(place, image.n) for place, image in zip(kept, images, strict=True)]
+        kept = self._kept(rows, [image.n for image in images], embeds)
+        budgets = [self._budgets(keep, image.n) for keep, image in zip(kept, images, strict=True)]
         for cut, start in enumerate(self.starts or [0]):
             asks[start] = [Ask(each[cut], *more) for each, more in zip(budgets, known, strict=True)]
             for number, (ask, image) in enumerate(zip(asks[start], images, strict=True)):
                 _check(number, ask, image.n)
         return asks
 
-    def _budgets(self, place: int, n: int) -> list[Budget]:
+    def _kept(self, rows: list[int], sizes: list[int], embeds: Tensor) -> Sequence[Budget | LayerAverage | PerLayer]:
+        """How much is kept of each image of a call, which have these prompts and sizes. (b, q, d) -> (images)"""
+        if isinstance(self.keep, Total):
+            mine = {row: [n for n, other in zip(sizes, rows, strict=True) if other == row] for row in rows}
+            shares = {row: iter(self.keep.share(each)) for row, each in mine.items()}
+            return [next(shares[row]) for row in rows]
+        if isinstance(self.keep, tuple):
+            places = _places(len(self.keep), rows, embeds, f"keep has {len(self.keep)} budgets")
+            return [self.keep[place] for place in places]
+        return [self.keep] * len(rows)
+
+    def _budgets(self, last: Budget | LayerAverage | PerLayer, n: int) -> list[Budget]:
         """How much of an image of n tokens is kept by each cut."""
-        if isinstance(self.keep, PerLayer):
-            return list(self.keep.schedule.values())
-        last = self.keep[place] if isinstance(self.keep, tuple) else self.keep
+        if isinstance(last, PerLayer):
+            return list(last.schedule.values())
         starts = self.starts or [0]
 
         def counts(k: int) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,6 +27,12 @@ class Selection:
     budget: Budget
     keep: Keep
     """The decision itself: rows, order, gains, what was passed over for whom."""
+    breaks: tuple[int, ...] = ()
+    """The structure tokens that stay, such as newlines of tiles, as places among the image's placeholders."""
+    kind: str = "image"
+    """What it is: image, video or audio."""
+    structure: tuple[int, ...] = ()
+    """The places of all its structure tokens."""
     per_layer: tuple[int, ...] = ()
     """How many of the image's tokens each decoder layer sees."""
 
@@ -44,6 +52,16 @@ class Selection:
         return self.keep.rows
 
     @property
+    def places(self) -> Tensor:
+        """What stays of the image's placeholders, structure tokens included, ascending."""
+        if not self.structure:
+            return self.rows
+        plain = torch.ones(self.n + len(self.structure), dtype=torch.bool)
+        plain[list(self.structure)] = False
+        kept = plain.nonzero()[:, 0].to(self.rows.device)[self.rows]
+        return torch.cat([kept, kept.new_tensor(self.breaks)]).sort().values
+
+    @property
     def order(self) -> Tensor:
         """(k,) the kept tokens in the order taken."""
         return self.keep.order
@@ -53,11 +71,14 @@ class Selection:
         by = self.keep.suppressed_by
         return {
             "image": self.index,
+            "kind": self.kind,
             "prompt": self.row,
             "grid": list(self.grid) if self.grid else None,
             "budget": str(self.budget),
             "tokens": self.n,
             "kept": self.k,
+            "structure": len(self.structure),
+            "structure_kept": len(self.breaks),
             "per_layer": list(self.per_layer),
             "rows": self.rows.tolist(),
             "order": self.order.tolist(),

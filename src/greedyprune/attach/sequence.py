@@ -117,12 +117,16 @@ class Cut:
         tail = self.valid.new_ones(rows, total - self.length) if given is None else given[:, self.length :].bool()
         return torch.cat([self.valid.new_zeros(rows, self.dropped), self.valid, tail.to(self.valid.device)], 1).long()
 
-    def causal_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
-        """An additive mask for the last `queries` tokens, where the model itself made none. -> (b, 1, queries, l)"""
+    def allowed(self, queries: int, window: int | None = None) -> Tensor:
+        """Which of the columns that stay each of the last `queries` tokens may look at. -> (b, 1, queries, l) bool
+
+        A window counts the tokens that stay, as their cache does.
+        """
         width = self.columns.shape[1]
         seen = torch.ones(queries, width, dtype=torch.bool, device=self.valid.device).tril(width - queries)
-        allowed = seen[None, None] & self.valid[:, None, None, :]
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
+        if window is not None:
+            seen = seen.triu(width - queries - window + 1)
+        return seen[None, None] & self.valid[:, None, None, :]
 
 
 def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -> Cut:
@@ -130,6 +134,13 @@ def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -
     columns = torch.arange(length, device=device).expand(batch, -1)
     mask = torch.ones(batch, length, dtype=torch.bool, device=device) if valid is None else valid[:, :length].bool()
     return Cut.of(length, columns, mask)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of this type, for a bool one as it is. (b, 1, q, l) bool -> (b, 1, q, l)"""
+    if dtype == torch.bool:
+        return allowed
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
 
 
 def forbidden(dtype: torch.dtype) -> float | bool:

@@ -37,6 +37,8 @@ class Sight:
 
 _SIGHT: ContextVar[Sight | None] = ContextVar("greedyprune_tower", default=None)
 """The run of the tower in this thread; None if nothing is looked for."""
+KIND: ContextVar[str] = ContextVar("greedyprune_kind", default="image")
+"""What features are being computed of in this thread: image or video."""
 CARRIED = "greedyprune_seen"
 """Under this key image features carry what was seen while they were computed, since generate() does so beforehand."""
 
@@ -93,7 +95,7 @@ class TowerHooks:
             sight.rows[need] = (output["last_hidden_state"] if isinstance(output, dict) else output[0]).detach()
         seen = {need: self._folded(need, rows, sight.grids) for need, rows in sight.rows.items()}
         if call is not None:
-            call.seen = seen
+            call.seen[KIND.get()] = seen
         elif isinstance(output, dict):
             output[CARRIED] = seen  # an entry, no attribute: accelerate builds such outputs anew from their entries
 
@@ -112,16 +114,20 @@ def carried(features: Any) -> dict[Seen, Tensor]:
 def look_at_tower(call: Call) -> None:
     """Note for every image what the method needs of the vision tower. Raises where nobody saw that."""
     assert call.prompt is not None
-    spans = call.prompt.spans()
+    spans = call.prompt.spans
     for need in in_tower(call.policy):
-        seen = call.seen.get(placed(call.parts, need))
-        values = None if seen is None else _of_images(seen, [row for row, _, _ in spans], call.prompt.images)
-        if values is None:
-            raise ValueError(
-                f"{type(call.policy.method).__name__} needs {told(need)}, and the image features of "
-                "this call came without it: pass pixel_values, or compute the features while the model is pruned."
-            )
-        call.probed[need] = values
+        call.probed[need] = [span.columns.new_empty(0) for span in spans]
+        for kind in dict.fromkeys(span.image.kind for span in spans):
+            places = [place for place, span in enumerate(spans) if span.image.kind == kind]
+            mine, seen = [spans[place] for place in places], call.seen.get(kind, {}).get(placed(call.parts, need))
+            values = None if seen is None else _of_images(seen, [s.row for s in mine], [s.image for s in mine])
+            if values is None:
+                raise ValueError(
+                    f"{type(call.policy.method).__name__} needs {told(need)}, and the {kind} features of this call "
+                    "came without it: pass pixel_values, or compute the features while the model is pruned."
+                )
+            for place, value in zip(places, values, strict=True):
+                call.probed[need][place] = value
 
 
 def _of_images(seen: Tensor, rows: list[int], images: list[ImageTokens]) -> list[Tensor] | None:

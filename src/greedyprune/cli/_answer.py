@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from greedyprune.attach import Selection
     from greedyprune.attach.policy import Positions
-    from greedyprune.budget import Budget
+    from greedyprune.budget import Budget, Total
     from greedyprune.cli._load import Loaded
     from greedyprune.method import Method
     from greedyprune.stages import Stage
@@ -34,7 +34,7 @@ class Pruning:
     """How to prune."""
 
     method: Method | str
-    keep: Budget
+    keep: Budget | Total
     at: Stage | None = None
     positions: Positions = "original"
 

@@ -82,7 +82,7 @@ def _engine(plan: Plan, name: str) -> Engine:
 
 def _items(plan: Plan, engine: Engine) -> list[Item]:
     """The questions for a model."""
-    from greedyprune.models._family import square_patches
+    from greedyprune.models.layouts import square_patches
 
     native = engine.parts.family.layout is not square_patches
     return _suite.items(plan.suite, plan.data, plan.questions, plan.split, plan.seed, native)

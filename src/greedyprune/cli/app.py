@@ -17,6 +17,8 @@ from greedyprune.cli.methods import methods
 from greedyprune.cli.models import models
 from greedyprune.cli.run import EXAMPLES as RUN
 from greedyprune.cli.run import run
+from greedyprune.cli.verify import EXAMPLES as VERIFY
+from greedyprune.cli.verify import verify
 
 EXIT = "Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted."
 
@@ -52,6 +54,7 @@ def greet(
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command("eval", epilog=EVAL)(evaluate)
+app.command(epilog=VERIFY)(verify)
 app.command(epilog="Example: greedyprune methods --json")(methods)
 app.command(epilog="Example: greedyprune models --json")(models)
 app.add_typer(bench)

@@ -168,14 +168,17 @@ def _each(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str,
 
 
 def _budget(word: str) -> Budget:
-    from greedyprune.budget import Ratio, parse_budget
+    from greedyprune.budget import Ratio, Total, parse_budget
 
     above, slash, below = word.partition("/")
     if slash and above.isdecimal() and below.isdecimal() and 0 < int(above) <= int(below):
         return Ratio(int(above) / int(below))
     if slash:
         raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
-    return parse_budget(word)
+    budget = parse_budget(word)
+    if isinstance(budget, Total):
+        raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
+    return budget
 
 
 def _stage(word: str) -> Stage:

@@ -136,7 +136,8 @@ class Engine:
 
     def visual_tokens(self, inputs: dict[str, Any]) -> list[int]:
         """How many each prompt has."""
-        return (inputs["input_ids"] == self.parts.image_token).sum(1).tolist()
+        tokens = torch.tensor([token for _, token in self.parts.media])
+        return torch.isin(inputs["input_ids"], tokens).sum(1).tolist()
 
     def _answer(self, batch: Batch, config: Config) -> Outcome:
         begun = time.perf_counter()

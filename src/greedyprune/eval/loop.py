@@ -19,7 +19,7 @@ from greedyprune.eval.configs import Config
 from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
 from greedyprune.eval.store import Store, settings
-from greedyprune.models._family import square_patches
+from greedyprune.models.layouts import square_patches
 
 Load = Callable[[], tuple[Any, Any]]
 """Makes a model in eval mode and its processor; picklable where several processes work."""

@@ -28,9 +28,11 @@ class Sizes:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: Any) -> Sizes:
-        """Read off a model's config, or that of its text model."""
+    def of(cls, config: Any, layer: int = 0) -> Sizes:
+        """Read off a model's config, or that of its text model; layers may differ (Gemma 4)."""
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        if getattr(text, "is_heterogeneous", False):
+            text = text.per_layer_config[layer]
         heads = int(text.num_attention_heads)
         return cls(
             int(text.hidden_size),
@@ -57,11 +59,13 @@ def prefill_flops(config: Any, lengths: Sequence[int], past: Sequence[int] | Non
 
     `past`: what the cache of each layer held before, where a conversation goes on.
     """
-    sizes, before = Sizes.of(config), past or [0] * len(lengths)
-    return sum(sizes.layer(new, new + old) for new, old in zip(lengths, before, strict=True)) + sizes.logits
+    each = [Sizes.of(config, layer) for layer in range(len(lengths))]
+    before = past or [0] * len(lengths)
+    rows = zip(each, lengths, before, strict=True)
+    return sum(sizes.layer(new, new + old) for sizes, new, old in rows) + Sizes.of(config).logits
 
 
 def decode_flops(config: Any, lengths: Sequence[int]) -> int:
     """One new token after a prompt that left lengths[i] tokens in the cache of layer i. (layers,) -> FLOPs"""
-    sizes = Sizes.of(config)
-    return sum(sizes.layer(1, length + 1) for length in lengths) + sizes.logits
+    steps = (Sizes.of(config, layer).layer(1, length + 1) for layer, length in enumerate(lengths))
+    return sum(steps) + Sizes.of(config).logits

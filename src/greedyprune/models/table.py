@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
-from greedyprune.models._family import (
-    Family,
-    Tower,
+from greedyprune.models._family import Family, Tower, audio, video
+from greedyprune.models.folds import (
     merged_runs,
     merged_windows,
     one_by_one,
-    positioned_grids,
-    runs_of_tiles,
-    runs_until_global,
     shuffled_blocks,
     shuffled_blocks_behind_class,
+)
+from greedyprune.models.layouts import (
+    by_features,
+    by_runs,
+    lines,
+    newlines,
+    overview_first,
+    positioned_grids,
+    runs_near,
+    runs_of_tiles,
+    runs_until_global,
+    runs_until_last,
     square_patches,
+    squares,
 )
 from greedyprune.registry import unknown
+
+DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
+TILES = "an image is all its tiles together"
+CLIPS = (video(positioned_grids),)
+SOUNDS = (audio(by_runs),)
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
+        # One size of image
         Family(
             "llava",
             square_patches,
             tower=Tower("vision_tower", one_by_one, class_token="class_embedding", normed=False),
             note="LLaVA-1.5 and others with a tower of fixed image size",
         ),
+        Family("vipllava", squares),
+        Family("fast_vlm", squares),
+        Family("gemma3", squares, note="an image's tokens see each other; windows count the tokens that stay"),
+        Family("paligemma", squares, note="the whole prompt sees itself"),
+        # Images of any size
+        Family("qwen2_vl", positioned_grids, also=CLIPS),
+        Family("qwen2_5_vl", positioned_grids, also=CLIPS, tower=Tower("visual", merged_windows)),
+        Family("qwen3_vl", positioned_grids, also=CLIPS, deepstack=DEEPSTACK, tower=Tower("visual", merged_runs)),
+        Family("qwen3_vl_moe", positioned_grids, also=CLIPS, deepstack=DEEPSTACK),
+        Family("qwen3_5", positioned_grids, also=CLIPS, note="layers with linear attention keep a state"),
+        Family("qwen3_5_moe", positioned_grids, also=CLIPS, note="layers with linear attention keep a state"),
+        Family("glm4v", positioned_grids, also=(video(positioned_grids, "image_token_id"),)),
+        Family("glm4v_moe", positioned_grids, also=(video(positioned_grids, "image_token_id"),)),
+        Family("glm46v", positioned_grids, also=(video(positioned_grids, "image_token_id"),)),
+        Family("ernie4_5_vl_moe", positioned_grids, also=CLIPS, along=("moe_mm_token_type_ids",)),
+        Family("paddleocr_vl", positioned_grids),
+        Family("video_llama_3", by_features, note="images; its videos are compressed on the way, and refused"),
+        Family("mistral3", lines, note="the breaks between rows of patches are text and stay"),
+        Family("lighton_ocr", by_features),
+        Family("kimi_k25", by_features, note="its decoder caches a latent"),
+        Family("gemma4", by_features, along=("per_layer_inputs", "per_layer_input")),
+        Family("molmo2", by_features, "image_patch_id"),
+        # Tiles
+        Family("llava_next", newlines, newline="image_newline", tiles=True, note="newlines stay while their row does"),
         Family(
-            "qwen2_5_vl",
-            positioned_grids,
-            tower=Tower("visual", merged_windows),
-            note="images; video is refused for now",
+            "llava_next_video",
+            newlines,
+            also=(video(newlines),),
+            newline="image_newline",
+            tiles=True,
+            note="newlines stay while their row does",
         ),
         Family(
-            "qwen3_vl",
-            positioned_grids,
-            deepstack=("visual_pos_masks", "deepstack_visual_embeds"),
-            tower=Tower("visual", merged_runs),
-            note="images, with their DeepStack features; video is refused for now",
+            "llava_onevision",
+            newlines,
+            also=(video(newlines),),
+            newline="image_newline",
+            tiles=True,
+            note="newlines stay while their row does",
         ),
         Family(
             "smolvlm",
@@ -58,8 +100,20 @@ FAMILIES: dict[str, Family] = {
             runs_of_tiles,
             tower=Tower("vision_tower", shuffled_blocks_behind_class, class_token="cls_token"),
             tiles=True,
-            note="an image is all its tiles together",
+            note=TILES,
         ),
+        Family("got_ocr2", by_runs, tiles=True, note=TILES),
+        Family("perception_lm", by_runs, tiles=True, note="an image is all its tiles, which stand in one run"),
+        Family("aya_vision", runs_until_last, tiles=True, note=TILES),
+        Family("cohere2_vision", runs_near, tiles=True, note=TILES),
+        Family("ovis2", runs_near, tiles=True, note=TILES),
+        Family("lfm2_vl", runs_near, norm="embedding_norm", tiles=True, note="an image is all its tiles; hybrid"),
+        Family("minicpmv4_6", overview_first, tiles=True, note="an image is its overview and its slices together"),
+        # Sounds
+        Family("voxtral", also=SOUNDS, note="a sound is all its windows together"),
+        Family("qwen2_audio", also=SOUNDS),
+        Family("audioflamingo3", also=SOUNDS, note="a sound is all its windows together"),
+        Family("granite_speech", also=SOUNDS),
     )
 }
 
@@ -78,6 +132,7 @@ READABLE_TOWERS: tuple[str, ...] = (
 """The same of vision towers."""
 
 IMPOSSIBLE: dict[str, str] = {
+    "llama4": "its decoder looks at fixed chunks of the sequence, which move when tokens leave",
     "mllama": "its images enter by cross-attention, so there are no visual tokens in the sequence to drop",
     "blip-2": "a fixed set of learned queries stands for the image, there are no patch tokens in the sequence",
     "instructblip": "a fixed set of learned queries stands for the image, there are no patch tokens in the sequence",

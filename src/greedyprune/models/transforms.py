@@ -11,14 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
-from greedyprune.models._family import (
-    Family,
-    Layout,
-    positioned_grids,
-    runs_of_tiles,
-    runs_until_global,
-    square_patches,
-)
+from greedyprune.models._family import Family, Layout
+from greedyprune.models.layouts import positioned_grids, runs_of_tiles, runs_until_global, square_patches
 from greedyprune.models.table import FAMILIES
 
 if TYPE_CHECKING:
@@ -88,7 +82,8 @@ def cannot_downscale(family: Family) -> str:
     """Why images of this family cannot be scaled down to fewer tokens: empty if they can."""
     if family.layout in NATIVE:
         return ""
-    return FIXED.get(family.layout, "its processor is not known to keep an image's own size")
+    unknown = "its processor is not known to keep an image's own size"
+    return unknown if family.layout is None else FIXED.get(family.layout, unknown)
 
 
 @dataclass(frozen=True)
@@ -188,7 +183,7 @@ def _each(keep: object, images: int) -> tuple[Budget, ...]:
         raise TypeError(f"keep={budgets!r} belongs to layers, and images have one size: give an int or a Ratio.")
     if isinstance(budgets, tuple) and len(budgets) != images:
         raise ValueError(f"keep has {len(budgets)} budgets for {images} images: give one for each, or one.")
-    return tuple(map(as_budget, budgets)) if isinstance(budgets, tuple) else (budgets,) * images
+    return tuple(map(as_budget, budgets)) if isinstance(budgets, tuple) else (as_budget(budgets),) * images
 
 
 def _pillow() -> Any:

@@ -1,0 +1,67 @@
+"""Watching the model compute the features of images, videos and sounds: how many rows each has, and what was seen.
+
+generate() computes them before the forward in new releases, the forward itself does in old ones and when it is called
+directly. Both call the model's `get_image_features` and its like, which are no modules and cannot be hooked: while
+pruned, the outer model has an attribute of that name in front of its own method, which `remove()` takes away again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from greedyprune.attach.tower import KIND
+
+if TYPE_CHECKING:
+    from greedyprune.attach.call import Call
+    from greedyprune.attach.parts import Parts
+
+
+INSIDE: ContextVar[bool] = ContextVar("greedyprune_features", default=False)
+"""Whether features are being computed in this thread."""
+
+
+class Watch:
+    """Stands in front of the methods that compute features; `remove` takes it away."""
+
+    def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
+        self._outer, self._call, self._names = parts.outer, call, list[str]()
+        for medium, _ in parts.media:
+            own = getattr(parts.outer, medium.features, None)
+            if own is not None:
+                watched = wraps(own)(partial(self._computed, medium.kind, own))
+                object.__setattr__(parts.outer, medium.features, watched)
+                self._names.append(medium.features)
+
+    def _computed(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        outermost = not INSIDE.get()  # some models compute a video's features by the method for images
+        inside, token = INSIDE.set(True), KIND.set(kind if outermost else KIND.get())
+        try:
+            features = own(*args, **kwargs)
+        finally:
+            KIND.reset(token)
+            INSIDE.reset(inside)
+        call = self._call()
+        if call is not None and outermost:
+            call.features[kind] = features
+        return features
+
+    def remove(self) -> None:
+        """The model's own methods again."""
+        for name in self._names:
+            object.__delattr__(self._outer, name)
+        self._names.clear()
+
+
+def lengths(features: Any) -> list[int] | None:
+    """How many rows each image has, None where the model does not say it image by image."""
+    rows = getattr(features, "pooler_output", features)
+    if isinstance(rows, Tensor):
+        return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else [rows.shape[0]]
+    if isinstance(rows, (list, tuple)) and all(isinstance(each, Tensor) for each in rows):
+        return [each.shape[:-1].numel() for each in rows]
+    return None

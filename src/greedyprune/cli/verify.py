@@ -1,0 +1,238 @@
+"""`greedyprune verify`: what pruning must not change, proven on a checkpoint of the user's own."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from greedyprune.cli._errors import Failure, misuse, note
+from greedyprune.cli._options import Device
+from greedyprune.cli._show import console, print_json, progress, table, tick
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from greedyprune.stages import Stage
+    from greedyprune.verify import Subject, Verdict
+
+EXAMPLES = """Examples:
+
+  greedyprune verify ./my-llava
+
+  greedyprune verify ./my-qwen --at layer:14 --attention both --images 336x336,448x224
+
+  greedyprune verify llava --json"""
+
+ATTENTION = ("sdpa", "eager")
+DTYPES = ("float32", "bfloat16", "float16")
+
+Folder = Annotated[
+    str,
+    typer.Argument(metavar="MODEL_FOLDER", help="A folder that save_pretrained wrote; llava and qwen are bundled."),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="input|layer:L[:early]",
+        help="Prove this stage too; may be repeated.",
+        show_default="input, layer:1 and layer:2",
+    ),
+]
+Attentions = Annotated[
+    str, typer.Option("--attention", metavar="sdpa|eager|both", help="What computes attention in the pruned model.")
+]
+Images = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        metavar="N|WxH,WxH...",
+        help="How many images the prompt with several has, or the sizes of its images in pixels.",
+    ),
+]
+Steps = Annotated[int, typer.Option("--steps", min=2, help="Tokens that every run generates.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Number = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="float32, bfloat16 or float16; 16 bits are held to the rounding of the plain model in them."
+    ),
+]
+
+
+def verify(
+    folder: Folder,
+    at: At = None,
+    attention: Attentions = "sdpa",
+    images: Images = "2",
+    steps: Steps = 8,
+    dtype: Number = "float32",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Prove on your own checkpoint that pruning changes nothing but what it says.
+
+    Eight properties are held at every stage; the exit status is 0 if none fails.
+    """
+    places, sizes = _stages(at or []), _sizes(images)
+    if attention not in (*ATTENTION, "both"):
+        raise misuse(f"--attention {attention!r} is unknown: choose one of {', '.join(ATTENTION)} or both.")
+    if dtype not in DTYPES:
+        raise misuse(f"--dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+    chosen = ATTENTION if attention == "both" else (attention,)
+    with progress("loading the model") as say:
+        subject = _subject(folder, device, dtype, sizes)
+        verdicts = _prove(subject, places, chosen, steps, len(sizes) or int(images), say)
+    if as_json:
+        print_json({**_about(folder, subject, dtype, steps, sizes), **_summary(verdicts)})
+    else:
+        _print(subject, verdicts)
+    _raise(verdicts)
+
+
+def _stages(texts: list[str]) -> list[Stage]:
+    """The stages that somebody asks for."""
+    from greedyprune.stages import Layers, parse_stage
+
+    try:
+        places = [parse_stage(text) for text in texts]
+    except ValueError as error:
+        raise misuse(f"--at {error}") from error
+    if any(isinstance(place, Layers) for place in places):
+        raise misuse("--at layers:... are several cuts, which are not proven here: name each as a layer:L of its own.")
+    return places
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Sizes of pictures, or none where the text is a number of them."""
+    word = text.strip().lower()
+    if word.isdecimal() and int(word) >= 2:
+        return ()
+    found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size.strip()) for size in word.split(",")]
+    if len(found) < 2 or not all(found):
+        raise misuse(f"--images {text!r}: write a number from 2 up, or two sizes or more such as 336x336,448x224.")
+    return tuple((int(match[1]), int(match[2])) for match in found if match)
+
+
+def _subject(folder: str, device: str, dtype: str, sizes: tuple[tuple[int, int], ...]) -> Subject:
+    """The checkpoint, and prompts for it."""
+    from greedyprune.cli._load import _check_device, _check_family, _first_line, quieten
+    from greedyprune.verify import open_subject
+
+    where = _place(folder)
+    quieten()
+    _check_device(device)
+    _check_family(where, folder)
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            where, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+        model, lacking = loaded[0].to(device).eval(), sorted(loaded[1].get("missing_keys") or ())
+    except Exception as error:  # whatever a broken checkpoint makes the libraries below raise
+        raise Failure(f"cannot load the model {folder!r}: {_first_line(error)}") from error
+    if lacking:
+        note(f"warning: {len(lacking)} weights are missing and were drawn at random, such as {lacking[0]}.")
+    try:
+        return open_subject(model, where, sizes)
+    except (ValueError, NotImplementedError) as error:
+        raise Failure(f"{folder!r} cannot be proven: {error}") from error
+
+
+def _place(folder: str) -> str:
+    """The checkpoint's folder."""
+    from greedyprune import testbed
+
+    path = Path(folder).expanduser()
+    if not path.exists() and folder in testbed.FOLDERS:
+        return str(testbed.FOLDERS[folder])
+    if not path.exists():
+        raise Failure(f"{folder!r}: there is no such folder.")
+    if not path.is_dir():
+        raise Failure(f"{folder!r} is a file: give the folder that save_pretrained wrote.")
+    if not (path / "config.json").is_file():
+        raise Failure(f"{folder!r} is no checkpoint: the folder holds no config.json.")
+    return os.fspath(path)
+
+
+def _prove(
+    subject: Subject, places: list[Stage], attentions: tuple[str, ...], steps: int, images: int, say: Any
+) -> list[Verdict]:
+    """Every verdict."""
+    from greedyprune.verify import prove, stages_of
+
+    try:
+        stages = stages_of(subject.model, places)
+    except (ValueError, NotImplementedError) as error:
+        raise Failure(f"--at {error}" if places else str(error)) from error
+    verdicts: list[Verdict] = []
+    for verdict in prove(subject, stages, attentions, steps=steps, images=images):
+        verdicts.append(verdict)
+        say(f"{len(verdicts)} verdicts, the last: {verdict.name} at {verdict.at}")
+    return verdicts
+
+
+def _about(folder: str, subject: Subject, dtype: str, steps: int, sizes: Any) -> dict[str, Any]:
+    """What was asked of whom, as plain values."""
+    kind = subject.model.config.model_type
+    given = [f"{width}x{height}" for width, height in sizes]
+    return {"model": folder, "family": kind, "prompts": subject.source, "dtype": dtype, "steps": steps, "sizes": given}
+
+
+def _summary(verdicts: list[Verdict]) -> dict[str, Any]:
+    """The verdicts as plain values, and how many there are of each kind."""
+    told = [verdict for verdict in verdicts if verdict.passed is not None]
+    counts = {"proven": sum(verdict.passed is True for verdict in told), "of": len(told)}
+    return {**counts, "untold": len(verdicts) - len(told), "verdicts": [verdict.to_dict() for verdict in verdicts]}
+
+
+def _print(subject: Subject, verdicts: list[Verdict]) -> None:
+    """A row per property, a column per stage."""
+    out, found = console(), _summary(verdicts)
+    out.print(f"{subject.model.config.model_type}, prompts by {subject.source}", style="dim")
+    out.print(*_tables(verdicts))
+    for verdict in verdicts:
+        if verdict.detail:
+            out.print(str(verdict))
+    out.print("Numbers: the largest error found, between logits or in tokens.", style="dim")
+    rest = f" ({found['untold']} do not apply or are not told)" if found["untold"] else ""
+    out.print(f"proven: {found['proven']} of {found['of']}{rest}")
+
+
+def _tables(verdicts: list[Verdict]) -> list[Table]:
+    """One table for each kind of attention."""
+    kinds = list(dict.fromkeys(verdict.attention for verdict in verdicts))
+    shown: list[Table] = []
+    for kind in kinds:
+        mine = [verdict for verdict in verdicts if verdict.attention == kind]
+        places = list(dict.fromkeys(verdict.at for verdict in mine))
+        shown.append(table(f"property, {kind}" if len(kinds) > 1 else "property", *places))
+        by_place = {(verdict.name, verdict.at): verdict for verdict in mine}
+        for name in dict.fromkeys(verdict.name for verdict in mine):
+            shown[-1].add_row(name, *(_cell(by_place[name, place]) for place in places))
+    return shown
+
+
+def _cell(verdict: Verdict) -> Text:
+    from rich.text import Text
+
+    if verdict.passed is None:
+        return Text("-", "dim")
+    error = "0" if verdict.error == 0 else f"{verdict.error:.1e}"
+    return tick(verdict.passed) + Text(f" {error}")
+
+
+def _raise(verdicts: list[Verdict]) -> None:
+    """Fail if a property does, or if nothing was told."""
+    failures = [verdict for verdict in verdicts if verdict.passed is False]
+    if failures:
+        named = "; ".join(f"{v.name} ({v.at}, {v.attention})" for v in failures)
+        raise Failure(f"{len(failures)} of {len(verdicts)} verdicts are failures: {named}.")
+    if not any(verdict.passed for verdict in verdicts):
+        raise Failure("nothing was proven: no property could be told.")

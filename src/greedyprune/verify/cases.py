@@ -1,0 +1,107 @@
+"""Cases: the prompts that proofs run on, and what is kept of their images. Verdicts: what came out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from greedyprune.budget import Budget, Ratio
+
+Rows: TypeAlias = tuple[tuple[int, ...], ...]
+"""The prompts of a batch, each as the numbers of its pictures. A number means the same picture everywhere."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch of prompts, and a budget for each of its images."""
+
+    name: str
+    rows: Rows
+    keep: tuple[Budget, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def owners(self) -> list[int]:
+        """Which prompt each image belongs to."""
+        return [row for row, images in enumerate(self.rows) for _ in images]
+
+    def asked(self) -> list[Budget]:
+        """The budgets as `prune` takes them; a prompt without images needs some, too."""
+        return list(self.keep) or [Ratio(0.5)]
+
+    def row(self, index: int) -> Case:
+        """One of its prompts alone."""
+        mine = tuple(budget for budget, row in zip(self.keep, self.owners, strict=True) if row == index)
+        return Case(f"{self.name}, prompt {index}", (self.rows[index],), mine)
+
+
+def cases(images: int = 2) -> dict[str, Case]:
+    """One image, several of them in a prompt, a batch of unequal prompts (padded on the left), and text alone."""
+    if images < 2:
+        raise ValueError(f"images={images}: a prompt with several images needs 2 or more.")
+    shares = tuple(Ratio((0.3, 0.5, 0.4)[number % 3]) for number in range(images))
+    made = (
+        Case("one image", ((0,),), (Ratio(0.4),)),
+        Case(f"{images} images", (tuple(range(images)),), shares),
+        Case("batch", ((0,), (1, 2)), (Ratio(0.4), Ratio(0.3), Ratio(0.5))),
+        Case("text", ((),)),
+    )
+    return {case.name: case for case in made}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a property holds."""
+
+    name: str
+    passed: bool | None
+    """None where it does not apply, or where nothing can be told: `detail` says why."""
+    error: float = 0.0
+    """The largest found: between logits, but where the property names another unit."""
+    bound: float = 0.0
+    """What an error may be."""
+    detail: str = ""
+    at: str = ""
+    attention: str = ""
+
+    def __str__(self) -> str:
+        said = {True: "holds", False: "does not hold", None: "is not told"}[self.passed]
+        where = ", ".join(filter(None, (self.at, self.attention)))
+        return f"{self.name} ({where}): {said}" + (f": {self.detail}" if self.detail else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; an error that is no number, or endless, is None."""
+        return {**asdict(self), "error": self.error if math.isfinite(self.error) else None}
+
+
+def held(error: float, bound: float, what: str) -> Verdict:
+    """The verdict on an error, named by the property that it is about. NaN fails, too."""
+    passed = error <= bound
+    return Verdict("", passed, error, bound, "" if passed else f"{what} by {error:.2g}, where {bound:.2g} is allowed")
+
+
+def failed(detail: str) -> Verdict:
+    """The verdict where there is nothing to measure."""
+    return Verdict("", False, math.inf, 0.0, detail)
+
+
+def untold(why: str, error: float = 0.0, bound: float = 0.0) -> Verdict:
+    """The verdict where a property does not apply, or where nothing can be told."""
+    return Verdict("", None, error, bound, why)
+
+
+def worst(verdicts: list[tuple[Case, Verdict]]) -> Verdict:
+    """One verdict for all cases: a failure if there is one, else the largest error, else why nothing could be told."""
+
+    def badness(pair: tuple[Case, Verdict]) -> tuple[int, float]:
+        verdict = pair[1]
+        rank = {False: 2, True: 1, None: 0}[verdict.passed]
+        return rank, verdict.error / verdict.bound if verdict.bound else verdict.error
+
+    case, verdict = max(verdicts, key=badness)
+    if not verdict.detail:
+        return verdict
+    return Verdict(verdict.name, verdict.passed, verdict.error, verdict.bound, f"{case}: {verdict.detail}")

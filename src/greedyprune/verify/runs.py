@@ -1,0 +1,153 @@
+"""Runs: what a model says, pruned or not, kept for all properties; and how far two runs may be apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import greedyprune as gp
+from greedyprune.verify.cases import Case
+from greedyprune.verify.reference import reference
+from greedyprune.verify.subject import Subject
+
+if TYPE_CHECKING:
+    from greedyprune.attach import Selection
+
+NEAR = 1e-4 / 6.5
+"""How far float32 logits may be apart, as a share of the largest: other shapes, other summation orders.
+
+The largest error measured on tiny models is a sixth of it; a mistake in positions, masks or cache is 100 times more.
+"""
+ROUNDING = 4.0
+"""How many times the plain model's own rounding is allowed, in float32; deep models round more than tiny ones."""
+MOST = 20 * NEAR
+"""A plain float32 model that is further from itself has a fault of its own: nothing can be told of pruning it."""
+ROUGH = 3.0
+"""The same in 16 bits, on average over the logits, since the largest of many is a matter of luck."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a model generated."""
+
+    sequences: Tensor
+    """(b, L + steps) prompt and answer."""
+    tokens: Tensor
+    """(b, steps) the answer."""
+    logits: Tensor
+    """(b, steps, v)"""
+    selections: list[Selection] = field(default_factory=list)
+    images: int = 0
+    """How many images the pruned call says it had."""
+
+
+@dataclass(eq=False)
+class Lab:
+    """One subject with one kind of attention. What was run once is kept."""
+
+    subject: Subject
+    steps: int = 8
+    """Tokens that a run generates."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this key."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    def forget(self) -> None:
+        """Pruned runs go, to make room; what the plain model says stays."""
+        self.memo = {key: value for key, value in self.memo.items() if key[0] != "pruned"}
+
+    def generate(self, case: Case, **options: Any) -> Run:
+        """Generate greedily, as the model is now."""
+        inputs = self.subject.prompt(case.rows)
+        length = inputs["input_ids"].shape[1]
+        out = self.subject.model.generate(
+            **inputs,
+            **{"max_new_tokens": self.steps, **options},
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            suppress_tokens=list(self.subject.banned) or None,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return Run(out.sequences, out.sequences[:, length:], torch.stack(out.logits, 1).float())
+
+    @torch.no_grad()
+    def forward(self, case: Case) -> Any:
+        """One forward over the prompt, with a cache."""
+        model, inputs = self.subject.model, self.subject.prompt(case.rows)
+        few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
+        return model(**inputs, use_cache=True, **few)
+
+    def plain(self, case: Case) -> Run:
+        """What the model says when it is not pruned."""
+        return self.once(("plain", case), lambda: self.generate(case))
+
+    def reads_without_cache(self, case: Case) -> bool:
+        """Whether the plain model generates without a cache at all: some releases of some models break there."""
+        try:
+            self.generate(case, use_cache=False)
+        except Exception:
+            return False
+        return True
+
+    def pruned(self, case: Case, method: gp.Method, at: gp.Stage, **options: Any) -> Run:
+        """What it says while pruned."""
+
+        def run() -> Run:
+            with gp.prune(self.subject.model, method, case.asked(), at=at) as handle:
+                found = self.generate(case, **options)
+                return Run(found.sequences, found.tokens, found.logits, handle.selections, handle.report().images)
+
+        return self.once(("pruned", case, method, at, *options.items()), run)
+
+    def truth(self, case: Case, sequences: Tensor, dropped: Tensor | None, at: gp.Stage) -> Tensor:
+        """The reference's logits of an answer, in float32. None drops nothing. -> (b, steps, v)"""
+        if dropped is None:
+            dropped = torch.zeros_like(self.subject.prompt(case.rows)["input_ids"], dtype=torch.bool)
+        return reference(self.subject, case.rows, sequences, dropped, at)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model computes in float32 or better."""
+        return torch.finfo(self.subject.model.dtype).bits >= 32
+
+    def apart(self, a: Tensor, b: Tensor) -> float:
+        """How far logits are from others: at most in float32, on average in 16 bits. NaN if either holds one."""
+        gap = (a - b).abs()
+        return float(gap.max() if self.exact else gap.mean()) if gap.numel() else 0.0
+
+    def differ(self, a: Run, b: Run) -> float:
+        """The same for two runs, row by row up to where their tokens part: from there on they read other texts.
+
+        Tokens part where the best two are as close as the logits are apart, so nothing is hidden by stopping there.
+        """
+        same = (a.tokens == b.tokens).int().cumprod(1).bool()
+        read = torch.cat([torch.ones_like(same[:, :1]), same[:, :-1]], 1)
+        return self.apart(a.logits[read], b.logits[read])
+
+    def bound(self, case: Case) -> float:
+        """How far the logits of this case may be from what they should be."""
+        return self.once(("bound", case), lambda: self._bound(case))
+
+    def _bound(self, case: Case) -> float:
+        run = self.plain(case)
+        noise = self.apart(run.logits, self.truth(case, run.sequences, None, gp.Input()))
+        if not self.exact:
+            return ROUGH * noise
+        largest = float(run.logits.abs().max())
+        if noise > MOST * largest:
+            raise NotImplementedError(
+                f"the plain model's own answer to {case} differs by {noise:.2g} from what it says without a cache"
+            )
+        return max(NEAR * largest, ROUNDING * noise)

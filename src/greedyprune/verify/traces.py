@@ -1,0 +1,42 @@
+"""Traces: whatever pruning could leave on a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+Fingerprint = dict[tuple[str, str], Any]
+
+NOTED = {"rope_deltas"}
+"""Attributes that models write themselves on every call."""
+
+
+def fingerprint(model: nn.Module) -> Fingerprint:
+    """Classes, attributes, hooks and weights of a model, by identity and version."""
+    found: Fingerprint = {}
+    for name, module in model.named_modules():
+        found[name, "class"] = type(module)
+        for key, value in vars(module).items():
+            if key not in NOTED:
+                found[name, key] = (type(value), len(value)) if isinstance(value, dict) else id(value)
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        found[name, "weight"] = (id(weight), weight.data_ptr(), weight._version, weight.dtype)
+    return found
+
+
+def changed(before: Fingerprint, after: Fingerprint) -> set[tuple[str, str]]:
+    """What is not as it was."""
+    return {key for key in {*before, *after} if before.get(key) != after.get(key)}
+
+
+def hooks_on(model: nn.Module) -> int:
+    """How many hooks of this library the model and its parts carry; transformers leaves some of its own there."""
+    hooks = [
+        hook
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name.endswith("_hooks") and value
+        for hook in value.values()
+    ]
+    return sum(getattr(hook, "__module__", "").startswith("greedyprune.attach") for hook in hooks)
