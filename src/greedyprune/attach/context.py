@@ -7,3 +7,6 @@ from typing import Any
 
 CALL: ContextVar[Any] = ContextVar("greedyprune_call", default=None)
 """The `Call` of the forward that runs now, None outside the forward of a pruned model."""
+
+TRIAL: ContextVar[Any] = ContextVar("greedyprune_trial", default=None)
+"""The run of a self-test (`selftest.py`) that is under way, None otherwise."""

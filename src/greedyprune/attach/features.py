@@ -61,7 +61,7 @@ def lengths(features: Any) -> list[int] | None:
     """How many rows each image has, None where the model does not say it image by image."""
     rows = getattr(features, "pooler_output", features)
     if isinstance(rows, Tensor):
-        return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else [rows.shape[0]]
+        return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else None
     if isinstance(rows, (list, tuple)) and all(isinstance(each, Tensor) for each in rows):
         return [each.shape[:-1].numel() for each in rows]
     return None

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from greedyprune.attach.cache import check_cache, cut_of, is_shifted, place_of, shorten
 from greedyprune.attach.call import Call, Step
-from greedyprune.attach.context import CALL
+from greedyprune.attach.context import CALL, TRIAL
 from greedyprune.attach.decide import Prompt, warn_if_idle
 from greedyprune.attach.features import Watch, lengths
 from greedyprune.attach.look import choose_raters, look_back
 from greedyprune.attach.masks import of_input, of_prompt, of_step
 from greedyprune.attach.policy import Policy
 from greedyprune.attach.report import Report, Selection
+from greedyprune.attach.selftest import prove
 from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
 from greedyprune.models._family import ImageTokens, Visuals
 
@@ -51,6 +52,7 @@ class Hooks:
         self._names = list(inspect.signature(type(parts.layers[0]).forward).parameters)[1:]
         self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
         self._handles: list[RemovableHandle | Watch] = []
+        self._proven: list[list[int]] = []
         try:
             self._register()
         except BaseException:
@@ -101,6 +103,9 @@ class Hooks:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         CALL.set(None)
+        trial = TRIAL.get()
+        if trial is not None and trial.policy is None:
+            return
         kwargs = {**kwargs, **dict(zip(self._outer_names, args, strict=False))}
         ids = kwargs.get("input_ids")
         check_cache(kwargs.get("past_key_values"))
@@ -120,7 +125,12 @@ class Hooks:
         for medium, token in self.parts.media:
             if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
                 media[medium.kind] = ids.cpu() == token
-        call = Call(self, self.parts, self._policy(), ids, media, computed, kwargs.get("past_key_values"))
+        policy = self._policy() if trial is None else trial.policy
+        place = policy.starts[:1]
+        if media and not self.parts.family.proven and trial is None and place not in self._proven:
+            prove(self.parts, policy, module, kwargs)
+            self._proven.append(place)
+        call = Call(self, self.parts, policy, ids, media, computed, kwargs.get("past_key_values"))
         call.padding = mask
         call.seen = {kind: carried(features) for kind, features in computed.items()}
         CALL.set(call)
@@ -271,6 +281,10 @@ class Hooks:
         if not call.steps:
             if call.past == 0:
                 self._done(call.report(), [])
+            return
+        trial = TRIAL.get()
+        if trial is not None:
+            trial.cut = call.steps[-1].fresh
             return
         call.cache = call.cache if call.cache is not None else getattr(output, "past_key_values", None)
         if call.cache is not None:

@@ -140,7 +140,7 @@ def find_parts(model: Any) -> Parts:
     )
     if not sees and model_type not in IMPOSSIBLE:
         raise ValueError(f"a {model_type!r} model reads no images, so there are no visual tokens to prune.")
-    family = family_of(model_type)
+    family = family_of(model_type, config)
     text = model.get_decoder()
     layers = getattr(text, "layers", None)
     media = [medium for medium in family.media if getattr(config, medium.token, None) is not None]

@@ -146,8 +146,10 @@ def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:
 def _visual_tokens(model: Any, inputs: dict[str, Any]) -> int:
     from greedyprune.models.table import family_of
 
-    token = getattr(model.config, family_of(model.config.model_type).image_token)
-    return int((inputs["input_ids"] == token).sum())
+    tokens = {
+        getattr(model.config, medium.token, None) for medium in family_of(model.config.model_type, model.config).media
+    }
+    return sum(int((inputs["input_ids"] == token).sum()) for token in tokens if token is not None)
 
 
 def _spelled(loaded: Loaded, question: str) -> str:

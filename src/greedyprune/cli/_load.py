@@ -99,7 +99,7 @@ def _check_family(where: str, name: str) -> None:
             f"--model {name!r} is no folder here, and the Hugging Face hub did not deliver it: {_first_line(error)}"
         ) from error
     try:
-        family_of(config.model_type)
+        family_of(config.model_type, config)
     except ValueError as error:
         raise Failure(f"{name!r} cannot be pruned: {error}") from error
 

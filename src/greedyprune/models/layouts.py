@@ -159,6 +159,12 @@ def by_runs(config: Any, visuals: Visuals) -> list[ImageTokens]:
     return [ImageTokens(end - first, None) for _, first, end in visuals.runs()]
 
 
+def by_features_or_runs(config: Any, visuals: Visuals) -> list[ImageTokens]:
+    """What is to be assumed of a model nobody described: its features say what an image is, else unbroken runs do."""
+    told = visuals.lengths is not None and sum(visuals.lengths) == int(visuals.visual.sum())
+    return (by_features if told else by_runs)(config, visuals)
+
+
 def runs_near(config: Any, visuals: Visuals) -> list[ImageTokens]:
     """A run per tile, one marker between two tiles of an image and more between two images (Cohere Vision)."""
     return _joined(visuals, lambda row, before, first: first - before > 1)

@@ -1,8 +1,10 @@
-"""The table of families: one entry each. What is not here is refused by name."""
+"""The table of families: one entry each. What is not here has to prove itself on its first prompt."""
 
 from __future__ import annotations
 
-from greedyprune.models._family import Family, Tower, audio, video
+from typing import Any
+
+from greedyprune.models._family import Family, Tower, audio, image, video
 from greedyprune.models.folds import (
     merged_runs,
     merged_windows,
@@ -12,6 +14,7 @@ from greedyprune.models.folds import (
 )
 from greedyprune.models.layouts import (
     by_features,
+    by_features_or_runs,
     by_runs,
     lines,
     newlines,
@@ -140,10 +143,30 @@ IMPOSSIBLE: dict[str, str] = {
 }
 
 
-def family_of(model_type: str) -> Family:
-    """The family of a model type, or the reason why there is none."""
+def family_of(model_type: str, config: Any = None) -> Family:
+    """The family of a model type, or the reason why there is none. Given a config, an unknown type is guessed."""
     if model_type in IMPOSSIBLE:
         raise ValueError(f"visual tokens of a {model_type!r} model cannot be pruned: {IMPOSSIBLE[model_type]}.")
-    if model_type not in FAMILIES:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    family = None if config is None else _guessed(model_type, config)
+    if family is None:
         raise unknown("model family", model_type, FAMILIES)
-    return FAMILIES[model_type]
+    return family
+
+
+def _guessed(model_type: str, config: Any) -> Family | None:
+    """A family for a model type that is not in the table, None where its config names no placeholder."""
+    names = {
+        "image": ("image_token_id", "image_token_index"),
+        "video": ("video_token_id",),
+        "audio": ("audio_token_id",),
+    }
+    made = {"image": image, "video": video, "audio": audio}
+    found = [
+        made[kind](by_features_or_runs, name)
+        for kind, each in names.items()
+        for name in each[: 1 if getattr(config, each[0], None) is not None else None]
+        if getattr(config, name, None) is not None
+    ]
+    return Family(model_type, also=tuple(found), proven=False) if found else None

@@ -1,0 +1,141 @@
+"""The self-test of a model type that nobody described: on its first prompt it has to show that cutting is right.
+
+The prompt runs four times without a cache: as it is; pruned with everything kept, which must change nothing; pruned
+with every other visual token dropped; and unpruned with those tokens masked in the layers behind the cut, which must
+give the states that the pruned run gave. The last two need layers that look at everything.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from greedyprune.attach.context import TRIAL
+from greedyprune.attach.decide import PruneWarning
+from greedyprune.attach.sequence import additive, uncut
+from greedyprune.budget import Ratio
+from greedyprune.keep import Keep
+from greedyprune.method import Method
+from greedyprune.stages import Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from greedyprune.attach.parts import Parts
+    from greedyprune.attach.policy import Policy
+    from greedyprune.attach.sequence import Cut
+    from greedyprune.cues import Cues
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryOther(Method):
+    """Keeps tokens 0, 2, 4, ..., whatever they hold."""
+
+    @property
+    def exact(self) -> bool:
+        """It keeps half, whatever is asked for."""
+        return False
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """Half of them. -> Keep"""
+        rows = torch.arange(0, cues.n, 2, device=cues.features.device)
+        return Keep.from_order(rows, cues.features.new_zeros(len(rows), dtype=torch.float32), cues.n)
+
+
+@dataclass
+class Trial:
+    """One run of the test; the hooks do what `policy` says, nothing if it is None."""
+
+    policy: Policy | None
+    cut: Cut | None = None
+    """What the hooks cut."""
+    states: Tensor | None = None
+    """What came out of the text model."""
+
+
+def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]) -> None:
+    """Raise unless this prompt shows that tokens can be cut at the place that the policy names."""
+    place = Layer(policy.starts[0]) if policy.starts else policy.at
+    calm = replace(policy, at=place, positions="original", protect=(), relevance=())
+    kwargs = {**kwargs, "past_key_values": None, "use_cache": False}
+    if kwargs.get("attention_mask") is not None:  # of this turn alone
+        kwargs["attention_mask"] = kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :]
+    run = partial(_run, parts, outer, kwargs)
+    plain = run(None)
+    kept = run(replace(calm, method=EveryOther(), keep=Ratio(1.0)))
+    worst = _apart(plain, kept, kept.cut)
+    if parts.plain and not worst > _bound(plain):
+        half = run(replace(calm, method=EveryOther(), keep=Ratio(0.5)))
+        with _masked(parts, half.cut, policy.starts[0] if policy.starts else 0):
+            worst = _apart(run(None), half, half.cut)
+    if not worst <= _bound(plain):
+        raise NotImplementedError(
+            f"a {parts.family.model_type!r} model is not known here and did not pass the self-test at {place}: its "
+            f"states changed by {worst:.2g} where nothing should. Try at=Input(), or report it with the model's name."
+        )
+    warnings.warn(
+        f"a {parts.family.model_type!r} model is not in the table of families. It passed the self-test at {place}; "
+        "what its features or an unbroken run of placeholders hold counts as one image.",
+        PruneWarning,
+        stacklevel=2,
+    )
+
+
+@torch.no_grad()
+def _run(parts: Parts, outer: nn.Module, kwargs: dict[str, Any], policy: Policy | None) -> Trial:
+    trial = Trial(policy)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        trial.states = output[0]
+
+    token, handle = TRIAL.set(trial), parts.text.register_forward_hook(after)
+    try:
+        outer(**kwargs)
+    finally:
+        handle.remove()
+        TRIAL.reset(token)
+    return trial
+
+
+def _apart(plain: Trial, cut: Trial, columns: Cut | None) -> float:
+    """How far the states of the tokens that stayed are from those of the plain run; infinite if there are none."""
+    if plain.states is None or cut.states is None or columns is None:
+        return float("inf")
+    apart = (columns.take(plain.states, -2) - cut.states).float().abs().amax(-1)[columns.valid.to(cut.states.device)]
+    return float(apart.max())
+
+
+def _bound(plain: Trial) -> float:
+    """What rounding may change."""
+    assert plain.states is not None
+    share = 1e-3 if plain.states.dtype == torch.float32 else 5e-2
+    return share * float(plain.states.float().abs().max())
+
+
+@contextmanager
+def _masked(parts: Parts, cut: Cut | None, start: int) -> Iterator[None]:
+    """Inside, no layer from `start` on looks at what was cut."""
+    assert cut is not None
+    seen = torch.zeros(cut.columns.shape[0], cut.length, dtype=torch.bool, device=cut.columns.device)
+    whole = uncut(cut.length, seen.shape[0], seen.scatter(1, cut.columns, cut.valid), seen.device)
+
+    def hide(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        mask, states = kwargs.get("attention_mask"), kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        dtype = states.dtype if mask is None else mask.dtype
+        allowed = whole.allowed(cut.length).to(states.device)
+        if mask is not None and mask.ndim == 4:
+            allowed = allowed & (mask if mask.dtype == torch.bool else mask == 0)
+        return args, {**kwargs, "attention_mask": additive(allowed, dtype)}
+
+    handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in list(parts.layers)[start:]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
