@@ -40,7 +40,9 @@ eval-quick: venv ## the accuracy of every method on a few questions, in two minu
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
-test-all: test test-oldest ## both, one after the other
+test-all: ## the whole matrix of families too, on the newest and the oldest supported transformers
+	$(MAKE) test TESTS="-m 'not slow'"
+	$(MAKE) test-oldest TESTS="-m 'not slow'"
 
 lint: venv ## ruff and basedpyright
 	$(BIN)/ruff check .

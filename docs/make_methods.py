@@ -11,7 +11,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from greedyprune.cli.methods import matrix
+from greedyprune.cli.methods import families_of, matrix
 from greedyprune.method import Method
 from greedyprune.registry import METHODS, method_class
 
@@ -56,9 +56,7 @@ def card(name: str, cls: type[Method], published: str | None) -> str:
     stages = ", ".join(f"`{stage.__name__}`" for stage in method.stages)
     options = [f"`{field.name}={getattr(method, field.name)!r}`" for field in fields(method) if field.name != "at"]
     exact = "exactly k" if method.exact else "at most k"
-    families = [
-        f"`{key}`" + " (one tile)" * (able == "one tile") for key, able in matrix()[name].items() if able != "no"
-    ]
+    families = families_of(matrix()[name])
     lines = [
         f"**Cut** at `{method.at!r}`, also at {stages}.",
         f"**Needs** {needs}.",
@@ -66,7 +64,7 @@ def card(name: str, cls: type[Method], published: str | None) -> str:
         f"**Options** {', '.join(options) or 'none'}.",
         f"**Cost** {cost}",
         f"**Differs** {differs}",
-        f"**Families** {', '.join(families)}.",
+        f"**Families** {families}.",
         f"**Published** {published or 'nothing found'}.",
     ]
     return f"## {cls.__name__} (`{name}`)\n\n{idea}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"

@@ -218,7 +218,13 @@ def test_models_are_those_of_the_table() -> None:
     for row in found["families"]:
         assert row["stages"] == [stage.__name__.lower() for stage in FAMILIES[row["family"]].stages]
         assert row["attention"] == ["sdpa", "eager"]
-    assert [row["family"] for row in found["families"] if row["downscale"]] == ["qwen2_5_vl", "qwen3_vl"]
+        assert row["reads"] == [medium.kind for medium in FAMILIES[row["family"]].media]
+    assert {"qwen2_5_vl", "qwen3_vl"} <= {row["family"] for row in found["families"] if row["downscale"]}
+    matrix = greedy("models", "--matrix").stdout
+    assert all(name in matrix for name in FAMILIES)
+    assert "cannot be pruned" in shown
+    assert "cannot be pruned" not in matrix
+    assert greedy("models", "--matrix", "--json").exit_code == 2
 
 
 def test_version_and_help() -> None:

@@ -20,17 +20,21 @@ from greedyprune.registry import METHODS, method_class
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FAMILIES_PAGE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
 
 
 def matrix() -> str:
-    """What stands between the README's markers."""
-    parts = re.findall(r"<!-- support matrix: begin -->\n(.*?)\n<!-- support matrix: end -->", README, re.DOTALL)
+    """What stands between the markers of the page about families."""
+    marks = r"<!-- support matrix: begin -->\n(.*?)\n<!-- support matrix: end -->"
+    parts = re.findall(marks, FAMILIES_PAGE, re.DOTALL)
     assert len(parts) == 1
     return parts[0]
 
 
 def test_the_support_matrix_is_that_of_the_table() -> None:
-    assert matrix() == markdown(), "put what `greedyprune models --markdown` prints between the markers of README.md"
+    assert matrix() == markdown(), (
+        "put what `greedyprune models --markdown` prints between the markers of docs/families.md"
+    )
     assert CliRunner().invoke(app, ["models", "--markdown"]).stdout == markdown() + "\n"
 
 
@@ -38,7 +42,7 @@ def test_another_family_would_change_the_matrix(monkeypatch: pytest.MonkeyPatch)
     llava = table.FAMILIES["llava"]
     more = Family("new", llava.layout, stages=llava.stages[:1], note="news")
     monkeypatch.setitem(table.FAMILIES, "new", more)
-    assert markdown() == f"{matrix()}\n| `new` | yes | no | sdpa, eager | no | news |"
+    assert markdown() == f"{matrix()}\n| `new` | image | yes | no | sdpa, eager | no | news |"
 
 
 def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
@@ -79,7 +83,7 @@ def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
     assert "144 -> 16 visual tokens" in out.stdout
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/families.md"])
 def test_every_link_leads_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)

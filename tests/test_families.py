@@ -8,7 +8,7 @@ import torch
 import greedyprune as gp
 import proofs
 from greedyprune.attach.parts import find_parts
-from greedyprune.models.table import FAMILIES
+from greedyprune.models.table import FAMILIES, READABLE
 from proofs import (
     CASES,
     NEAR,
@@ -37,6 +37,13 @@ TIGHT = {"rtol": 0.0, "atol": 1e-5}
 
 def test_every_family_has_a_tiny_model() -> None:
     assert set(BUILDERS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_table_says_what_methods_can_have_of_a_family(name) -> None:
+    family, made = FAMILIES[name], tiny(name)
+    assert family.readable == (find_parts(made.model).decoder_type in READABLE)
+    assert (family.grid == "yes") == made.has_grid
 
 
 @pytest.mark.parametrize("name", ["keeping_all_changes_nothing", "a_dropped_token_is_a_masked_token"])

@@ -19,14 +19,23 @@ def llava(**text: Any) -> LlavaForConditionalGeneration:
     )
 
 
-def test_sliding_windows_are_refused_by_name() -> None:
-    with pytest.raises(NotImplementedError, match=r"sliding window of 8 tokens .* sliding_window=None"):
-        gp.prune(llava(model_type="mistral", sliding_window=8), keep=4)
+def test_what_cannot_be_taken_back_is_not_cut_early() -> None:
+    early = gp.Layer(2, early=True)
     types = ["sliding_attention", "full_attention"] * 2
-    with pytest.raises(NotImplementedError, match="sliding window of 16"):
-        gp.prune(llava(model_type="qwen2", use_sliding_window=True, sliding_window=16, layer_types=types), keep=4)
+    mixed = llava(model_type="qwen2", use_sliding_window=True, sliding_window=16, layer_types=types)
+    for model in (llava(model_type="mistral", sliding_window=8), mixed):
+        with pytest.raises(NotImplementedError, match=r"sliding_attention cannot give back .* use Layer\(2\) without"):
+            gp.prune(model, keep=4, at=early)
+        gp.prune(model, keep=4, at=gp.Layer(2)).remove()
     for text in ({"model_type": "mistral", "sliding_window": None}, {"model_type": "qwen2", "sliding_window": 16}):
-        gp.prune(llava(**text), keep=4).remove()  # no layer uses a window: fine
+        gp.prune(llava(**text), keep=4, at=early).remove()  # no layer uses a window: fine
+
+
+def test_kinds_of_layers_that_are_not_known_are_refused_by_name() -> None:
+    model = llava(model_type="llama")
+    model.get_decoder().config.layer_types = ["chunked_attention", "full_attention"] * 2
+    with pytest.raises(NotImplementedError, match="of type chunked_attention are not supported, only full_attention"):
+        gp.prune(model, keep=4)
 
 
 def test_flex_attention_is_refused_with_the_remedy() -> None:

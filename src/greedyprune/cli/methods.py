@@ -51,7 +51,7 @@ def matrix() -> dict[str, dict[str, str]]:
         needs = method_class(name)().needs
         grid = any(isinstance(need, Grid) for need in needs)
         found[name] = {
-            key: "no" if not all(map(family.gives, needs)) else "one tile" if grid and family.tiles else "yes"
+            key: "no" if not all(map(family.gives, needs)) else family.grid if grid else "yes"
             for key, family in FAMILIES.items()
         }
     return found
@@ -62,13 +62,27 @@ def _print_matrix(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    shown = table("method", *next(iter(found.values())))
-    for name, families in found.items():
-        shown.add_row(name, *families.values())
+    shown = table("method", "of", "runs on")
+    for name, able in found.items():
+        runs = [family for family, how in able.items() if how != "no"]
+        shown.add_row(name, f"{len(runs)}/{len(able)}", families_of(able))
     shown.columns[0].style = "bold"
+    shown.columns[0].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("one tile: it needs the grid of an image, which an image of several tiles has not.", style="dim")
+    out.print("(one tile): it needs the grid of an image, which an image of several tiles has not.", style="dim")
+
+
+def families_of(able: dict[str, str]) -> str:
+    """One row of the matrix in words, the shorter way."""
+    runs = [family + " (one tile)" * (how == "one tile") for family, how in able.items() if how != "no"]
+    others = [family for family, how in able.items() if how == "no"]
+    if not others:
+        some = [family for family in runs if family.endswith(")")]
+        return "all" + (f"; {', '.join(some)}" if some else "")
+    if len(others) < len(runs) and not any(family.endswith(")") for family in runs):
+        return f"all but {', '.join(others)}"
+    return ", ".join(runs)
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:

@@ -16,12 +16,13 @@ ATTENTION = ("sdpa", "eager")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the support matrix as markdown.")] = False,
+    only_matrix: Annotated[bool, typer.Option("--matrix", help="Print the support matrix alone.")] = False,
 ) -> None:
     """List the model families that can be pruned and where, and those that cannot, with the reason."""
     from greedyprune.models.table import IMPOSSIBLE
 
-    if as_json and as_markdown:
-        raise misuse("--json and --markdown exclude each other: choose one.")
+    if as_json + as_markdown + only_matrix > 1:
+        raise misuse("--json, --markdown and --matrix exclude each other: choose one.")
     if as_markdown:
         typer.echo(markdown())
         return
@@ -33,6 +34,10 @@ def models(
     shown = table(*head)
     for row in rows:
         shown.add_row(*row)
+    if only_matrix:
+        shown.columns[0].no_wrap = True
+        console().print(shown)
+        return
     refusal = table("cannot be pruned", "because")
     for name, reason in IMPOSSIBLE.items():
         refusal.add_row(name, reason)
@@ -56,6 +61,7 @@ def support() -> list[dict[str, Any]]:
     return [
         {
             "family": name,
+            "reads": [medium.kind for medium in family.media],
             "stages": [stage.__name__.lower() for stage in family.stages],
             "attention": list(ATTENTION),
             "downscale": not cannot_downscale(family),
@@ -70,10 +76,11 @@ def cells() -> list[list[str]]:
     rows = support()
     stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
     return [
-        ["family", *(f"at {stage.capitalize()}" for stage in stages), "attention", "downscale", "note"],
+        ["family", "reads", *(f"at {stage.capitalize()}" for stage in stages), "attention", "downscale", "note"],
         *(
             [
                 row["family"],
+                ", ".join(row["reads"]),
                 *("yes" if stage in row["stages"] else "no" for stage in stages),
                 ", ".join(row["attention"]),
                 "yes" if row["downscale"] else "no",

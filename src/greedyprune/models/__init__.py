@@ -1,1 +1,10 @@
-"""Families as data: where things are in a model. Lists are never kept by hand, everything reads `table.py`."""
+"""Families as data: where things are in a model. Lists are never kept by hand, everything reads `FAMILIES`."""
+
+from greedyprune.models._family import Family as Family
+from greedyprune.models._family import ImageTokens as ImageTokens
+from greedyprune.models._family import Medium as Medium
+from greedyprune.models._family import Visuals as Visuals
+from greedyprune.models._family import audio as audio
+from greedyprune.models._family import image as image
+from greedyprune.models._family import video as video
+from greedyprune.models.table import FAMILIES as FAMILIES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from greedyprune.cues import Attention
+from greedyprune.cues import Attention, Grid, Keys
 from greedyprune.stages import Input, Layer, Stage
 
 if TYPE_CHECKING:
@@ -150,8 +150,12 @@ class Family:
     """Where the text model's final norm is."""
     tower: Tower | None = None
     """Its vision tower, where methods may ask what is seen in there."""
-    tiles: bool = False
-    """Whether an image may be several tiles, whose tokens together lie on no grid."""
+    grid: Literal["yes", "one tile", "no"] = "yes"
+    """Whether an image's tokens lie on a grid: always, unless it is several tiles, or never as far as is known."""
+    readable: bool = True
+    """Whether methods can look at attention and keys of its decoder."""
+    native: bool = False
+    """Whether its image processor keeps an image's own size and says so, so that smaller images have fewer tokens."""
     note: str = ""
     """What a user should know, shown beside the family."""
     proven: bool = True
@@ -165,7 +169,9 @@ class Family:
 
     def gives(self, need: Need) -> bool:
         """Whether methods can have this of the family's models, built with the towers and decoders they come with."""
+        if isinstance(need, Grid):
+            return self.grid != "no"
         if not need.in_tower:
-            return True
+            return self.readable or not isinstance(need, (Attention, Keys))
         by_class = isinstance(need, Attention) and need.kind == "cls"
         return self.tower is not None and (not by_class or self.tower.class_token is not None)

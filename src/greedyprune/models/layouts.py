@@ -109,7 +109,8 @@ def positioned_grids(config: Any, visuals: Visuals) -> list[ImageTokens]:
                 "an image of this call touches an end of its sequence, without the marker that stands there: if the "
                 "prompt is prefilled in chunks, leave out prefill_chunk_size: a chunk holds only part of an image."
             )
-        if visuals.positions is not None and 0 < n <= rows.numel() - start:
+        # Old releases number the images of later turns as text, in one row, which says nothing of grids.
+        if visuals.positions is not None and len(visuals.positions) > 1 and 0 < n <= rows.numel() - start:
             mine = columns[start : start + n]
             grid = _positioned(visuals.positions[-2:, rows[start : start + n], mine], _first_run(mine))
         images.append(ImageTokens(n, grid))

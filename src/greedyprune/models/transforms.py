@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
 from greedyprune.models._family import Family, Layout
-from greedyprune.models.layouts import positioned_grids, runs_of_tiles, runs_until_global, square_patches
+from greedyprune.models.layouts import runs_of_tiles, runs_until_global, square_patches
 from greedyprune.models.table import FAMILIES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Resample = Literal["bicubic", "lanczos"]
-
-NATIVE: tuple[Layout, ...] = (positioned_grids,)
-"""The layouts of families whose processors keep an image's own size, so that a smaller image has fewer tokens."""
 
 FIXED: dict[Layout, str] = {
     square_patches: "its processor resizes every image to one size, so a smaller image has just as many tokens; use "
@@ -80,7 +77,7 @@ def downscale(
 
 def cannot_downscale(family: Family) -> str:
     """Why images of this family cannot be scaled down to fewer tokens: empty if they can."""
-    if family.layout in NATIVE:
+    if family.native:
         return ""
     unknown = "its processor is not known to keep an image's own size"
     return unknown if family.layout is None else FIXED.get(family.layout, unknown)
