@@ -80,7 +80,7 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
     all_near(seen, last)
 
 
-@pytest.mark.parametrize("family", (*CORE, "qwen2_vl", "qwen3_vl_moe"))
+@pytest.mark.parametrize("family", [*CORE, "qwen2_vl", "qwen3_vl_moe"])
 @attention
 @case
 @pytest.mark.parametrize("of", ["visual", "text"])

@@ -33,7 +33,7 @@ attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 # The decoder ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", (*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma"))
+@pytest.mark.parametrize("family", [*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma"])
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from greedyprune.attach import PruneWarning as PruneWarning
     from greedyprune.attach import prune as prune
     from greedyprune.budget import LayerAverage as LayerAverage
+    from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
@@ -102,6 +103,7 @@ _HOMES = {
     "MMTok": "methods.mmtok",
     "MeanScaled": "ops.threshold",
     "Method": "method",
+    "PerFrame": "budget",
     "PerLayer": "budget",
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",

@@ -32,7 +32,27 @@ class Ratio:
         return f"{100 * self.share:.4g}%"
 
 
-Budget: TypeAlias = int | Ratio
+@dataclass(frozen=True)
+class PerFrame:
+    """Keep so many (int) or this share (`Ratio`) of every frame's visual tokens: the method sees a frame at a time.
+
+    An image is one frame, and so is a sound. A plain int or Ratio is the budget of a whole clip.
+    """
+
+    tokens: int | Ratio
+
+    def __post_init__(self) -> None:
+        as_budget(self.tokens)
+
+    def of(self, n: int, frames: int) -> int:
+        """How many of n tokens in so many equal frames stay."""
+        return frames * count(self.tokens, n // frames)
+
+    def __str__(self) -> str:
+        return f"{self.tokens}/frame"
+
+
+Budget: TypeAlias = int | Ratio | PerFrame
 
 
 @dataclass(frozen=True)
@@ -151,7 +171,7 @@ class Total:
 Budgets: TypeAlias = Budget | LayerAverage | Total | tuple[Budget | LayerAverage, ...] | PerLayer
 
 
-def as_budget(keep: object) -> Budget:
+def as_budget(keep: object) -> int | Ratio:
     """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
     if isinstance(keep, Ratio):
         return keep
@@ -159,6 +179,11 @@ def as_budget(keep: object) -> Budget:
         raise TypeError(
             f"keep={keep!r} is shared between the images of a prompt and stands alone as prune's keep: "
             "for one image write an int or Ratio(0.25)."
+        )
+    if isinstance(keep, PerFrame):
+        raise TypeError(
+            f"keep={keep!r} is about the frames of a clip and stands as prune's keep, or in its list: "
+            "here write an int or Ratio(0.25)."
         )
     if isinstance(keep, (LayerAverage, PerLayer)):
         raise TypeError(f"keep={keep!r} is about the layers of a model: here write an int or Ratio(0.25).")
@@ -182,13 +207,13 @@ def as_budget(keep: object) -> Budget:
 
 def as_budgets(keep: object) -> Budgets:
     """Check `keep` as a user gives it: a budget for every image, a list with one per image, `PerLayer` or `Total`."""
-    if isinstance(keep, (PerLayer, LayerAverage, Total)):
+    if isinstance(keep, (PerLayer, PerFrame, LayerAverage, Total)):
         return keep
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
         if not keep:
             raise ValueError("keep=[] holds no budget: give one per image, or one budget for all images.")
         items = cast("Sequence[object]", keep)
-        return tuple(item if isinstance(item, LayerAverage) else as_budget(item) for item in items)
+        return tuple(item if isinstance(item, (PerFrame, LayerAverage)) else as_budget(item) for item in items)
     return as_budget(keep)
 
 
@@ -199,6 +224,11 @@ def count(budget: Budget | Total, n: int) -> int:
             f"keep={budget!r} is shared between images, so {n} tokens of one image do not say how many stay: "
             "Total.share(sizes) says it for all images of a prompt."
         )
+    if isinstance(budget, PerFrame):
+        raise TypeError(
+            f"keep={budget!r} is that of one frame, so {n} tokens do not say how many stay: "
+            "PerFrame.of(n, frames) says it for a clip."
+        )
     return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
 
 
@@ -206,18 +236,21 @@ _TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
 
 
 def parse_budget(text: str) -> Budget | Total:
-    """Read `64` (tokens), `25%` (a share) or `total:64` (per prompt), the way a command line writes a budget.
+    """Read `64` (tokens), `25%` (a share), `8/frame` or `total:64` (per prompt), as a command line writes a budget.
 
-    `total:64:8` leaves 8 or more of every image; `64 total (floor 8)`, which is how that is shown, is read too.
+    `25%/frame` is a share of every frame. `total:64:8` leaves 8 or more of every image; `64 total (floor 8)`, which is
+    how that is shown, is read too.
     """
     word = text.strip()
     for pattern in _TOTALS:
         if found := re.fullmatch(pattern, word.lower()):
             return Total(int(found[1]), int(found[2] or 1))
+    plain = word.lower().removesuffix("/frame")
     try:
-        return Ratio(float(word[:-1]) / 100) if word.endswith("%") else as_budget(int(word))
+        budget = Ratio(float(plain[:-1]) / 100) if plain.endswith("%") else as_budget(int(plain))
+        return budget if plain == word.lower() else PerFrame(budget)
     except ValueError as error:
         raise ValueError(
             f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 that the "
-            "images of a prompt share."
+            "images of a prompt share, or 8/frame for 8 of every frame of a clip."
         ) from error

@@ -33,6 +33,8 @@ class Method:
     """Whether permuting the tokens permutes the selection (False where places, lots or natural ties decide)."""
     merges: ClassVar[bool] = False
     """Whether kept rows are means of several tokens, which cannot protect any."""
+    compares_frames: ClassVar[bool] = False
+    """Whether it compares the frames of a clip, so that one frame alone says nothing to it."""
 
     at: Stage = Input()
     """Where tokens are cut unless the call says otherwise: the method's published stage."""

@@ -50,6 +50,7 @@ METHODS: dict[str, str] = {
 VALUES: dict[str, str] = {
     "ratio": "greedyprune.budget:Ratio",
     "per_layer": "greedyprune.budget:PerLayer",
+    "per_frame": "greedyprune.budget:PerFrame",
     "layer_average": "greedyprune.budget:LayerAverage",
     "total": "greedyprune.budget:Total",
     "input": "greedyprune.stages:Input",

@@ -11,8 +11,9 @@ import torch
 
 from greedyprune.attach.report import Selection
 from greedyprune.attach.sequence import Cut
-from greedyprune.budget import Ratio, count
+from greedyprune.budget import PerFrame, Ratio
 from greedyprune.cues import Cues, Keys
+from greedyprune.frames import select_frames
 from greedyprune.keep import Keep
 from greedyprune.method import Method, select
 from greedyprune.models._family import ImageTokens
@@ -130,9 +131,9 @@ def decide(
     keeps: list[Keep] = []
     selections: list[Selection] = []
     for index, (span, ask) in enumerate(zip(prompt.spans, asked, strict=True)):
-        row, columns, image = span.row, span.columns, span.image
+        row, columns, image, budget = span.row, span.columns, span.image, ask.budget
         original = earlier[index].keep if earlier else None
-        k = min(count(ask.budget, earlier[index].n if earlier else image.n), image.n)
+        k = min(ask.count(earlier[index].n if earlier else image.n), image.n)
         if k == image.n:
             chosen = Keep.everything(image.n, hidden.device)
         else:
@@ -143,7 +144,7 @@ def decide(
                 relevance=None if ask.relevance is None else ask.relevance.to(hidden.device)[left],
                 more={need: _still(need, values[index].to(hidden.device), left) for need, values in probed.items()},
             )
-            chosen = select(method, cues, k)
+            chosen = select_frames(method, cues, budget) if isinstance(budget, PerFrame) else select(method, cues, k)
         dropped = torch.ones(image.n, dtype=torch.bool)
         dropped[chosen.rows.to("cpu")] = False
         keep[row, columns[dropped]] = False
@@ -182,7 +183,8 @@ def _protected(ask: Ask, original: Keep | None, device: torch.device) -> Tensor 
 
 def warn_if_idle(policy: Policy, selections: list[Selection]) -> None:
     """Pruning is never silently a no-op."""
-    asked = any(isinstance(s.budget, Ratio) and s.budget.share < 1 for s in selections)
+    shares = [s.budget.tokens if isinstance(s.budget, PerFrame) else s.budget for s in selections]
+    asked = any(isinstance(share, Ratio) and share.share < 1 for share in shares)
     if asked and all(s.k == s.n for s in selections):
         sizes = ", ".join(sorted({str(s.n) for s in selections}, key=int))
         warnings.warn(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from torch import Tensor
 
-from greedyprune.budget import Budget, Budgets, LayerAverage, PerLayer, Total, count
+from greedyprune.budget import Budget, Budgets, LayerAverage, PerFrame, PerLayer, Total, count
 from greedyprune.method import Method
 from greedyprune.stages import Layer, Layers, Stage
 
 if TYPE_CHECKING:
     from greedyprune.attach.decide import Span
+    from greedyprune.models._family import ImageTokens
 
 Positions = Literal["original", "compact"]
 
@@ -34,6 +36,12 @@ class Ask:
     """In the image's original visual tokens."""
     relevance: Tensor | None = field(default=None, compare=False)
     """(n,) of the image's original visual tokens."""
+    frames: int = 1
+    """How many equal frames the image has, one after the other."""
+
+    def count(self, n: int) -> int:
+        """How many of the image's n tokens stay."""
+        return self.budget.of(n, self.frames) if isinstance(self.budget, PerFrame) else count(self.budget, n)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,22 @@ class Policy:
     depth: int = 0
     """How many decoder layers the model has."""
     relevance: Relevance = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        given = self.keep if isinstance(self.keep, tuple) else (self.keep,)
+        mine = next((budget for budget in given if isinstance(budget, PerFrame)), None)
+        if mine is None:
+            return
+        if len(self.starts) > 1:
+            raise ValueError(
+                f"keep={mine!r} is what one cut leaves of a frame, and {self.place!r} cuts several times: "
+                "use at=Input() or one Layer(l), or give the budget of a whole clip, an int or Ratio(0.25)."
+            )
+        if self.method.compares_frames:
+            raise ValueError(
+                f"{type(self.method).__name__} compares the frames of a clip, so it cannot choose with {mine!r} from "
+                "one frame at a time: give the budget of the whole clip, an int or Ratio(0.25)."
+            )
 
     @property
     def place(self) -> str:
@@ -88,9 +112,12 @@ class Policy:
         kept = self._kept(rows, [image.n for image in images], embeds)
         budgets = [self._budgets(keep, image.n) for keep, image in zip(kept, images, strict=True)]
         for cut, start in enumerate(self.starts or [0]):
-            asks[start] = [Ask(each[cut], *more) for each, more in zip(budgets, known, strict=True)]
+            asks[start] = [
+                Ask(each[cut], *more, frames=1 if image.grid is None else image.grid[0])
+                for each, more, image in zip(budgets, known, images, strict=True)
+            ]
             for number, (ask, image) in enumerate(zip(asks[start], images, strict=True)):
-                _check(number, ask, image.n)
+                _check(number, ask, image)
         return asks
 
     def _kept(self, rows: list[int], sizes: list[int], embeds: Tensor) -> Sequence[Budget | LayerAverage | PerLayer]:
@@ -108,6 +135,8 @@ class Policy:
         """How much of an image of n tokens is kept by each cut."""
         if isinstance(last, PerLayer):
             return list(last.schedule.values())
+        if isinstance(last, PerFrame):
+            return [last]
         starts = self.starts or [0]
 
         def counts(k: int) -> list[int]:
@@ -164,8 +193,14 @@ def _numbers(protect: object, given: object) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _check(number: int, ask: Ask, n: int) -> None:
+def _check(number: int, ask: Ask, image: ImageTokens) -> None:
     """Raise where what must be kept of an image is not there, or is more than the budget keeps."""
+    n = image.n
+    if isinstance(ask.budget, PerFrame) and image.kind == "video" and image.grid is None:
+        raise ValueError(
+            f"keep={ask.budget!r}: where the frames of video {number} are is not known, its {n} visual tokens lie on "
+            "no grid (t, h, w): give the budget of the whole clip, an int or Ratio(0.25)."
+        )
     if ask.protect and ask.protect[-1] >= n:
         raise ValueError(
             f"protect holds token {ask.protect[-1]} of image {number}, which has {n} visual tokens: "
@@ -176,12 +211,20 @@ def _check(number: int, ask: Ask, n: int) -> None:
             f"relevance of image {number} has shape {tuple(ask.relevance.shape)}, the image has {n} visual tokens: "
             f"give ({n},), one number for each in their order."
         )
-    k = count(ask.budget, n)
+    k = ask.count(n)
     if len(ask.protect) > k:
         raise ValueError(
             f"protect holds {len(ask.protect)} tokens of image {number} and the budget keeps {k}: "
             "raise keep, or protect fewer."
         )
+    if isinstance(ask.budget, PerFrame):
+        share, size = k // ask.frames, n // ask.frames
+        for frame, held in Counter(place // size for place in ask.protect).items():
+            if held > share:
+                raise ValueError(
+                    f"protect holds {held} tokens of frame {frame} of image {number} and the budget keeps {share} of a "
+                    "frame: raise keep, or protect fewer."
+                )
 
 
 def _places(given: int, rows: list[int], embeds: Tensor, what: str) -> list[int]:

@@ -29,6 +29,7 @@ class EVS(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
     equivariant: ClassVar[bool] = False
+    compares_frames: ClassVar[bool] = True
 
     at: Stage = Input()
 

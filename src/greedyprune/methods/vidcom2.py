@@ -34,6 +34,7 @@ class VidCom2(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
     equivariant: ClassVar[bool] = False
+    compares_frames: ClassVar[bool] = True
 
     at: Stage = Input()
     channels: float = 0.5

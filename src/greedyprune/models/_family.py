@@ -156,6 +156,8 @@ class Family:
     """Whether methods can look at attention and keys of its decoder."""
     native: bool = False
     """Whether its image processor keeps an image's own size and says so, so that smaller images have fewer tokens."""
+    without: tuple[tuple[str, str], ...] = ()
+    """Kinds of input that it reads and that are refused, each with the reason."""
     note: str = ""
     """What a user should know, shown beside the family."""
     proven: bool = True

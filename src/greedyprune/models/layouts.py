@@ -49,7 +49,8 @@ def newlines(config: Any, visuals: Visuals) -> list[ImageTokens]:
         places = cast("list[int]", ends.tolist())  # pyright: ignore[reportUnknownMemberType]
         first = 0 if visuals.kind == "video" else side**2
         breaks = tuple(_closed(places, first))
-        grid = _pooled(n - len(breaks), side) if visuals.kind == "video" else None
+        stride = getattr(config, "spatial_pool_stride", 2)
+        grid = _pooled(n - len(breaks), side, stride) if visuals.kind == "video" else None
         images.append(ImageTokens(n - len(breaks), grid, breaks))
         start += n
     return images
@@ -75,10 +76,10 @@ def _closed(places: list[int], overview: int) -> Iterator[tuple[int, int, int]]:
         yield place, first, place
 
 
-def _pooled(n: int, side: int) -> tuple[int, int, int] | None:
-    """The grid of a video whose frames are pooled to half their side."""
-    halves = [half for half in (-(-side // 2), side // 2) if half and n % half**2 == 0]
-    return (n // halves[0] ** 2, halves[0], halves[0]) if halves else None
+def _pooled(n: int, side: int, stride: int) -> tuple[int, int, int] | None:
+    """The grid of a video whose frames are pooled, their odd last row and column with the rest or left out."""
+    sides = [pooled for pooled in (-(-side // stride), side // stride) if pooled and n % pooled**2 == 0]
+    return (n // sides[0] ** 2, sides[0], sides[0]) if sides else None
 
 
 def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:

@@ -87,7 +87,11 @@ FAMILIES: dict[str, Family] = {
         Family("ernie4_5_vl_moe", positioned_grids, also=CLIPS, along=("moe_mm_token_type_ids",), readable=False),
         Family("paddleocr_vl", positioned_grids, readable=False),
         Family(
-            "video_llama_3", by_features, grid="no", note="images; its videos are compressed on the way, and refused"
+            "video_llama_3",
+            by_features,
+            grid="no",
+            without=(("video", "it leaves out frames that hardly change, on the way to the decoder"),),
+            note="images; videos are refused",
         ),
         Family("mistral3", lines, note="the breaks between rows of patches are text and stay"),
         Family("lighton_ocr", by_features, grid="no"),
