@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +210,11 @@ def is_visual(ids: Tensor) -> Tensor:
 def placeholders(ids: Tensor, selections: Sequence[Selection]) -> list[Tensor]:
     """Where the tokens of every selection stand, newlines included. -> [(length, 2)] rows and columns"""
     return list(is_visual(ids).nonzero().split([s.n + len(s.structure) for s in selections]))
+
+
+def chosen(n: int, rows: Any = ()) -> Any:
+    """What stands for a selection: n tokens, of which these rows stay."""
+    return SimpleNamespace(n=n, rows=rows, places=rows, structure=())
 
 
 def image_columns(ids: Tensor, selections: Sequence[Selection]) -> list[Tensor]:

@@ -1,7 +1,5 @@
 """Compact positions and merged tokens, against an unpatched text model that reads short inputs built by hand."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -203,7 +201,7 @@ def test_every_layer_of_a_schedule_counts_for_itself(case) -> None:
     two = one[gp.select("random", gp.Cues(torch.ones(8, 2)), 3).rows]
     images = sum(map(len, case.rows))
     gone = {
-        layer: proofs.dropped_columns(inputs["input_ids"], [SimpleNamespace(n=16, rows=rows)] * images)
+        layer: proofs.dropped_columns(inputs["input_ids"], [proofs.chosen(16, rows)] * images)
         for layer, rows in ((1, one), (3, two))
     }
     near(run.logits, proofs.masked(EAGER, inputs, run.sequences, gone, compact=True))

@@ -1,7 +1,5 @@
 """Cuts before several decoder layers (`PerLayer`): each is the masked reference of its own layer, in every family."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -76,7 +74,7 @@ def columns(ids, after) -> dict[int, torch.Tensor]:
     """What is gone behind every cut. -> {layer: (b, L) bool}"""
     sizes = [len(rows) for rows in proofs.image_columns(ids, after["all"])]
     return {
-        layer: proofs.dropped_columns(ids, [SimpleNamespace(n=n, rows=r) for n, r in zip(sizes, rows, strict=True)])
+        layer: proofs.dropped_columns(ids, [proofs.chosen(n, r) for n, r in zip(sizes, rows, strict=True)])
         for layer, rows in after.items()
         if layer != "all"
     }
@@ -182,7 +180,7 @@ def test_a_budget_may_fall_to_nothing() -> None:
     assert [selection.k for selection in handle.selections] == [0, 0, 0]
     first = gp.select("random", gp.Cues(torch.ones(16, 2)), 5)
     gone = {
-        layer: proofs.dropped_columns(RAGGED["input_ids"], [SimpleNamespace(n=16, rows=rows)] * 3)
+        layer: proofs.dropped_columns(RAGGED["input_ids"], [proofs.chosen(16, rows)] * 3)
         for layer, rows in ((1, first.rows), (3, first.rows[:0]))
     }
     near(answer.logits, proofs.masked(EAGER, RAGGED, answer.sequences, gone))
@@ -196,7 +194,7 @@ def test_a_second_turn_of_text_continues_every_layer(rows) -> None:
         after = stays(SCHEDULE, [16] * len(handle.selections), watched.taken)
         more = turn(MADE, inputs, first, WORDS)
         second = generate(MODEL, more, past_key_values=first.cache)
-        gone = columns(more["input_ids"], {**after, "all": [SimpleNamespace(n=16)] * len(after[1])})
+        gone = columns(more["input_ids"], {**after, "all": [proofs.chosen(16)] * len(after[1])})
     near(second.logits, proofs.masked(EAGER, {**inputs, **more}, second.sequences, gone))
 
 
@@ -214,7 +212,7 @@ def test_a_second_turn_may_bring_an_image(rows) -> None:
         after = stays(SCHEDULE, [16] * images, watched.taken)
     order = [i for row in range(images) for i in ([row] if old else []) + [old + row]]
     both = {layer: [[*before[layer], *after[layer]][i] for i in order] for layer in after}
-    gone = columns(more["input_ids"], {**both, "all": [SimpleNamespace(n=16)] * (old + images)})
+    gone = columns(more["input_ids"], {**both, "all": [proofs.chosen(16)] * (old + images)})
     pixels = torch.cat([inputs.get("pixel_values", fresh_pixels[:0]), fresh_pixels])[order]
     near(second.logits, proofs.masked(EAGER, {**more, "pixel_values": pixels}, second.sequences, gone))
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
+from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from greedyprune.attach.context import CALL
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers.cache_utils import Cache
 
     from greedyprune.attach.sequence import Cut
@@ -77,9 +78,13 @@ class ShortLayer(Base):
                 f"cannot crop {remove} tokens from a cache whose last {length - self.prompt} came after the pruned "
                 "prompt: dropped visual tokens cannot be brought back. Start again from an empty cache."
             )
-        if remove > 0:
+        if remove >= 0:  # by none, too: a sliding layer that recorded its past forgets then what left the window
             with self._physical():
                 super().crop(-remove)
+        if self.cut is not None and self.cut.length > length - remove:  # an assistant's guesses, read with the prompt
+            left = self.cut.columns.shape[1] - (self.cut.length - (length - remove))
+            columns, valid = self.cut.columns[:, :left], self.cut.valid[:, :left]
+            self.cut = replace(self.cut, length=length - remove, columns=columns, valid=valid)
 
     def reset(self) -> None:
         """Forget the tokens and the cut."""
@@ -148,14 +153,25 @@ def place_of(cache: Any) -> str | None:
     return next((layer.place for layer in layers if isinstance(layer, ShortLayer) and layer.prompt), None)
 
 
+def is_cut_once(cache: Any) -> bool:
+    """Whether its prompt was cut before one layer alone, so that all short layers are short alike."""
+    return "," not in (place_of(cache) or "")
+
+
 def is_shifted(cache: Any) -> bool:
     """Whether any layer numbered its tokens anew."""
     cuts = (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer))
     return any(cut is not None and cut.shift is not None for cut in cuts)
 
 
-def check_cache(cache: Any) -> None:
-    """Raise for a cache whose layers cannot become shorter, before anything runs."""
+def is_ragged(cache: Any) -> bool:
+    """Whether any layer holds padding."""
+    cuts = (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer))
+    return any(cut is not None and cut.ragged for cut in cuts)
+
+
+def check_cache(cache: Any, *, early: bool = False) -> None:
+    """Raise for a cache whose layers cannot become shorter, before anything runs. `early`: after they were filled."""
     if cache is None:
         return
     layers = getattr(cache, "layers", None)
@@ -169,6 +185,16 @@ def check_cache(cache: Any) -> None:
                 f"a static cache ({type(cache).__name__}) has a fixed length and cannot hold a pruned prompt: "
                 'use the default dynamic cache (leave out cache_implementation="static").'
             )
+        if early and _is_quantised(layer):
+            raise NotImplementedError(
+                f"an early cut takes keys out of the cache, which a {type(layer).__name__} does not give back: "
+                "leave out early=True, or use the default dynamic cache."
+            )
+
+
+def _is_quantised(layer: Any) -> bool:
+    """Whether keys and values are held in a form of the layer's own."""
+    return callable(getattr(layer, "_dequantize", None))
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:
@@ -177,10 +203,18 @@ def bytes_of(cache: Any) -> tuple[int, int]:
     for layer in getattr(cache, "layers", None) or []:
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
             continue
-        size = layer.keys.nbytes + layer.values.nbytes  # pyright: ignore[reportOptionalMemberAccess]
-        length = layer.get_seq_length()
+        own = [layer.keys, layer.values, *(vars(layer).get(name) for name in ("_quantized_keys", "_quantized_values"))]
+        size, length = sum(map(_bytes, own)), layer.get_seq_length()
+        physical = length - (layer.dropped if isinstance(layer, ShortLayer) else 0)
         if isinstance(layer, DynamicSlidingWindowLayer):
-            length = min(length, layer.sliding_window - 1)
+            length, physical = min(length, layer.sliding_window - 1), layer.keys.shape[-2]
         held += size
-        full += size * length // max(layer.keys.shape[-2], 1)
+        full += size * length // max(physical, 1)
     return held, full
+
+
+def _bytes(value: Any) -> int:
+    """Of a tensor, or of the tensors among several values: quantised ones come with their scales."""
+    if isinstance(value, (tuple, list)):
+        return sum(map(_bytes, cast("list[Any]", value)))
+    return value.nbytes if isinstance(value, Tensor) else 0

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from greedyprune.keep import Keep
 
 
+UNEVEN = (
+    "a later turn's images must keep equally many tokens in every prompt of a batch where the decoder has windows or "
+    "carries a state: its layers would count the padding. Use a batch of one prompt."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One cut made in this forward."""
@@ -64,6 +70,8 @@ class Call:
     """Whether the masks that the model makes in this step have the physical width for every layer."""
     quiet: bool = False
     """Whether there is nothing to do in the decoder layers."""
+    open: bool = False
+    """Whether there is nothing to do in those decoder layers that get no mask."""
     prompt: Prompt | None = None
     """None while decoding and for text-only prompts."""
     asked: dict[int, list[Ask]] = field(default_factory=dict)
@@ -117,10 +125,7 @@ class Call:
             lost = valid.to(hidden.device).sum(1, keepdim=True) - fresh.valid.sum(1, keepdim=True)
             fresh = replace(fresh, shift=lost)
         if self.past and fresh.ragged and not self.parts.plain:
-            raise NotImplementedError(
-                "a later turn's images must keep equally many tokens in every prompt of a batch where the decoder has "
-                "windows or carries a state: its layers would count the padding. Use a batch of one prompt."
-            )
+            raise NotImplementedError(UNEVEN)
         whole = masked = self.so_far(start, hidden.device).then(fresh)
         if cut_of(self.cache, self.parts.full) is not None:  # masks are sized on this layer, which is short already
             base = self.so_far(self.parts.full, hidden.device)
@@ -132,6 +137,29 @@ class Call:
         self.prompt = self.prompt.after(made.cut, made.keeps)
         self.selections, self.seconds = made.selections, self.seconds + made.seconds
         return short
+
+    def refuse_uneven(self) -> None:
+        """Raise where prompts may come out uneven behind layers whose caches would hold the turn that failed then."""
+        batch = self.input_ids.shape[0]
+        if not self.past or self.parts.plain or not self.policy.starts or batch == 1:
+            return
+        assert self.prompt is not None
+        for asks in self.asked.values():
+            counts = (self.prompt.valid & ~self.prompt.visual).sum(1)
+            sure = True
+            for span, ask in zip(self.prompt.spans, asks, strict=True):
+                k = min(ask.count(span.image.n), span.image.n)
+                whole = k == span.image.n
+                counts[span.row] += span.image.length if whole else k
+                sure = sure and (whole or not k or (self.policy.method.exact and not span.breaks))
+            if not sure or bool((counts != counts[0]).any()):
+                raise NotImplementedError(UNEVEN)
+
+    def own_positions(self, states: Tensor) -> Tensor:
+        """The position ids of this forward's tokens, as the text model got them or counts them."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(self.past, self.past + self.length, device=states.device)[None]
 
     def padding_now(self) -> Tensor:
         """(b, q) bool: this forward's part of the caller's 2-D mask."""

@@ -10,3 +10,6 @@ CALL: ContextVar[Any] = ContextVar("greedyprune_call", default=None)
 
 TRIAL: ContextVar[Any] = ContextVar("greedyprune_trial", default=None)
 """The run of a self-test (`selftest.py`) that is under way, None otherwise."""
+
+DRAFTS: ContextVar[int] = ContextVar("greedyprune_drafts", default=0)
+"""How many tokens at the end of the forward that starts now are guesses of an assistant, and no prompt."""

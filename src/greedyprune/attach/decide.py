@@ -63,6 +63,15 @@ class Prompt:
     """(b, q) bool: which are not padding."""
     spans: list[Span]
     """Where each image, video and sound stands, in the order of their placeholders."""
+    drafts: int = 0
+    """How many of the last tokens are no prompt, but guesses of an assistant at what comes next."""
+
+    @property
+    def asked(self) -> Tensor:
+        """(b, q) bool: which tokens are the prompt itself."""
+        asked = self.valid.clone()
+        asked[:, asked.shape[1] - self.drafts :] = False
+        return asked
 
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
@@ -80,7 +89,7 @@ class Prompt:
         """Where things are once the cut was made."""
         local = replace(cut, columns=cut.columns.cpu(), valid=cut.valid.cpu())
         spans = [span.after(local, keep) for span, keep in zip(self.spans, keeps, strict=True)]
-        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans)
+        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans, self.drafts)
 
 
 def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
@@ -196,7 +205,7 @@ def warn_if_idle(policy: Policy, selections: list[Selection]) -> None:
 
 def _cues(states: Tensor, prompt: Prompt, row: int, columns: Tensor, image: ImageTokens, norm: Tensor | None) -> Cues:
     """What a method may look at for one image. (q, d) -> Cues"""
-    is_text = prompt.valid[row] & ~prompt.visual[row]
+    is_text = prompt.asked[row] & ~prompt.visual[row]
     last_visual = int(prompt.visual[row].nonzero()[-1, 0])
     before = int(is_text[:last_visual].sum())
     total = int(is_text.sum())

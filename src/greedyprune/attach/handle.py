@@ -54,7 +54,8 @@ def prune(
 
     `method`: an instance, a class, a registered name, or a plain dict. `keep`: an int (visual tokens kept per image),
     `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on average), a list with one of these per image of the
-    call, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8,
+    call, `Total(128)` for all images of a prompt together, `PerFrame(8)` for every frame of a video, or
+    `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8,
     16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay; the method's own by default. `positions`:
     "original" ids, or "compact" ones without gaps, which is how several published VQA numbers were made (grounding
     suffers). `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],

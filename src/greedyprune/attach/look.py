@@ -86,7 +86,7 @@ class _Look:
 
     def last_row(self, *, one: bool) -> list[Tensor]:
         """How much the last prompt token looks at each image's tokens. -> per image (n,)"""
-        last = self.prompt.valid.int().cumsum(1).argmax(1, keepdim=True).to(self.keys.device)
+        last = self.prompt.asked.int().cumsum(1).argmax(1, keepdim=True).to(self.keys.device)
         rows = decoder_rows(self.attention, self.states, self.rotary, self.keys, last, self.mask, one=one)[:, 0]
         return [self._now(rows[span.row], span.columns) for span in self.prompt.spans]
 
@@ -95,7 +95,7 @@ class _Look:
         values: list[Tensor] = []
         for span, numbers in zip(self.prompt.spans, chosen, strict=True):
             row = max(span.row, 0)  # -1 where nothing is left of the image, and nothing is looked at
-            last = self.prompt.valid[row].nonzero()[-1]
+            last = self.prompt.asked[row].nonzero()[-1]
             at = _text(self.prompt, row)[numbers] if numbers.numel() else last
             seen = decoder_rows(
                 self.attention,
@@ -129,7 +129,7 @@ def _held(call: Call, index: int, device: torch.device) -> Tensor:
 
 def _text(prompt: Prompt, row: int) -> Tensor:
     """The columns of a prompt's text. -> (m,)"""
-    return (prompt.valid[row] & ~prompt.visual[row]).nonzero()[:, 0]
+    return (prompt.asked[row] & ~prompt.visual[row]).nonzero()[:, 0]
 
 
 def _of_prompt(x: Tensor, dim: int, row: int) -> Tensor:

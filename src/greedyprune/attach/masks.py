@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from greedyprune.attach.cache import cut_of
+from greedyprune.attach.cache import cut_of, is_ragged, place_of
 from greedyprune.attach.sequence import Cut, additive, uncut
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def of_step(call: Call, index: int, mask: Tensor | None, hidden: Tensor) -> Tens
     if kind.recurrent:
         return mask
     held = cut_of(call.cache, _lender(call, index))
-    if held is None:  # the mask of padding that the text model got was laid out for the layers that are short
-        led = mask is not None and not call.outer_masks and cut_of(call.cache, call.parts.full) is not None
+    if held is None:  # the model may have laid out its masks, or the text model its padding, for layers that are short
+        led = mask is not None and cut_of(call.cache, call.parts.full) is not None
         return call.once(mask, kind, lambda m: _whole(call, index, None, m, hidden)) if led else mask
     grown = held.grown
     if mask is None:
@@ -62,11 +62,22 @@ def of_step(call: Call, index: int, mask: Tensor | None, hidden: Tensor) -> Tens
     if call.fitting:
         return mask  # the model's own masks have the physical width
     if _misled(call):
-        return call.once(held, kind, lambda h: _whole(call, index, h, mask, hidden))
+        return _asked(call.once(held, kind, lambda h: _whole(call, index, h, mask, hidden)), hidden)
     cut = call.once(held, None, lambda _: grown(call.past + call.length))
     if mask.ndim == 2:
         return call.once(mask, cut, lambda m: padding(cut, m))
     return call.once(mask, cut, cut.mask_columns)
+
+
+def nothing_masked(call: Call, base: Cut | None, mask: Tensor | None) -> bool:
+    """Whether no layer of a cut cache would mask padding, of the prompt or of what came since. `mask` (b, past + q)
+
+    `base` is the cut of the layers that the text model's masks are sized on. The model asks the same of the mask that
+    it gets (but for eager attention): so this is no further synchronisation, and there is less to do without a mask.
+    """
+    if call.outer_masks or call.parts.attention == "eager" or place_of(call.cache) is None or is_ragged(call.cache):
+        return False
+    return mask is None or bool(mask[:, 0 if base is None else base.length :].all())
 
 
 def padding(cut: Cut, mask: Tensor) -> Tensor:
@@ -92,7 +103,8 @@ def _unmasked(call: Call, cut: Cut, kind: Kind, hidden: Tensor) -> Tensor | None
         return None
     if "flash" in call.parts.attention:
         return cut.valid
-    return call.once(cut, kind, lambda c: additive(c.allowed(hidden.shape[1], kind.window), hidden.dtype))
+    queries, dtype = hidden.shape[1], hidden.dtype
+    return _asked(call.once(cut, kind, lambda c: additive(c.allowed(queries, kind.window), dtype)), hidden)
 
 
 def _anew(call: Call, step: Step, index: int, mask: Tensor, hidden: Tensor) -> Tensor:
@@ -115,6 +127,11 @@ def _whole(call: Call, index: int, held: Cut | None, mask: Tensor, hidden: Tenso
         return _width(call, index, queries, cut.valid).to(mask.dtype)
     allowed = cut.allowed(queries, call.parts.kinds[index].window)
     return additive(_width(call, index, queries, allowed), mask.dtype)
+
+
+def _asked(mask: Tensor, hidden: Tensor) -> Tensor:
+    """The rows of the queries there are: late layers may go on with the last ones (Gemma 4). -> (b, 1, q, l)"""
+    return mask if mask.ndim == 2 else mask[:, :, -hidden.shape[1] :]
 
 
 def _width(call: Call, index: int, queries: int, mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.models.table import IMPOSSIBLE, READABLE_TOWERS, family_of
@@ -77,6 +78,13 @@ class Parts:
         """The decoder's attention implementation, which a user may change at any time."""
         return str(getattr(self.text.config, "_attn_implementation", ""))
 
+    @cached_property
+    def counts(self) -> bool:
+        """Whether the decoder's attention has a use of its own for position ids, beside their rotations."""
+        kinds: set[Any] = {type(layer.self_attn) for layer in self.layers if hasattr(layer, "self_attn")}
+        asked = [inspect.signature(kind.forward).parameters.get("position_ids") for kind in kinds]
+        return any(name is not None and name.default is name.empty for name in asked)
+
     @property
     def decoder_type(self) -> str:
         """The model type of the decoder."""
@@ -149,6 +157,7 @@ def find_parts(model: Any) -> Parts:
     outer = next(iter(able or holders), None)
     if layers is None or outer is None:
         raise NotImplementedError(f"this {type(model).__name__} is built unlike the {model_type!r} models known here.")
+    _check_uncompiled([model, outer, text, *layers])
     # Read off the class: accelerate replaces an instance's forward by a wrapper without a signature.
     names = inspect.signature(type(layers[0]).forward).parameters
     missing = {"hidden_states", "attention_mask", "position_embeddings"} - set(names)
@@ -160,6 +169,18 @@ def find_parts(model: Any) -> Parts:
     known = [(medium, int(getattr(config, medium.token))) for medium in media]
     kinds = _kinds(text.config, len(layers))
     return Parts(model, outer, text, layers, family, config, kinds, known, *_tower(outer, config, family))
+
+
+def _check_uncompiled(modules: list[Any]) -> None:
+    """Raise where graphs were made that would leave out all hooks that come later, without a word."""
+    for module in modules:
+        forward = vars(module).get("forward")
+        compiled = hasattr(forward, "_torchdynamo_orig_callable") or hasattr(module, "_orig_mod")
+        if compiled or getattr(module, "_compiled_call_impl", None) is not None:
+            raise NotImplementedError(
+                f"this {type(module).__name__} is compiled, and its graphs would not see the cut: prune the model "
+                "first, and call torch.compile() then."
+            )
 
 
 def _tower(

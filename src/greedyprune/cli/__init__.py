@@ -1,4 +1,4 @@
-"""The command line: `greedyprune demo`, `run`, `methods` and `models`. Importing it imports nothing heavy."""
+"""The command line: `greedyprune demo`, `run`, `verify`, `methods` and so on. Importing it imports nothing heavy."""
 
 from __future__ import annotations
 

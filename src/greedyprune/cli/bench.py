@@ -16,7 +16,7 @@ bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_a
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
-Seed = Annotated[int, typer.Option("--seed", help="Draws the features.")]
+Seed = Annotated[int, typer.Option("--seed", help="Draws the features, or the weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -90,6 +90,44 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
     console().print(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the published form, in float32, kept the same tokens; exact: ours are those it keeps in float64."
+    )
+
+
+@bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/bench/hooks.csv")
+def bench_hooks(
+    save: Save = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs of steps per case, in random order.")] = 300,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """A decode step of a pruned model against the same step without hooks, on one thread and on all."""
+    from greedyprune.bench import hooks
+
+    _check(save)
+    measured: list[hooks.Row] = []
+    with progress("measuring") as step:
+        for row in hooks.measure(hooks.SIZES, pairs, hooks.usual_threads(), seed):
+            step(text=f"{row.stage}: {row.layers} layers of width {row.width}, {row.threads} thread(s)")
+            measured.append(row)
+    _write(save, [row.to_dict() for row in measured])
+    if as_json:
+        print_json([row.to_dict() for row in measured])
+        return
+    shown = table("at", "ragged", "model", "threads", "bare", "hooked", "ratio", "of CPU time", "hooks", "operations")
+    for row in measured:
+        shown.add_row(
+            *(row.stage, "yes" if row.ragged else "no"),
+            *(f"{row.parameters / 1e6:.0f} M, {row.layers} layers", str(row.threads)),
+            *(f"{row.bare_ms:.2f} ms", f"{row.hooked_ms:.2f} ms"),
+            f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})",
+            f"{row.cpu_ratio:.3f} ({row.cpu_low:.3f} to {row.cpu_high:.3f})",
+            f"{row.extra_us:.0f} us",
+            f"{row.bare_operations}, {row.hooked_operations}",
+        )
+    console().print(shown)
+    console().print(
+        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time of "
+        "theirs; operations: tensor operations a step dispatches, without hooks and with. Models with random weights."
     )
 
 

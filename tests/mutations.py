@@ -1,0 +1,407 @@
+"""Mistakes that attaching could make, each as one changed line of `attach/`, with the proof that must notice it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROOF = "test_families.py::test_a_dropped_token_is_a_masked_token"
+UNCACHED = "test_families.py::test_a_cache_changes_nothing"
+CUES = "test_families.py::test_a_method_is_shown_its_image_and_its_prompt"
+TURN = "test_attach_cache.py::test_a_second_turn_of_text_continues_the_pruned_prompt"
+IMAGE_TURN = "test_attach_cache.py::test_a_second_turn_may_bring_an_image"
+LATER_CUTS = "test_places.py::test_every_cut_is_a_mask_from_its_layer_on"
+COMPACT = "test_attach_short.py::test_compact_positions_number_the_kept_tokens"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One mistake."""
+
+    name: str
+    """What is wrong, as words."""
+    file: str
+    """Which file of `attach/` it is made in."""
+    old: str
+    """What stands there, exactly once."""
+    new: str
+    """What stands there instead."""
+    check: str
+    """The test that fails with it and passes without, as pytest names it."""
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+POSITIONS = [
+    Mutation(
+        "kept tokens stand one place too far",
+        "hooks.py",
+        'kwargs["position_ids"] = step.fresh.take(positions, -1)',
+        'kwargs["position_ids"] = step.fresh.take(positions, -1) + 1',
+        f"{PROOF}[llava-input-sdpa-one]",
+    ),
+    Mutation(
+        "positions are compacted though nobody asked",
+        "hooks.py",
+        'kwargs["position_ids"] = step.fresh.take(positions, -1)',
+        'kwargs["position_ids"] = positions[..., : step.fresh.columns.shape[1]]',
+        f"{PROOF}[llava-input-sdpa-one]",
+    ),
+    Mutation(
+        "all rows of multimodal positions are the last one",
+        "hooks.py",
+        'kwargs["position_ids"] = step.fresh.take(positions, -1)',
+        'kwargs["position_ids"] = step.fresh.take(positions[-1:].expand_as(positions), -1)',
+        f"{PROOF}[qwen2_5_vl-input-sdpa-one]",
+    ),
+    Mutation(
+        "rotations in the decoder are those of the last tokens",
+        "layers.py",
+        "tuple(cut.take(x, -2) for x in pair)",
+        "tuple(x[..., -cut.columns.shape[1] :, :] for x in pair)",
+        f"{PROOF}[llava-layer:2-sdpa-one]",
+    ),
+    Mutation(
+        "compact positions forget their lag while decoding",
+        "call.py",
+        "fresh = replace(fresh, shift=lost)",
+        "fresh = replace(fresh, shift=0 * lost)",
+        f"{COMPACT}[llava-sdpa-one-input]",
+    ),
+    Mutation(
+        "a later turn forgets how far the earlier one lags",
+        "call.py",
+        "return short if shift is None else short - shift",
+        "return short",
+        "test_attach_short.py::test_a_second_image_is_numbered_behind_the_first[one-layer:2]",
+    ),
+    Mutation(
+        "the lags of two turns do not add up",
+        "sequence.py",
+        "else self.shift + other.shift,",
+        "else other.shift,",
+        "test_attach_short.py::test_a_second_image_is_numbered_behind_the_first[one-input]",
+    ),
+    Mutation(
+        "layers in front of an early cut are numbered like those behind it",
+        "hooks.py",
+        "whole = replace(call.steps[0].whole, shift=None)",
+        "whole = call.steps[0].whole",
+        f"{COMPACT}[llava-sdpa-one-layer:2:early]",
+    ),
+]
+
+MASKS = [
+    Mutation(
+        "the columns of a mask are the last ones, not the kept ones",
+        "sequence.py",
+        "return mask.gather(3, index).masked_fill(",
+        "return mask[..., -index.shape[3] :].masked_fill(",
+        f"{PROOF}[llava-layer:2-eager-ragged]",
+    ),
+    Mutation(
+        "the rows of a mask are the last ones, not the kept ones",
+        "sequence.py",
+        "return mask.gather(2, index)",
+        "return mask[:, :, -index.shape[2] :]",
+        f"{PROOF}[llava-layer:2-eager-ragged]",
+    ),
+    Mutation(
+        "the padding of shorter rows is seen in masks of four dimensions",
+        "sequence.py",
+        ".masked_fill(~self.valid.to(mask.device)[:, None, None, :], forbidden(mask.dtype))",
+        "",
+        f"{PROOF}[llava-layer:2-eager-unequal]",
+    ),
+    Mutation(
+        "the padding of shorter rows is seen by the whole decoder",
+        "sequence.py",
+        "return cls.of(keep.shape[1], columns, keep.gather(1, columns))",
+        "return cls.of(keep.shape[1], columns, torch.ones_like(columns, dtype=torch.bool))",
+        f"{PROOF}[llava-input-sdpa-unequal]",
+    ),
+    Mutation(
+        "the padding of shorter rows is seen while decoding",
+        "sequence.py",
+        "return torch.cat([self.valid.new_zeros(rows, self.dropped), self.valid, tail",
+        "return torch.cat([self.valid.new_zeros(rows, self.dropped), self.valid | True, tail",
+        f"{PROOF}[llava-input-sdpa-unequal]",
+    ),
+    Mutation(
+        "the padding of shorter rows is seen by layers behind the cut where no mask came along",
+        "masks.py",
+        "if not held.ragged:",
+        "if True:",
+        f"{PROOF}[llava-layer:2-sdpa-unequal]",
+    ),
+    Mutation(
+        "padding in front of a prompt is kept as if it were text",
+        "decide.py",
+        "keep = prompt.valid.clone()",
+        "keep = torch.ones_like(prompt.valid)",
+        f"{PROOF}[llava-input-sdpa-ragged]",
+    ),
+    Mutation(
+        "padding behind a prompt is kept as if it were text",
+        "decide.py",
+        "keep = prompt.valid.clone()",
+        "keep = prompt.valid.int().cumsum(1) > 0",
+        "test_attach_generation.py::test_direct_logits_are_those_of_the_kept_tokens[padded right-input]",
+    ),
+    Mutation(
+        "a step's mask in layers behind the cut is that of the last columns",
+        "masks.py",
+        "return call.once(mask, cut, cut.mask_columns)",
+        "return mask[..., -cut.columns.shape[1] :]",
+        f"{PROOF}[llava-layer:2-eager-ragged]",
+    ),
+    Mutation(
+        "an all-ones mask is left out, and gaps in the positions look like packed sequences",
+        "hooks.py",
+        'kwargs["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1)',
+        'kwargs["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1) if step.fresh.ragged else None',
+        f"{UNCACHED}[llava-input-sdpa-one]",
+    ),
+    Mutation(
+        "what the outer model lets images see of themselves is lost",
+        "masks.py",
+        "allowed[..., -queries:] |= own if own.dtype == torch.bool else own == 0",
+        "allowed[..., -queries:] &= own if own.dtype == torch.bool else own == 0",
+        f"{PROOF}[paligemma-input-sdpa-one]",
+    ),
+    Mutation(
+        "a window is one token too long",
+        "sequence.py",
+        "seen = seen.triu(width - queries - window + 1)",
+        "seen = seen.triu(width - queries - window)",
+        f"{PROOF}[gemma3 short window-input-sdpa-ragged]",
+    ),
+    Mutation(
+        "a window counts the tokens that were dropped",
+        "sequence.py",
+        "seen = seen.triu(width - queries - window + 1)",
+        "seen = seen & (self.columns[0, -queries:, None] - self.columns[0] < window)",
+        f"{PROOF}[gemma3 short window-layer:2-sdpa-ragged]",
+    ),
+    Mutation(
+        "a layer that carries a state is not told what is padding",
+        "masks.py",
+        "return step.fresh.valid.long()",
+        "return None",
+        f"{PROOF}[qwen3_5-layer:2-sdpa-unequal]",
+    ),
+]
+
+BUDGETS = [
+    Mutation(
+        "the budgets of two images are swapped",
+        "decide.py",
+        "enumerate(zip(prompt.spans, asked, strict=True))",
+        "enumerate(zip(prompt.spans, asked[::-1], strict=True))",
+        "test_families.py::test_budgets_are_per_image[llava-input-two]",
+    ),
+    Mutation(
+        "every image gets the whole of a total",
+        "policy.py",
+        "iter(self.keep.share(each))",
+        "iter([self.keep.tokens] * len(each))",
+        "test_total.py::test_a_total_is_the_list_of_its_shares[llava-input]",
+    ),
+    Mutation(
+        "a total is shared alike by small and large images",
+        "policy.py",
+        "return [next(shares[row]) for row in rows]",
+        "return [self.keep.tokens // len(mine[row]) for row in rows]",
+        "test_total.py::test_a_total_is_the_list_of_its_shares[qwen2_5_vl-input]",
+    ),
+    Mutation(
+        "every image of a prompt gets the budget of its first one",
+        "policy.py",
+        "places.append(place[mine + image - first])",
+        "places.append(place[mine])",
+        "test_calls.py::test_budgets_go_to_the_images_in_order[{}-input]",
+    ),
+    Mutation(
+        "a later cut takes its share of what is left",
+        "decide.py",
+        "ask.count(earlier[index].n if earlier else image.n)",
+        "ask.count(image.n)",
+        "test_places.py::test_shares_are_of_all_tokens_at_every_layer[llava]",
+    ),
+    Mutation(
+        "a later cut protects nothing",
+        "decide.py",
+        "else torch.searchsorted(original.rows, rows)",
+        "else rows[:0]",
+        "test_protect.py::test_they_stay_through_every_cut_of_a_schedule",
+    ),
+    Mutation(
+        "a budget per frame is one of the whole clip",
+        "decide.py",
+        "select_frames(method, cues, budget) if isinstance(budget, PerFrame) else select(method, cues, k)",
+        "select(method, cues, k)",
+        "test_video.py::test_every_frame_is_pruned_by_itself[2-input-qwen2_5_vl video]",
+    ),
+    Mutation(
+        "videos stand behind all images, wherever the prompt has them",
+        "decide.py",
+        "spans.sort(key=lambda span: (span.row, int(span.columns[0])))",
+        "pass",
+        f"{PROOF}[qwen2_5_vl image and video-input-sdpa-ragged]",
+    ),
+]
+
+IMAGES = [
+    Mutation(
+        "a newline stays though its row is gone",
+        "decide.py",
+        "keep[row, at] = bool(keep[row, closed].any())",
+        "keep[row, at] = True",
+        "test_gaps.py::test_a_newline_stays_while_a_token_of_its_row_stays[llava_next-input]",
+    ),
+    Mutation(
+        "a newline goes though some of its row stays",
+        "decide.py",
+        "keep[row, at] = bool(keep[row, closed].any())",
+        "keep[row, at] = bool(keep[row, closed].all())",
+        "test_gaps.py::test_a_newline_stays_while_a_token_of_its_row_stays[llava_next-input]",
+    ),
+    Mutation(
+        "the text that a method sees has padding in it",
+        "decide.py",
+        "is_text = prompt.valid[row] & ~prompt.visual[row]",
+        "is_text = ~prompt.visual[row]",
+        f"{CUES}[llava-input-ragged]",
+    ),
+    Mutation(
+        "a later cut finds images where they stood without padding",
+        "decide.py",
+        "now[left] = torch.arange(cut.columns.shape[1])[cut.valid[self.row]]",
+        "now[left] = torch.arange(left.numel())",
+        f"{LATER_CUTS}[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "a later cut reports the numbers of what the earlier one left",
+        "decide.py",
+        "keep=chosen.of(first.keep)",
+        "keep=chosen",
+        f"{LATER_CUTS}[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "DeepStack features are those of an image's first tokens",
+        "call.py",
+        "parts.append(keep.merge(plane[start : start + keep.n]))",
+        "parts.append(plane[start : start + keep.k])",
+        f"{PROOF}[qwen3_vl-input-sdpa-one]",
+    ),
+    Mutation(
+        "DeepStack features of a second image are taken from the first",
+        "call.py",
+        "start += keep.n",
+        "start += 0",
+        f"{PROOF}[qwen3_vl-layer:2-sdpa-two]",
+    ),
+    Mutation(
+        "a merged token is the one that stands for it",
+        "call.py",
+        "= keep.merge(hidden[row, columns])",
+        "= keep(hidden[row, columns])",
+        "test_attach_short.py::test_a_merged_token_is_the_mean_of_its_cell[one-input-sdpa-llava]",
+    ),
+    Mutation(
+        "what the tower saw goes to the images backwards",
+        "tower.py",
+        "return [parts[place] for place in places]",
+        "return [parts[place] for place in reversed(places)]",
+        "test_tower_probes.py::test_what_a_token_receives_is_that_of_the_eager_tower[0-generate-llava]",
+    ),
+    Mutation(
+        "the last column looks at an image, though padding stands there",
+        "look.py",
+        "last = self.prompt.valid.int().cumsum(1).argmax(1, keepdim=True)",
+        "last = torch.full((self.prompt.valid.shape[0], 1), self.prompt.valid.shape[1] - 1)",
+        "test_probes.py::test_prompts_padded_on_the_right_look_from_their_own_last_token",
+    ),
+    Mutation(
+        "arguments with a value per token are those of the last tokens",
+        "hooks.py",
+        "kwargs[name] = step.fresh.take(kwargs[name], 1 - kwargs[name].ndim)",
+        "kwargs[name] = kwargs[name][:, -step.fresh.columns.shape[1] :]",
+        f"{PROOF}[gemma4 inputs per layer-input-sdpa-ragged]",
+    ),
+]
+
+CACHES = [
+    Mutation(
+        "a short layer reports how many tokens it holds",
+        "cache.py",
+        "return physical + self.dropped if physical else physical",
+        "return physical",
+        f"{TURN}[one-input]",
+    ),
+    Mutation(
+        "a short layer's mask begins at the first column",
+        "cache.py",
+        "return width, offset + dropped",
+        "return width, offset",
+        f"{PROOF}[llava-input-sdpa-ragged]",
+    ),
+    Mutation(
+        "the cut stays while beams move",
+        "cache.py",
+        "self.cut = self.cut.of_rows(rows)",
+        "pass",
+        "test_attach_cache.py::test_the_cut_follows_the_rows_of_the_cache[original-reordered-unequal-layer:2]",
+    ),
+    Mutation(
+        "a cache is cropped below its prompt",
+        "cache.py",
+        "if remove > length - self.prompt:",
+        "if remove > length:",
+        "test_attach_cache.py::test_a_cache_is_cropped_down_to_the_prompt_and_no_further[one-layer:2]",
+    ),
+    Mutation(
+        "layers in front of the cut are cropped before the others refuse",
+        "hooks.py",
+        "shorten(call.cache, index, None, place, prompt)",
+        "shorten(call.cache, index, None, place, 0)",
+        "test_attach_cache.py::test_a_refused_crop_leaves_the_cache_whole[layer:2]",
+    ),
+    Mutation(
+        "an early cut takes other values than keys",
+        "cache.py",
+        "early.heads(layer.keys), early.heads(layer.values)",
+        "early.heads(layer.keys), layer.values[:, :, -early.columns.shape[1] :]",
+        f"{PROOF}[llava-layer:2:early-sdpa-one]",
+    ),
+    Mutation(
+        "a later turn sees the padding that the first one's cut made",
+        "hooks.py",
+        "past = call.so_far(0, embeds.device).padding_mask(None, call.past)",
+        "past = call.so_far(0, embeds.device).padding_mask(None, call.past) | 1",
+        f"{IMAGE_TURN}[input-((0,), (0,))]",
+    ),
+    Mutation(
+        "the cache behind two cuts counts like the first",
+        "call.py",
+        "next((step for step in reversed(self.steps) if step.start <= index), None)",
+        "next((step for step in self.steps if step.start <= index), None)",
+        f"{LATER_CUTS}[one-sdpa-llava]",
+    ),
+    Mutation(
+        "a hook is left behind",
+        "hooks.py",
+        "for handle in self._handles:",
+        "for handle in self._handles[1:]:",
+        "test_attach.py::test_a_handle_works_without_with_and_is_removed_once",
+    ),
+    Mutation(
+        "the model's own methods stay wrapped",
+        "features.py",
+        "object.__delattr__(self._outer, name)",
+        "pass",
+        "test_families.py::test_nothing_is_left_behind[llava-input-ragged]",
+    ),
+]
+
+MUTATIONS = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES]
