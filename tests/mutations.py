@@ -269,7 +269,7 @@ IMAGES = [
     Mutation(
         "the text that a method sees has padding in it",
         "decide.py",
-        "is_text = prompt.valid[row] & ~prompt.visual[row]",
+        "is_text = prompt.asked[row] & ~prompt.visual[row]",
         "is_text = ~prompt.visual[row]",
         f"{CUES}[llava-input-ragged]",
     ),
@@ -318,7 +318,7 @@ IMAGES = [
     Mutation(
         "the last column looks at an image, though padding stands there",
         "look.py",
-        "last = self.prompt.valid.int().cumsum(1).argmax(1, keepdim=True)",
+        "last = self.prompt.asked.int().cumsum(1).argmax(1, keepdim=True)",
         "last = torch.full((self.prompt.valid.shape[0], 1), self.prompt.valid.shape[1] - 1)",
         "test_probes.py::test_prompts_padded_on_the_right_look_from_their_own_last_token",
     ),
@@ -398,7 +398,7 @@ CACHES = [
     Mutation(
         "the model's own methods stay wrapped",
         "features.py",
-        "object.__delattr__(self._outer, name)",
+        "vars(self._outer).pop(name, None)",
         "pass",
         "test_families.py::test_nothing_is_left_behind[llava-input-ragged]",
     ),

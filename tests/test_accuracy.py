@@ -11,7 +11,6 @@ from torch import Tensor
 import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.attach.call import Call
-from greedyprune.attach.hooks import Hooks
 
 SEED, QUESTIONS, KEPT = 2026, 200, 16
 MARGIN = {"llava": 0.1, "qwen": 0.05}
@@ -69,17 +68,17 @@ def test_wrong_positions_lose_where_things_are(monkeypatch: pytest.MonkeyPatch) 
     name = "llava"
     model, _, _ = questions(name)
     where = testbed.sample(60, split="dev", seed=1, tasks=["where"], sizes=SIZES[name])
-    own = Hooks._own_positions
+    own = Call.own_positions
 
-    def scrambled(hooks: Hooks, call: Call, embeds: Tensor) -> Tensor:
-        positions = own(hooks, call, embeds).clone()
-        for row, columns, _ in call.prompt.spans() if call.prompt else ():
-            positions[..., row, columns] = positions[..., row, columns.flip(0)]
+    def scrambled(call: Call, embeds: Tensor) -> Tensor:
+        positions = own(call, embeds).clone()
+        for span in call.prompt.spans if call.prompt else ():
+            positions[..., span.row, span.columns] = positions[..., span.row, span.columns.flip(0)]
         return positions
 
     with gp.prune(model, gp.Random(), keep=120, at=gp.Input()):
         right = answers(name, where)
-        monkeypatch.setattr(Hooks, "_own_positions", scrambled)
+        monkeypatch.setattr(Call, "own_positions", scrambled)
         wrong = answers(name, where)
     assert sum(right) >= 50
     assert sum(wrong) <= sum(right) - 8

@@ -268,11 +268,11 @@ def test_several_layers_for_the_projector_must_be_named() -> None:
 
 def test_an_unknown_decoder_is_refused() -> None:
     vision = tower(model_type="clip_vision_model", image_size=24, patch_size=6)
-    text = decoder(model_type="gemma", head_dim=8)
+    text = decoder(model_type="granite")
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE))
-    with pytest.raises(ValueError, match="attention weights of a 'gemma' decoder are not known here, only of llama"):
+    with pytest.raises(ValueError, match="attention weights of a 'granite' decoder are not known here, only of llama"):
         gp.prune(model, "fastv", 4)
     for need in (RATERS, Keys("decoder"), TEXT_KEYS):
-        with pytest.raises(ValueError, match="of a 'gemma' decoder are not known here"):
+        with pytest.raises(ValueError, match="of a 'granite' decoder are not known here"):
             gp.prune(model, asking([], need, gp.Layer(2)), 4)
     gp.prune(model, "greedyprune", 4).remove()

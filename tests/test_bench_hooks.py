@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import greedyprune as gp
 from greedyprune.attach.hooks import Hooks
+from greedyprune.attach.layers import LayerHooks
 from greedyprune.bench import hooks
 from greedyprune.cli.app import app
 
@@ -47,8 +48,8 @@ def test_a_step_over_a_cache_without_padding_dispatches_nothing_more(at, masked,
 def test_hooks_of_such_a_step_dispatch_no_operation_but_one_look_at_the_mask(at, monkeypatch) -> None:
     inside: list[int] = []
 
-    def counting(name: str) -> None:
-        own = getattr(Hooks, name)
+    def counting(kind: type, name: str) -> None:
+        own = getattr(kind, name)
 
         def watched(self, *args, **kwargs):
             with hooks.Operations() as counted:
@@ -56,10 +57,11 @@ def test_hooks_of_such_a_step_dispatch_no_operation_but_one_look_at_the_mask(at,
             inside.append(counted.count)
             return result
 
-        monkeypatch.setattr(Hooks, name, watched)
+        monkeypatch.setattr(kind, name, watched)
 
-    for name in ("_top", "_enter", "_leave", "_text", "_after_text", "_layer"):
-        counting(name)
+    for name in ("_top", "_enter", "_leave", "_text", "_after_text"):
+        counting(Hooks, name)
+    counting(LayerHooks, "_layer")
     for masked in (False, True):
         with gp.prune(MODEL, gp.Random(), 36, at=at):
             ours, _ = both(masked)

@@ -140,9 +140,10 @@ def test_positions_that_lag_are_found_by_the_proofs_about_logits(
 
 
 def test_one_token_too_many_is_found(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from greedyprune.attach import decide
+    from greedyprune.attach.policy import Ask
 
-    monkeypatch.setattr(decide, "count", lambda budget, n: min(n, 1 + gp.budget.count(budget, n)))
+    own = Ask.count
+    monkeypatch.setattr(Ask, "count", lambda ask, n: min(n, 1 + own(ask, n)))
     verdict = every_image_gets_its_budget(Lab(llava), gp.Input(), SEVERAL)
     assert (verdict.passed, verdict.error) == (False, 2)
 

@@ -25,6 +25,7 @@ from tinies import (
     videos,
     windows,
 )
+from tinies.multimodal_positions import token_types as token_types
 from tinies.words import AUDIO as AUDIO
 from tinies.words import BEGIN as BEGIN
 from tinies.words import END as END

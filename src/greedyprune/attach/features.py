@@ -29,13 +29,13 @@ class Watch:
     """Stands in front of the methods that compute features; `remove` takes it away."""
 
     def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
-        self._outer, self._call, self._names = parts.outer, call, list[str]()
+        self._outer, self._call, self._before = parts.outer, call, dict[str, Any]()
         for medium, _ in parts.media:
             own = getattr(parts.outer, medium.features, None)
             if own is not None:
                 watched = wraps(own)(partial(self._computed, medium.kind, own))
+                self._before[medium.features] = vars(parts.outer).get(medium.features)
                 object.__setattr__(parts.outer, medium.features, watched)
-                self._names.append(medium.features)
 
     def _computed(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outermost = not INSIDE.get()  # some models compute a video's features by the method for images
@@ -51,10 +51,13 @@ class Watch:
         return features
 
     def remove(self) -> None:
-        """The model's own methods again."""
-        for name in self._names:
-            object.__delattr__(self._outer, name)
-        self._names.clear()
+        """The model's own methods again, or what stood in front of them before."""
+        for name, before in self._before.items():
+            if before is not None:
+                object.__setattr__(self._outer, name, before)
+            else:
+                vars(self._outer).pop(name, None)
+        self._before.clear()
 
 
 def lengths(features: Any) -> list[int] | None:

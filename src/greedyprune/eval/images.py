@@ -23,13 +23,14 @@ class Images:
     def __init__(self, parts: Parts) -> None:
         self._outer: Any = parts.outer
         self.looked: tuple[Need, ...] = ()
+        self._before: Any = None
 
     def allow(self, method: Method | None) -> None:
         """Say which method asks now."""
         self.looked = tuple(need for need in (method.needs if method else ()) if need.in_tower)
 
     def __enter__(self) -> Images:
-        real = self._outer.get_image_features
+        real, self._before = self._outer.get_image_features, vars(self._outer).get("get_image_features")
         held: dict[Any, tuple[Any, Any]] = {}
 
         @functools.wraps(real)  # generate() reads the signature
@@ -45,4 +46,7 @@ class Images:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._outer.get_image_features
+        if self._before is not None:
+            self._outer.get_image_features = self._before
+        else:
+            del self._outer.get_image_features
