@@ -404,4 +404,49 @@ CACHES = [
     ),
 ]
 
-MUTATIONS = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES]
+WAYS = [
+    Mutation(
+        "FlashAttention takes the gaps for several prompts",
+        "layers.py",
+        'return {**kwargs, "position_ids": None}',
+        "return kwargs",
+        "test_generation_flash.py::test_a_prompt_with_gaps_is_one_prompt[one-llava-layer:2]",
+    ),
+    Mutation(
+        "an assistant's guesses are part of the question",
+        "decide.py",
+        "asked[:, asked.shape[1] - self.drafts :] = False",
+        "asked[:, asked.shape[1] :] = False",
+        "test_generation_decoding.py::test_prompt_lookup_changes_nothing[llava-layer:2]",
+    ),
+    Mutation(
+        "a prompt in chunks is cut chunk by chunk",
+        "entry.py",
+        'if getattr(features, "last_hidden_state", None) is None:',
+        'if getattr(features, "pooler_output", None) is None:',
+        "test_generation_caches.py::test_images_in_chunks_are_refused_or_right[last-llava-layer:2]",
+    ),
+    Mutation(
+        "no gradient reaches what stays",
+        "call.py",
+        "short = made.cut.take(hidden, -2)",
+        "short = made.cut.take(hidden, -2).detach().requires_grad_(hidden.requires_grad)",
+        "test_generation_training.py::test_gradients_are_those_of_the_short_prompt[plain-llava-layer:2]",
+    ),
+    Mutation(
+        "a compiled model is pruned without a word",
+        "parts.py",
+        "_check_uncompiled([model, outer, text, *layers])",
+        "_check_uncompiled([])",
+        "test_generation_training.py::test_a_model_that_was_compiled_before_is_refused[compile()]",
+    ),
+    Mutation(
+        "beams and returns read the mask of the first row",
+        "cache.py",
+        "self.cut = self.cut.of_rows(rows)",
+        "self.cut = self.cut.of_rows(rows * 0)",
+        "test_attach_generation.py::test_beams_and_samples_are_scored_right",
+    ),
+]
+
+MUTATIONS = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES, *WAYS]
