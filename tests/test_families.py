@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING
 
 import greedyprune as gp
 import proofs
@@ -36,7 +37,9 @@ TIGHT = {"rtol": 0.0, "atol": 1e-5}
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert set(BUILDERS) == set(FAMILIES)
+    known = set(CONFIG_MAPPING)  # the oldest supported release does not have the newest families
+    assert set(BUILDERS) == set(FAMILIES) & known
+    assert set(FAMILIES) - known <= {"molmo2"}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
