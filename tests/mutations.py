@@ -167,7 +167,7 @@ MASKS = [
         "masks.py",
         "allowed[..., -queries:] |= own if own.dtype == torch.bool else own == 0",
         "allowed[..., -queries:] &= own if own.dtype == torch.bool else own == 0",
-        f"{PROOF}[paligemma-input-sdpa-one]",
+        f"{PROOF}[paligemma-input-sdpa-ragged]",
     ),
     Mutation(
         "a window is one token too long",
