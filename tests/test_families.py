@@ -106,6 +106,10 @@ def test_a_dropped_token_is_a_masked_token(family, at, attention, case) -> None:
 def test_a_cache_changes_nothing(family, at, attention, case) -> None:
     # Without a cache every step decides anew, so the method must look at places only.
     method, made = places_only(family), tiny(family, attention)
+    if family == "paligemma":  # the oldest release lets its prompt look at the answer, where there is no cache
+        plain = generate(made.model, made.prompt(case.rows), use_cache=False, max_new_tokens=proofs.FEW)
+        if not torch.equal(plain.tokens, proofs.plain(family, attention, case).tokens[:, : proofs.FEW]):
+            pytest.skip("this release of transformers answers otherwise without a cache, pruned or not")
     with gp.prune(made.model, method, keep_of(case), at=at):
         uncached = generate(made.model, made.prompt(case.rows), use_cache=False, max_new_tokens=proofs.FEW)
     assert_near(proofs.pruned(family, attention, at, case, method), uncached)
