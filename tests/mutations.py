@@ -398,7 +398,7 @@ CACHES = [
     Mutation(
         "the model's own methods stay wrapped",
         "features.py",
-        "vars(self._outer).pop(name, None)",
+        "own.pop(name, None)",
         "pass",
         "test_families.py::test_nothing_is_left_behind[llava-input-ragged]",
     ),

@@ -18,7 +18,10 @@ import greedyprune as gp
 from greedyprune.attach.parts import find_parts
 from greedyprune.attach.report import Report, Selection
 from greedyprune.models.table import FAMILIES
-from greedyprune.verify.reference import gathered_row
+from greedyprune.verify.reference import gathered
+from greedyprune.verify.subject import Subject
+from greedyprune.verify.traces import fingerprint as fingerprint
+from greedyprune.verify.traces import hooks_on as hooks_on
 from tiny import AUDIO, IMAGE, NAMES, SPECIAL, VIDEO, Rows, Tiny, tiny
 
 MEDIA = [IMAGE, VIDEO, AUDIO]
@@ -336,25 +339,8 @@ def truth_of(family: str, case: Case, run: Run, dropped: Tensor, at: gp.Stage) -
     inputs = eager.prompt(case.rows)
     if not any(kind.recurrent for kind in find_parts(eager.model).kinds):
         return masked(eager, inputs, run.sequences, dropped, at)
-    return gathered(eager, case.rows, inputs, run.sequences, dropped, at)
-
-
-@torch.no_grad()
-def gathered(
-    made: Tiny, rows: Rows, inputs: dict[str, Tensor], sequences: Tensor, dropped: Tensor, at: gp.Stage
-) -> Tensor:
-    """The reference where layers carry a state, from which no mask can keep a token: it is gone. -> (b, steps, v)
-
-    Every prompt is read alone, with its answer, without a cache and without padding, by an unpatched model from whose
-    states the dropped tokens are taken in front of the layer of the cut.
-    """
-    steps = sequences.shape[1] - inputs["input_ids"].shape[1]
-    logits: list[Tensor] = []
-    for place, row in enumerate(rows):
-        first = int(inputs["attention_mask"][place].argmax())
-        full = made.continued(made.prompt((row,)), sequences[place : place + 1, first:-1])
-        logits.append(gathered_row(made.model, full, dropped[place : place + 1, first:], steps, start_of(at)))
-    return torch.cat(logits)
+    subject = Subject(eager.model, eager.prompt, tuple(SPECIAL), eager.continued)
+    return gathered(subject, case.rows, run.sequences, dropped, at)
 
 
 def _read_before(prompts: Sequence[int], width: int) -> Tensor:
@@ -383,31 +369,6 @@ def entering(module: nn.Module, model: Any, inputs: dict[str, Any]) -> dict[str,
     with hooked(module.register_forward_pre_hook(look, with_kwargs=True)):
         model(**inputs)
     return seen[0]
-
-
-def hooks_on(model: nn.Module) -> int:
-    """How many of our hooks the model and its parts carry; transformers leaves some of its own there."""
-    hooks = [
-        hook
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name.endswith("_hooks") and value
-        for hook in value.values()
-    ]
-    return sum(getattr(hook, "__module__", "").startswith("greedyprune") for hook in hooks)
-
-
-def _trace(value: Any) -> Any:
-    return (type(value), len(value)) if isinstance(value, dict) else id(value)
-
-
-def fingerprint(model: nn.Module) -> list[tuple[str, type, dict[str, Any]]]:
-    """Everything about a model that pruning could leave behind: classes, attributes, hooks, weights by identity."""
-    own = {"rope_deltas"}  # what Qwen models themselves note on every call
-    return [
-        (name, type(module), {key: _trace(value) for key, value in vars(module).items() if key not in own})
-        for name, module in model.named_modules()
-    ]
 
 
 def at_once(work: Callable[..., None], jobs: Iterable[Sequence[Any]]) -> None:

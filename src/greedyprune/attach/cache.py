@@ -160,14 +160,17 @@ def is_cut_once(cache: Any) -> bool:
 
 def is_shifted(cache: Any) -> bool:
     """Whether any layer numbered its tokens anew."""
-    cuts = (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer))
-    return any(cut is not None and cut.shift is not None for cut in cuts)
+    return any(cut.shift is not None for cut in _cuts(cache))
 
 
 def is_ragged(cache: Any) -> bool:
     """Whether any layer holds padding."""
-    cuts = (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer))
-    return any(cut is not None and cut.ragged for cut in cuts)
+    return any(cut.ragged for cut in _cuts(cache))
+
+
+def _cuts(cache: Any) -> Iterator[Cut]:
+    """The cuts that its layers carry."""
+    return (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer) and layer.cut is not None)
 
 
 def check_cache(cache: Any, *, early: bool = False) -> None:

@@ -50,9 +50,9 @@ def refuse_unclear(ids: Tensor | None, mask: Any) -> None:
 
 def refuse_unknown(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
     """Raise for inputs that the family does not list, and for parts of features."""
-    known = {medium.kind for medium, _ in parts.media}
     for kind, name in INPUTS.items():
-        if kind not in known and (kwargs.get(name) is not None or kind in computed):
+        came = kwargs.get(name) is not None or kind in computed
+        if came and all(medium.kind != kind for medium, _ in parts.media):
             why = dict(parts.family.without).get(kind)
             raise NotImplementedError(
                 f"{kind}s of a {parts.family.model_type!r} model are not supported"

@@ -17,6 +17,8 @@ from torch import Tensor
 from greedyprune.attach.tower import KIND
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from greedyprune.attach.call import Call
     from greedyprune.attach.parts import Parts
 
@@ -29,13 +31,12 @@ class Watch:
     """Stands in front of the methods that compute features; `remove` takes it away."""
 
     def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
-        self._outer, self._call, self._before = parts.outer, call, dict[str, Any]()
+        self._call, self._undo = call, list[Callable[[], None]]()
         for medium, _ in parts.media:
             own = getattr(parts.outer, medium.features, None)
             if own is not None:
                 watched = wraps(own)(partial(self._computed, medium.kind, own))
-                self._before[medium.features] = vars(parts.outer).get(medium.features)
-                object.__setattr__(parts.outer, medium.features, watched)
+                self._undo.append(put_in_front(parts.outer, medium.features, watched))
 
     def _computed(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outermost = not INSIDE.get()  # some models compute a video's features by the method for images
@@ -52,12 +53,23 @@ class Watch:
 
     def remove(self) -> None:
         """The model's own methods again, or what stood in front of them before."""
-        for name, before in self._before.items():
-            if before is not None:
-                object.__setattr__(self._outer, name, before)
-            else:
-                vars(self._outer).pop(name, None)
-        self._before.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+
+
+def put_in_front(module: nn.Module, name: str, made: Any) -> Callable[[], None]:
+    """Give a module an attribute in front of its own method; what is returned puts back what stood there before."""
+    own, before = vars(module), vars(module).get(name)
+    own[name] = made
+
+    def undo() -> None:
+        if before is not None:
+            own[name] = before
+        else:
+            own.pop(name, None)
+
+    return undo
 
 
 def lengths(features: Any) -> list[int] | None:

@@ -54,7 +54,6 @@ class Hooks:
     ) -> None:
         self.parts, self._policy, self._done = parts, policy, done
         self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
-        self._full, self._first = parts.full, parts.first
         self._handles: list[RemovableHandle | Watch] = []
         self._layers = LayerHooks(parts, self._call)
         self._proven: list[list[int]] = []
@@ -142,7 +141,7 @@ class Hooks:
         if not call.outer_masks:
             call.padding = mask
         total = call.past + call.length
-        base, first = cut_of(call.cache, self._full), cut_of(call.cache, self._first)
+        base, first = cut_of(call.cache, self.parts.full), cut_of(call.cache, self.parts.first)
         fresh = any(bool(places.any()) for places in call.media.values())
         unmasked = not fresh and nothing_masked(call, base, mask)
         if unmasked:

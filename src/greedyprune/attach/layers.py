@@ -28,7 +28,7 @@ class LayerHooks:
     """The hooks of one model's decoder layers. `call` says which forward runs."""
 
     def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
-        self.parts, self._call, self._first = parts, call, parts.first
+        self.parts, self._call = parts, call
         self._names = list(inspect.signature(type(parts.layers[0]).forward).parameters)[1:]
         self._handles: list[RemovableHandle] = []
         self._lock, self._removed = threading.Lock(), False
@@ -61,20 +61,16 @@ class LayerHooks:
             if call.open and len(args) < 2 and kwargs.get("attention_mask") is None:
                 return None  # the usual step: one look for each layer
             return self._decode_layer(call, index, args, kwargs)
-        starts = call.policy.starts
+        kwargs, starts = {**kwargs, **dict(zip(self._names, args, strict=False))}, call.policy.starts
         if not starts or index < starts[0]:
-            mask = kwargs.get("attention_mask")
-            whole = call.past and cut_of(call.cache, index) is None
-            if starts and whole and mask is not None and not call.outer_masks:
-                # In a later turn the text model's padding is laid out for layers that are short, as this one is not.
-                hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-                args, kwargs = (hidden, *args[1:]), {**kwargs, "attention_mask": of_step(call, index, mask, hidden)}
-                kwargs.pop("hidden_states", None)
-                look_back(call, index, module, {**kwargs, **dict(zip(self._names, args, strict=False))})
-                return args, self._without_gaps(call, kwargs)
-            look_back(call, index, module, {**kwargs, **dict(zip(self._names, args, strict=False))})
-            return (args, self._without_gaps(call, kwargs)) if call.steps else None
-        kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
+            mask, whole = kwargs.get("attention_mask"), cut_of(call.cache, index) is None
+            misled = bool(starts and call.past and whole and mask is not None and not call.outer_masks)
+            if misled:  # a later turn's padding is laid out for layers that are short, as this one is not
+                kwargs["attention_mask"] = of_step(call, index, mask, kwargs["hidden_states"])
+            look_back(call, index, module, kwargs)
+            if not misled and not call.steps:
+                return None
+            return (kwargs.pop("hidden_states"),), self._without_gaps(call, kwargs)
         if index in starts:
             kwargs["hidden_states"] = call.cut_now(kwargs["hidden_states"], index)
         step, hidden = call.steps[-1], kwargs["hidden_states"]
@@ -120,7 +116,7 @@ class LayerHooks:
         self, call: Call, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
         """A forward without new images over a cache of which only the later layers are short."""
-        held, first = cut_of(call.cache, index), cut_of(call.cache, self._first)
+        held, first = cut_of(call.cache, index), cut_of(call.cache, self.parts.first)
         kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         if held is not None and held.shift is not None and (first is None or first.shift is None):
             kwargs = self._shifted(call, index, held.shift, kwargs)

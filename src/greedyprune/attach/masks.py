@@ -25,7 +25,8 @@ def of_prompt(call: Call, step: Step, index: int, mask: Tensor | None, hidden: T
     """The mask of decoder layer `index` behind the cut of this forward. `hidden` (b, l, d) is cut already."""
     kind = call.parts.kinds[index]
     if kind.recurrent:
-        return _of_states(call, step, mask)
+        # A layer that carries a state is told what is padding; None where nothing is.
+        return step.fresh.valid.long() if step.fresh.ragged and not call.past else None
     if mask is None:
         return _unmasked(call, step.masked, kind, hidden)
     if _misled(call) and mask.ndim == 2:
@@ -88,13 +89,6 @@ def padding(cut: Cut, mask: Tensor) -> Tensor:
 def _misled(call: Call) -> bool:
     """Whether one mask of padding cannot serve all layers, or the outer model's masks did not know of the cut."""
     return call.outer_masks or not call.parts.plain
-
-
-def _of_states(call: Call, step: Step, mask: Tensor | None) -> Tensor | None:
-    """What is padding, for a layer that carries a state: None where nothing is."""
-    if call.past or not step.fresh.ragged:
-        return None if mask is None or call.past else padding(step.fresh, mask)
-    return step.fresh.valid.long()
 
 
 def _unmasked(call: Call, cut: Cut, kind: Kind, hidden: Tensor) -> Tensor | None:

@@ -57,18 +57,18 @@ class Parts:
     class_token: bool
     """Whether a class token stands in front of its patches."""
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first decoder layer that has keys."""
         return next(kind.first for kind in self.kinds if not kind.recurrent)
 
-    @property
+    @cached_property
     def full(self) -> int:
         """The first decoder layer that sees everything, or the first that has keys."""
         every = (kind.first for kind in self.kinds if not kind.recurrent and kind.window is None)
         return next(every, self.first)
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether all decoder layers see everything."""
         return all(kind.window is None and not kind.recurrent for kind in self.kinds)

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.attach.context import CALL
+from greedyprune.attach.features import put_in_front
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
@@ -23,14 +24,13 @@ class Images:
     def __init__(self, parts: Parts) -> None:
         self._outer: Any = parts.outer
         self.looked: tuple[Need, ...] = ()
-        self._before: Any = None
 
     def allow(self, method: Method | None) -> None:
         """Say which method asks now."""
         self.looked = tuple(need for need in (method.needs if method else ()) if need.in_tower)
 
     def __enter__(self) -> Images:
-        real, self._before = self._outer.get_image_features, vars(self._outer).get("get_image_features")
+        real = self._outer.get_image_features
         held: dict[Any, tuple[Any, Any]] = {}
 
         @functools.wraps(real)  # generate() reads the signature
@@ -42,11 +42,8 @@ class Images:
                 held[key] = ((args, kwargs), real(*args, **kwargs))  # what is held keeps its id
             return held[key][1]
 
-        self._outer.get_image_features = remembered
+        self._undo = put_in_front(self._outer, "get_image_features", remembered)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            self._outer.get_image_features = self._before
-        else:
-            del self._outer.get_image_features
+        self._undo()

@@ -31,7 +31,12 @@ from greedyprune.registry import unknown
 
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 TILES = "an image is all its tiles together"
+VIEWS = "an image is all its tiles and its global view together"
+ROWS = "newlines stay while their row does"
+STATES = "layers with linear attention keep a state"
+WINDOWS = "a sound is all its windows together"
 CLIPS = (video(positioned_grids),)
+CLIPS_OF_IMAGES = (video(positioned_grids, "image_token_id"),)
 SOUNDS = (audio(by_runs),)
 
 FAMILIES: dict[str, Family] = {
@@ -70,7 +75,7 @@ FAMILIES: dict[str, Family] = {
             positioned_grids,
             native=True,
             also=CLIPS,
-            note="layers with linear attention keep a state",
+            note=STATES,
             readable=False,
         ),
         Family(
@@ -78,12 +83,12 @@ FAMILIES: dict[str, Family] = {
             positioned_grids,
             native=True,
             also=CLIPS,
-            note="layers with linear attention keep a state",
+            note=STATES,
             readable=False,
         ),
-        Family("glm4v", positioned_grids, also=(video(positioned_grids, "image_token_id"),), readable=False),
-        Family("glm4v_moe", positioned_grids, also=(video(positioned_grids, "image_token_id"),), readable=False),
-        Family("glm46v", positioned_grids, also=(video(positioned_grids, "image_token_id"),), readable=False),
+        Family("glm4v", positioned_grids, also=CLIPS_OF_IMAGES, readable=False),
+        Family("glm4v_moe", positioned_grids, also=CLIPS_OF_IMAGES, readable=False),
+        Family("glm46v", positioned_grids, also=CLIPS_OF_IMAGES, readable=False),
         Family("ernie4_5_vl_moe", positioned_grids, also=CLIPS, along=("moe_mm_token_type_ids",), readable=False),
         Family("paddleocr_vl", positioned_grids, readable=False),
         Family(
@@ -99,14 +104,14 @@ FAMILIES: dict[str, Family] = {
         Family("gemma4", by_features, grid="no", along=("per_layer_inputs", "per_layer_input"), readable=False),
         Family("molmo2", by_features, "image_patch_id", grid="no", readable=False),
         # Tiles
-        Family("llava_next", newlines, newline="image_newline", grid="no", note="newlines stay while their row does"),
+        Family("llava_next", newlines, newline="image_newline", grid="no", note=ROWS),
         Family(
             "llava_next_video",
             newlines,
             also=(video(newlines),),
             newline="image_newline",
             grid="no",
-            note="newlines stay while their row does",
+            note=ROWS,
         ),
         Family(
             "llava_onevision",
@@ -114,21 +119,21 @@ FAMILIES: dict[str, Family] = {
             also=(video(newlines),),
             newline="image_newline",
             grid="no",
-            note="newlines stay while their row does",
+            note=ROWS,
         ),
         Family(
             "smolvlm",
             runs_until_global,
             tower=Tower("vision_model", shuffled_blocks),
             grid="one tile",
-            note="an image is all its tiles and its global view together",
+            note=VIEWS,
         ),
         Family(
             "idefics3",
             runs_until_global,
             tower=Tower("vision_model", shuffled_blocks),
             grid="one tile",
-            note="an image is all its tiles and its global view together",
+            note=VIEWS,
         ),
         Family(
             "internvl",
@@ -158,9 +163,9 @@ FAMILIES: dict[str, Family] = {
             readable=False,
         ),
         # Sounds
-        Family("voxtral", also=SOUNDS, grid="no", note="a sound is all its windows together"),
+        Family("voxtral", also=SOUNDS, grid="no", note=WINDOWS),
         Family("qwen2_audio", also=SOUNDS, grid="no"),
-        Family("audioflamingo3", also=SOUNDS, grid="no", note="a sound is all its windows together"),
+        Family("audioflamingo3", also=SOUNDS, grid="no", note=WINDOWS),
         Family("granite_speech", also=SOUNDS, grid="no", readable=False),
     )
 }

@@ -39,4 +39,4 @@ def hooks_on(model: nn.Module) -> int:
         if name.endswith("_hooks") and value
         for hook in value.values()
     ]
-    return sum(getattr(hook, "__module__", "").startswith("greedyprune.attach") for hook in hooks)
+    return sum(getattr(hook, "__module__", "").startswith("greedyprune") for hook in hooks)
