@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import greedyprune as gp
 from greedyprune.attach.parts import find_parts
+from greedyprune.attach.release import cache_name, cache_of
 from greedyprune.attach.report import Report, Selection
 from greedyprune.models.table import FAMILIES
 from greedyprune.verify.reference import gathered
@@ -175,15 +176,22 @@ def generate(model: Any, inputs: dict[str, Any], **options: Any) -> Run:
     """Generate greedily. The model gets copies, so that nothing it does can reach the next run."""
     copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     options = {"max_new_tokens": STEPS, "do_sample": False, "suppress_tokens": SPECIAL, **options}
+    copies, options = renamed(model, copies), renamed(model, options)
     out = model.generate(**copies, return_dict_in_generate=True, output_logits=True, **options)
     tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
-    return Run(out.sequences, tokens, torch.stack(out.logits, 1), out.past_key_values)
+    return Run(out.sequences, tokens, torch.stack(out.logits, 1), cache_of(out))
+
+
+def renamed(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with `past_key_values` under the name that this release gives it."""
+    name = cache_name(model)
+    return {name if key == "past_key_values" else key: value for key, value in arguments.items()}
 
 
 @torch.no_grad()
 def forward(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
     """One forward without gradients."""
-    return model(**{**inputs, **options})
+    return model(**renamed(model, {**inputs, **options}))
 
 
 @cache

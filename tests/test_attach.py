@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -69,7 +70,8 @@ def test_a_handle_works_without_with_and_is_removed_once(request) -> None:
 @places
 @pytest.mark.parametrize("keep", [0, 1, 15, 16, 99, gp.Ratio(0.0)], ids=str)
 def test_any_budget_is_right(at, keep) -> None:
-    with gp.prune(MODEL, gp.GreedyPrune(), keep, at=at) as handle:
+    more = pytest.warns(gp.PruneWarning, match="more than all of them") if keep == 99 else nullcontext()
+    with gp.prune(MODEL, gp.GreedyPrune(), keep, at=at) as handle, more:
         run = generate(MODEL, TWO)
     assert [selection.k for selection in handle.selections] == [min(keep, 16) if isinstance(keep, int) else 0] * 2
     near(run.logits, truth(TWO, run.sequences, handle.selections, at))
@@ -102,7 +104,9 @@ def pretend(model_type: str) -> SimpleNamespace:
         (MODEL, {"keep": []}, ValueError, "holds no budget"),
         (MODEL, {"keep": [4, 0.5]}, TypeError, r"Ratio\(0.5\)"),
         (MODEL, {"keep": 4, "at": gp.Layer(4)}, ValueError, r"last place is Layer\(3\)"),
-        (MODEL, {"keep": 4, "at": "layer:2"}, ValueError, "cannot run at"),
+        (MODEL, {"keep": 4, "at": "layer:x"}, ValueError, "names no stage"),
+        (MODEL, {"keep": 4, "at": 2}, TypeError, r"write Layer\(2\)"),
+        (MODEL, {"keep": 4, "at": True}, TypeError, "is no stage"),
         (MODEL, {"keep": 4, "method": "greedyprun"}, ValueError, "did you mean 'greedyprune'"),
         (MODEL, {"keep": 4, "method": 3}, TypeError, "is no method"),
         (pretend("lava"), {"keep": 4}, ValueError, "did you mean 'llava'"),

@@ -126,7 +126,7 @@ ROWS = {"reordered": [1, 0], "reduced": [1], "repeated": [0, 0, 1, 1]}
 def test_the_cut_follows_the_rows_of_the_cache(at, inputs, change, positions) -> None:
     with gp.prune(MODEL, GRID, [4, 11] if inputs is UNEQUAL else 5, at=at, positions=positions):
         answer, rows = generate(MODEL, inputs), ROWS[change]
-        cache = forward(MODEL, inputs, use_cache=True).past_key_values
+        cache = proofs.cache_of(forward(MODEL, inputs, use_cache=True))
         REARRANGE[change](cache)
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)[rows]
         step = {"input_ids": answer.tokens[rows, :1], "attention_mask": mask, "past_key_values": cache}

@@ -131,7 +131,7 @@ def test_a_cache_and_company_change_nothing_of_it(family, at, case) -> None:
 
 @pytest.mark.parametrize("at", STAGES, ids=str)
 def test_keeping_all_is_compact_already(at) -> None:
-    with gp.prune(MODEL, gp.GreedyPrune(), 99, at=at, positions="compact"):
+    with gp.prune(MODEL, gp.GreedyPrune(), gp.Ratio(1.0), at=at, positions="compact"):
         run = generate(MODEL, RAGGED)
     assert_near(run, proofs.plain("llava", "sdpa", CASES[2]))
 
@@ -215,7 +215,7 @@ def test_a_loop_by_hand_counts_alike(at) -> None:
         for index in range(6):
             out = forward(MODEL, {**step, "attention_mask": None}, use_cache=True)
             near(out.logits[:, -1], answer.logits[:, index])
-            step = {"input_ids": answer.tokens[:, index : index + 1], "past_key_values": out.past_key_values}
+            step = {"input_ids": answer.tokens[:, index : index + 1], "past_key_values": proofs.cache_of(out)}
 
 
 # Merged tokens --------------------------------------------------------------------------------------------------------

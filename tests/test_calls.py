@@ -262,7 +262,9 @@ def test_a_share_that_rounds_to_all_is_said_once_per_call(at) -> None:
             assert len(seen) == 1
         with handle.using(keep=[gp.Ratio(0.99), 4]):  # something left
             generate(MODEL, TWO)
-        with handle.using(keep=99):  # nothing was asked for
+        with handle.using(keep=16):  # nothing was asked for
+            generate(MODEL, TWO)
+        with handle.using(keep=17), pytest.warns(gp.PruneWarning, match="keep=17 .* is more than all of them"):
             generate(MODEL, TWO)
         generate(MODEL, MADE.prompt(proofs.TEXT.rows))  # nothing could leave
 

@@ -90,7 +90,7 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
     layer = 0 if named else 1
     # Without position ids a plain forward counts padding too, so keys are turned otherwise than by generate().
     caches = (
-        forward(eager.model, inputs, use_cache=True).past_key_values,
+        proofs.cache_of(forward(eager.model, inputs, use_cache=True)),
         generate(eager.model, inputs, max_new_tokens=2).cache,
     )
     seen: list[Tensor] = []
@@ -128,7 +128,7 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
         out = forward(eager.model, inputs, output_attentions=True, use_cache=True)
     there, kept = inputs["attention_mask"].bool().clone(), [columns for _, columns in images]
     for cut in range(3):
-        weights, keys = out.attentions[cut].mean(1), out.past_key_values.layers[cut].keys
+        weights, keys = out.attentions[cut].mean(1), proofs.cache_of(out).layers[cut].keys
         # Where the original columns are in the sequence of this layer: short rows are padded on the left.
         short = there.cumsum(1) - 1 + there.sum(1).max() - there.sum(1, keepdim=True)
         for cues, (row, columns), left in zip(given[3 * cut : 3 * cut + 3], images, kept, strict=True):

@@ -179,7 +179,7 @@ def test_the_cache_is_physically_short(family, at, case) -> None:
     inputs = made.prompt(case.rows)
     length = inputs["input_ids"].shape[1]
     with gp.prune(made.model, method, keep_of(case), at=at) as handle:
-        cache = forward(made.model, inputs, use_cache=True).past_key_values
+        cache = proofs.cache_of(forward(made.model, inputs, use_cache=True))
     dropped = proofs.dropped_columns(inputs["input_ids"], handle.selections)
     short = int((inputs["attention_mask"].bool() & ~dropped).sum(1).max())
     start = 0 if proofs.is_early(at) else proofs.start_of(at)
@@ -196,7 +196,7 @@ def test_the_cache_is_physically_short(family, at, case) -> None:
     assert all(layer.values.shape[-2] == layer.keys.shape[-2] for layer in layers.values())
     assert all(layer.get_seq_length() == length for layer in layers.values())
     assert cache.get_seq_length() == length
-    report, plain = handle.report(), forward(made.model, inputs, use_cache=True).past_key_values
+    report, plain = handle.report(), proofs.cache_of(forward(made.model, inputs, use_cache=True))
     assert report.cache_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in layers.values())
     whole = [plain.layers[index] for index in keyed]
     assert report.cache_bytes_full == sum(layer.keys.nbytes + layer.values.nbytes for layer in whole)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import greedyprune as gp
+import proofs
 import tiny
 from greedyprune.models.flops import Sizes, decode_flops, prefill_flops
 
@@ -35,7 +36,7 @@ def test_a_prompt_and_a_step_cost_what_torch_counts(family: str) -> None:
     work = lambda: held.append(model(**inputs, use_cache=True, logits_to_keep=1))  # noqa: E731
     assert counted(model, work) == prefill_flops(model.config, [length] * layers)
     token = made.continued(inputs, torch.cat([inputs["input_ids"], torch.tensor([[7]])], 1))
-    more = {"attention_mask": token["attention_mask"], "past_key_values": held[0].past_key_values}
+    more = {"attention_mask": token["attention_mask"], "past_key_values": proofs.cache_of(held[0])}
     if "qwen" in family:  # which counts anew from the mask otherwise
         more["position_ids"] = torch.full((3, 1, 1), length)
     step = lambda: model(input_ids=torch.tensor([[7]]), **more)  # noqa: E731

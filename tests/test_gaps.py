@@ -43,7 +43,7 @@ def test_a_newline_stays_while_a_token_of_its_row_stays(family: str, at: gp.Stag
     made = tiny(family)
     inputs = made.prompt(((0,),))
     with gp.prune(made.model, proofs.Custom(choose=scattered), keep, at=at) as handle:
-        cache = proofs.forward(made.model, inputs, use_cache=True).past_key_values
+        cache = proofs.cache_of(proofs.forward(made.model, inputs, use_cache=True))
     (selection,) = handle.selections
     # Where newlines stand is seen in what enters the decoder of the unpatched model.
     tokens = proofs.states_entering(made.model, inputs, gp.Input())[proofs.is_visual(inputs["input_ids"])]

@@ -106,7 +106,7 @@ def test_a_prompt_padded_on_the_right_goes_on(at, positions) -> None:
             after = inputs["attention_mask"].sum(1, keepdim=True)
             step = {"input_ids": torch.tensor([[11], [12]]), "position_ids": after}
             step["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
-            step["past_key_values"] = prefill.past_key_values
+            step["past_key_values"] = proofs.cache_of(prefill)
             answers.append(forward(made.model, step).logits)
     near(*answers)
 

@@ -16,7 +16,7 @@ import greedyprune as gp
 import proofs
 from greedyprune.cues import Attention, Need
 from greedyprune.models.table import READABLE
-from greedyprune.probes.decoder import decoder_keys, decoder_rows
+from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows
 from looks import CLS, LAST, RATERS, Cls, Last, all_near, asking, class_rows, eager_rows, near, noting, raters_of
 from proofs import CASES, CORE, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
@@ -183,7 +183,7 @@ def test_every_kind_of_mask_hides_the_same_keys(kind) -> None:
     lowest = torch.finfo(torch.float32).min
     masks = {"none": None, "padding": valid.long(), "bool": seen, "float": torch.where(seen, 0.0, lowest)}
     keys = decoder_keys(attention, states, rotary)
-    rows = decoder_rows(attention, states, rotary, keys, at, masks[kind])
+    rows = decoder_rows(attention, decoder_queries(attention, states, rotary), keys, at, masks[kind])
     near(rows.sum(2), torch.ones(2, 3))
     hidden = torch.stack([~seen[b, 0][at[b]] for b in range(2)])
     assert (rows[hidden] == 0).all()
@@ -191,12 +191,13 @@ def test_every_kind_of_mask_hides_the_same_keys(kind) -> None:
     # The same when the first three tokens are keys in a cache already.
     cache = DynamicCache()
     with torch.no_grad():
-        attention(states[:, :3], tuple(x[:, :3] for x in rotary), None, past_key_values=cache)
+        attention(states[:, :3], tuple(x[:, :3] for x in rotary), None, **{proofs.cache_name(attention): cache})
     near(cache.layers[0].keys, keys[:, :, :3])
     late = masks[kind] if kind in ("none", "padding") else masks[kind][:, :, 3:]
     later = tuple(x[:, 3:] for x in rotary)
     all_keys = torch.cat([cache.layers[0].keys, decoder_keys(attention, states[:, 3:], later)], 2)
-    late_rows = decoder_rows(attention, states[:, 3:], later, all_keys, at[:, :1] - 3, late)
+    late_queries = decoder_queries(attention, states[:, 3:], later)
+    late_rows = decoder_rows(attention, late_queries, all_keys, at[:, :1] - 3, late)
     near(late_rows, rows[:, :1])
 
 

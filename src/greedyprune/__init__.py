@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from greedyprune.attach import Pruned as Pruned
     from greedyprune.attach import PruneWarning as PruneWarning
     from greedyprune.attach import prune as prune
+    from greedyprune.attach import remove as remove
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
@@ -130,6 +131,7 @@ _HOMES = {
     "downscale": "models.transforms",
     "from_plain": "plain",
     "prune": "attach",
+    "remove": "attach",
     "select": "method",
     "to_plain": "plain",
 }

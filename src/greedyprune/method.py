@@ -36,6 +36,9 @@ class Method:
     compares_frames: ClassVar[bool] = False
     """Whether it compares the frames of a clip, so that one frame alone says nothing to it."""
 
+    weighs_relevance: ClassVar[bool] = False
+    """Whether it weighs `cues.relevance` where that is given."""
+
     at: Stage = Input()
     """Where tokens are cut unless the call says otherwise: the method's published stage."""
 

@@ -100,3 +100,14 @@ def parse_stage(text: str) -> Stage:
         case _:
             pass
     raise ValueError(f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut.")
+
+
+def as_stage(at: object) -> Stage:
+    """A stage as a user gives it: the stage itself, or what it prints as, such as "layer:2"."""
+    if isinstance(at, Stage):
+        return at
+    if isinstance(at, str):
+        return parse_stage(at)
+    number = isinstance(at, int) and not isinstance(at, bool)
+    remedy = f"write Layer({at}), or Input()" if number else "write Input(), Layer(2) or the like"
+    raise TypeError(f"at={at!r} is no stage: {remedy}.")

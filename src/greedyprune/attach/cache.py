@@ -28,7 +28,7 @@ else:
 
 
 class ShortLayer(Base):
-    """The mixin: physical length + dropped = logical length."""
+    """The mixin: physical length + dropped = logical length. Pickling keeps the layer's own class and the cut."""
 
     _layer_type = None  # transformers registers subclasses by this name; these are made on the fly and must not be
     cut: Cut | None = None
@@ -60,7 +60,7 @@ class ShortLayer(Base):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The physical width of the mask, and the offset of its first column in the logical numbering."""
         dropped = self.dropped
-        if self.prompt and CALL.get() is None:
+        if self.prompt and ((call := CALL.get()) is None or not call.holds(self)):
             raise RuntimeError(
                 "this cache was filled while the model was pruned and is short: prune the model again, "
                 "or start with an empty cache."
@@ -112,8 +112,19 @@ class ShortLayer(Base):
         if self.cut is not None:
             self.cut = self.cut.of_rows(rows)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class was made on the fly and has no home that pickle could name: its base has one.
+        return _empty_short, (type(self).__bases__[1],), self.__dict__
 
-_SHORT: dict[type, type] = {}
+
+_SHORT: dict[type, type[ShortLayer]] = {}
+
+
+def _empty_short(base: type) -> ShortLayer:
+    """A short layer of this class of layers, without any state."""
+    if base not in _SHORT:
+        _SHORT[base] = type(f"Short{base.__name__}", (ShortLayer, base), {"__module__": __name__})
+    return object.__new__(_SHORT[base])
 
 
 def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, early: Cut | None = None) -> None:
@@ -122,11 +133,8 @@ def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, 
     if not isinstance(layer, CacheLayerMixin):  # it carries a state and counts no tokens
         return
     if not isinstance(layer, ShortLayer):
-        base = type(layer)
-        if base not in _SHORT:
-            _SHORT[base] = type(f"Short{base.__name__}", (ShortLayer, base), {"__module__": __name__})
         # A class cannot be exchanged in place (object layouts differ), so a new object takes over the whole state.
-        short = object.__new__(_SHORT[base])
+        short = _empty_short(type(layer))
         short.__dict__ = layer.__dict__
         layer = cache.layers[index] = short
     if early is not None:

@@ -49,7 +49,8 @@ class Step:
 class Call:
     """One forward. It lives in a context variable while it runs, never on the model, so threads do not meet."""
 
-    owner: object
+    owner: object | None
+    """The hooks it belongs to; None once it was closed."""
     parts: Parts
     policy: Policy
     input_ids: Tensor
@@ -88,6 +89,18 @@ class Call:
     selections: list[Selection] = field(default_factory=list)
     seconds: float = 0.0
     memo: dict[tuple[int, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of everything. An interrupt leaves a call behind that nobody ends; the handle's removal does."""
+        self.owner = self.cache = None
+        for held in (self.media, self.features, self.seen, self.probed, self.memo, self.steps, self.selections):
+            held.clear()
+        self.input_ids = self.input_ids[:0]
+        self.padding = self.positions = self.prompt = self.deep = None
+
+    def holds(self, layer: object) -> bool:
+        """Whether a cache layer is one of the cache that this forward fills."""
+        return any(layer is mine for mine in getattr(self.cache, "layers", None) or [])
 
     def once(self, value: Any, cut: Any, make: Callable[[Any], Any]) -> Any:
         """make(value) for one cut, computed once per forward although every layer asks; both are held, so ids stay."""

@@ -45,9 +45,9 @@ class Span:
         """Where it stands once the cut was made, which left of it what `keep` says."""
         if not keep.k:
             return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
-        now = torch.full((cut.length,), -1)
+        now = torch.full((cut.length,), -1, device="cpu")
         left = cut.columns[self.row][cut.valid[self.row]]
-        now[left] = torch.arange(cut.columns.shape[1])[cut.valid[self.row]]
+        now[left] = torch.arange(cut.columns.shape[1], device="cpu")[cut.valid[self.row]]
         breaks = tuple((int(now[at]), now[closed][now[closed] >= 0]) for at, closed in self.breaks if now[at] >= 0)
         columns, whole = now[self.columns[keep.rows.cpu()]], keep.k == self.image.n
         return Span(self.row, columns, replace(self.image, n=keep.k, grid=self.image.grid if whole else None), breaks)
@@ -64,7 +64,7 @@ class Prompt:
     spans: list[Span]
     """Where each image, video and sound stands, in the order of their placeholders."""
     drafts: int = 0
-    """How many of the last tokens are no prompt, but guesses of an assistant at what comes next."""
+    """How many of the last tokens are no prompt, but an assistant's guesses or the answer so far."""
 
     @property
     def asked(self) -> Tensor:
@@ -72,6 +72,12 @@ class Prompt:
         asked = self.valid.clone()
         asked[:, asked.shape[1] - self.drafts :] = False
         return asked
+
+    @property
+    def last(self) -> list[int]:
+        """The column of each prompt's last token, off which the next one is read; 0 of a row that is empty."""
+        asked = self.asked
+        return [int(column) for column in (asked.int() * torch.arange(1, asked.shape[1] + 1, device="cpu")).argmax(1)]
 
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
@@ -104,7 +110,7 @@ def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
                 f"the prompt holds {rows.numel()} {image.kind} placeholders, its {image.kind}s have {total} visual "
                 "tokens: build text and images with the model's own processor."
             )
-        plain = torch.ones(image.length, dtype=torch.bool)
+        plain = torch.ones(image.length, dtype=torch.bool, device="cpu")
         plain[[at for at, _, _ in image.breaks]] = False
         breaks = tuple((int(here[at]), here[first:end][plain[first:end]]) for at, first, end in image.breaks)
         spans.append(Span(int(mine[0]), here[plain], image, breaks))
@@ -136,7 +142,7 @@ def decide(
 ) -> Decision:
     """Which columns stay. `earlier` is what a cut before an earlier layer of this forward chose. (b, q, d) -> ..."""
     begun = time.perf_counter()
-    keep = prompt.valid.clone()
+    keep, last = prompt.valid.clone(), prompt.last
     keeps: list[Keep] = []
     selections: list[Selection] = []
     for index, (span, ask) in enumerate(zip(prompt.spans, asked, strict=True)):
@@ -154,11 +160,11 @@ def decide(
                 more={need: _still(need, values[index].to(hidden.device), left) for need, values in probed.items()},
             )
             chosen = select_frames(method, cues, budget) if isinstance(budget, PerFrame) else select(method, cues, k)
-        dropped = torch.ones(image.n, dtype=torch.bool)
+        dropped = torch.ones(image.n, dtype=torch.bool, device="cpu")
         dropped[chosen.rows.to("cpu")] = False
         keep[row, columns[dropped]] = False
         for at, closed in span.breaks:
-            keep[row, at] = bool(keep[row, closed].any())
+            keep[row, at] = bool(keep[row, closed].any()) or at == last[row]
         keeps.append(chosen)
         selections.append(_selection(index, span, ask, chosen, keep, earlier))
     cut = Cut.keeping(keep.to(hidden.device))
@@ -191,16 +197,22 @@ def _protected(ask: Ask, original: Keep | None, device: torch.device) -> Tensor 
 
 
 def warn_if_idle(policy: Policy, selections: list[Selection]) -> None:
-    """Pruning is never silently a no-op."""
+    """Pruning is never silently a no-op: a share of less than all, or more tokens than there are, that kept all."""
+    if not selections or any(s.k != s.n for s in selections):
+        return
+    sizes = ", ".join(sorted({str(s.n) for s in selections}, key=int))
     shares = [s.budget.tokens if isinstance(s.budget, PerFrame) else s.budget for s in selections]
-    asked = any(isinstance(share, Ratio) and share.share < 1 for share in shares)
-    if asked and all(s.k == s.n for s in selections):
-        sizes = ", ".join(sorted({str(s.n) for s in selections}, key=int))
-        warnings.warn(
-            f"keep={policy.keep} of images with {sizes} visual tokens rounds to all of them: nothing was pruned.",
-            PruneWarning,
-            stacklevel=2,
-        )
+    if any(isinstance(share, Ratio) and share.share < 1 for share in shares):
+        what = "rounds to all of them"
+    elif all(isinstance(s.budget, int) and s.budget > s.n for s in selections):
+        what = "is more than all of them"
+    else:
+        return
+    warnings.warn(
+        f"keep={policy.keep} of images with {sizes} visual tokens {what}: nothing was pruned.",
+        PruneWarning,
+        stacklevel=2,
+    )
 
 
 def _cues(states: Tensor, prompt: Prompt, row: int, columns: Tensor, image: ImageTokens, norm: Tensor | None) -> Cues:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from greedyprune.attach.decide import PruneWarning
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from greedyprune.attach.call import Call
     from greedyprune.attach.parts import Parts
 
@@ -14,10 +20,20 @@ INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "inp
 """The arguments that models take each kind of input by."""
 USUAL = ("inputs_embeds", "attention_mask", "position_ids")
 """The text model's arguments that have the sequence as an axis, in every family."""
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_length_k", "seq_idx")
+"""Arguments that say where prompts packed in one row begin and end."""
+
+
+def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
+    """Whether images, videos or sounds come with these arguments."""
+    if any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values()):
+        return True
+    names = {*INPUTS.values(), *(name for medium, _ in parts.media for name in medium.inputs)}
+    return any(kwargs.get(name) is not None for name in names)
 
 
 def refuse_shorter(kwargs: dict[str, Any]) -> None:
-    """Raise for what is as long as the prompt, where logits are shorter."""
+    """Raise for what is as long as a prompt with images, where logits are shorter."""
     if kwargs.get("labels") is not None:
         raise NotImplementedError(
             "labels cannot be used while pruned, since the logits are shorter: call remove() before training."
@@ -28,24 +44,76 @@ def refuse_shorter(kwargs: dict[str, Any]) -> None:
         )
 
 
-def guesses(kwargs: dict[str, Any]) -> int:
-    """How many of the last tokens are an assistant's guesses and no prompt.
+def refuse_nested(outer: nn.Module) -> None:
+    """Raise where a model that was not pruned itself calls the part of it that was: it sees what that part cannot.
 
-    Assisted decoding reads its first guesses along with the prompt, and wants the logits of all of them.
+    Labels, positions of logits and the length of the prompt in `generate` are known to the caller alone.
     """
-    kept = kwargs.get("logits_to_keep") if kwargs.get("past_key_values") is not None else None
-    return max((kept or 1) - 1, 0)
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self") if frame.f_code.co_name == "forward" else None
+        if isinstance(caller, nn.Module) and caller is not outer and any(part is outer for part in caller.modules()):
+            raise NotImplementedError(
+                f"this {type(outer).__name__} is a part of a {type(caller).__name__}, which alone sees labels, "
+                f"logits_to_keep and what generate() does: prune the {type(caller).__name__}."
+            )
+        frame = frame.f_back
 
 
-def refuse_unclear(ids: Tensor | None, mask: Any) -> None:
-    """Raise where it cannot be told what is an image and what is padding."""
+def refuse_right_padding(mask: Any) -> None:
+    """Raise for prompts that `generate` would continue behind padding, where transformers' own positions are wrong."""
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] and not bool(mask[:, -1].all()):
+        raise NotImplementedError(
+            "generate() numbers the answers of prompts that are padded on the right wrongly: pad on the left, "
+            'processor.tokenizer.padding_side = "left".'
+        )
+
+
+def refuse_packed(call: Call, kwargs: dict[str, Any], flash: bool) -> None:
+    """Raise where several prompts stand in one row, so that one question would choose for all of them."""
+    named = [name for name in PACKED if kwargs.get(name) is not None]
+    if named:
+        raise NotImplementedError(
+            f"{named[0]} says where prompts packed in one row begin, and their images cannot be pruned: pass one "
+            "prompt per row with an attention_mask, or call remove()."
+        )
+    if call.positions is None or (call.padding is not None and not flash):
+        return
+    steps = (call.positions[0] if call.positions.ndim == 3 else call.positions).diff(dim=-1)
+    if call.padding is not None:
+        valid = call.padding_now().to(steps.device)
+        steps = steps * (valid[:, 1:] & valid[:, :-1])
+    if bool((steps < 0).any()):
+        raise NotImplementedError(
+            "the position_ids of a row go back, as those of several prompts packed in one row do, and their images "
+            "cannot be pruned: pass one prompt per row with an attention_mask, or call remove()."
+        )
+
+
+def refuse_unclear(ids: Tensor | None, mask: Any, *, media: bool) -> None:
+    """Raise where it cannot be told what is an image and what is padding. `media`: whether there are any."""
     if ids is None:
         raise NotImplementedError(
             "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
         )
-    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+    if media and mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
+
+
+def warn_if_unbrought(parts: Parts, ids: Tensor, brought: Iterable[str]) -> None:
+    """Warn of a prompt with placeholders whose images did not come by a way that is known: none of them is pruned.
+
+    A step of one token is not looked at, which would make every step on a GPU wait. `brought`: the kinds that came.
+    """
+    for medium, token in parts.media if ids.shape[1] > 1 else []:
+        if medium.kind not in brought and bool((ids == token).any()):
+            warnings.warn(
+                f"the prompt holds {medium.kind} placeholders, and none of "
+                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it: nothing of it was pruned.",
+                PruneWarning,
+                stacklevel=2,
+            )
 
 
 def refuse_unknown(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Watch:
     def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
         self._call, self._undo = call, list[Callable[[], None]]()
         for medium, _ in parts.media:
-            own = getattr(parts.outer, medium.features, None)
+            own = getattr(parts.outer, medium.features, None) if medium.features else None
             if own is not None:
                 watched = wraps(own)(partial(self._computed, medium.kind, own))
                 self._undo.append(put_in_front(parts.outer, medium.features, watched))
@@ -64,10 +64,12 @@ def put_in_front(module: nn.Module, name: str, made: Any) -> Callable[[], None]:
     own[name] = made
 
     def undo() -> None:
+        if own.get(name) is not made:  # somebody stands in front of it since, and will call it as long as that stays
+            return
         if before is not None:
             own[name] = before
         else:
-            own.pop(name, None)
+            del own[name]
 
     return undo
 

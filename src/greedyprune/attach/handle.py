@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
+from greedyprune.attach.decide import PruneWarning
 from greedyprune.attach.hooks import Hooks
 from greedyprune.attach.needs import check_needs
 from greedyprune.attach.parts import find_parts
 from greedyprune.attach.policy import Policy, Positions, Relevance, as_protect, as_relevance
+from greedyprune.attach.release import check_release
 from greedyprune.attach.report import Report, Selection
 from greedyprune.budget import PerLayer, as_budgets
 from greedyprune.method import Method, as_method
-from greedyprune.stages import Depths, Layer, Layers
+from greedyprune.registry import METHODS, method_class
+from greedyprune.stages import Depths, Layer, Layers, as_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
 
 _USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())
 """What `using` overrides in this thread, innermost last."""
-_PRUNED: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The text models that carry hooks now: pruning one twice would cut the cut."""
+_PRUNED: weakref.WeakKeyDictionary[Any, weakref.ref[Pruned]] = weakref.WeakKeyDictionary()
+"""The text models that carry hooks now, with the handle of each: pruning one twice would cut the cut."""
 
 
 def prune(
@@ -45,7 +49,7 @@ def prune(
     method: Method | type[Method] | str | Mapping[str, Any] = "greedyprune",
     keep: Kept | None = None,
     *,
-    at: Stage | None = None,
+    at: Stage | str | None = None,
     positions: Positions = "original",
     protect: Given | None = None,
     relevance: Sequence[Tensor | None] | None = None,
@@ -56,7 +60,8 @@ def prune(
     `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on average), a list with one of these per image of the
     call, `Total(128)` for all images of a prompt together, `PerFrame(8)` for every frame of a video, or
     `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8,
-    16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay; the method's own by default. `positions`:
+    16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay, or what they print as, such as "layer:2"; the
+    method's own by default. `positions`:
     "original" ids, or "compact" ones without gaps, which is how several published VQA numbers were made (grounding
     suffers). `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
     None]`; they count towards `keep`. `relevance`: per image of the call how relevant each token is to the question by
@@ -68,8 +73,9 @@ def prune(
             out = model.generate(**inputs)
         print(pruned.report())
 
-    Without `with`, call `.remove()` on what it returns. Raises TypeError or ValueError for a method, budget, stage or
-    model that cannot work, before anything is attached; RuntimeError if the model is pruned already.
+    Without `with`, call `.remove()` on what it returns, or `gp.remove(model)`. Raises TypeError or ValueError for a
+    method, budget, stage or model that cannot work, before anything is attached; RuntimeError if the model is pruned
+    already; NotImplementedError if this release of transformers lacks something that pruning relies on.
     """
     if keep is None:
         raise TypeError("keep is missing: write keep=64 for 64 visual tokens per image, or keep=Ratio(0.25).")
@@ -78,26 +84,49 @@ def prune(
     parts = find_parts(model)
     policy = _policy(parts, method, keep, at, positions, protect, as_relevance(relevance))
     if parts.text in _PRUNED:
-        raise RuntimeError("this model is pruned already: call remove() on the first handle, or leave its with block.")
+        raise RuntimeError(
+            "this model is pruned already: call remove() on the first handle, leave its with block, or call "
+            "gp.remove(model) if the handle is lost."
+        )
+    check_release(parts)
     return Pruned(parts, policy)
+
+
+def remove(model: Any) -> None:
+    """Take the pruning off a model whose handle is lost, in a notebook say; nothing happens if it is not pruned.
+
+    gp.prune(model, keep=64)  # whoever runs this twice has no handle of the first
+    gp.remove(model)
+    """
+    for module in model.modules() if hasattr(model, "modules") else ():
+        handle = _PRUNED[module]() if module in _PRUNED else None
+        if handle is not None:
+            handle.remove()
 
 
 def _policy(
     parts: Parts,
     method: Method,
     keep: Any,
-    at: Stage | None,
+    at: Stage | str | None,
     positions: Positions,
     protect: Given | None,
     relevance: Relevance,
 ) -> Policy:
     """What was asked for, checked against the model."""
-    budgets = as_budgets(keep)
+    budgets, at = as_budgets(keep), None if at is None else as_stage(at)
     if positions not in get_args(Positions):
         raise ValueError(f"positions={positions!r} is unknown: choose one of {', '.join(get_args(Positions))}.")
     guarded = as_protect(protect)
     if any(guarded) and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
+    if any(each is not None for each in relevance) and not method.weighs_relevance:
+        weighing = ", ".join(name for name in METHODS if method_class(name).weighs_relevance)
+        warnings.warn(
+            f"{type(method).__name__} does not weigh relevance, so relevance= changes nothing; these do: {weighing}.",
+            PruneWarning,
+            stacklevel=3,
+        )
     place = method.at if at is None else at
     if isinstance(budgets, PerLayer):
         if at is not None:
@@ -121,8 +150,8 @@ class Pruned:
         self._parts, self._policy = parts, policy
         self._last: tuple[Report, list[Selection]] | None = None
         self._mine = threading.local()
-        self._hooks = Hooks(parts, self._current, self._done)
-        _PRUNED.add(parts.text)
+        self._hooks, self._removed = Hooks(parts, self._current, self._done), False
+        _PRUNED[parts.text] = weakref.ref(self)
 
     def _current(self) -> Policy:
         """The policy of a call that starts now, in this thread."""
@@ -134,7 +163,7 @@ class Pruned:
         method: Method | type[Method] | str | Mapping[str, Any] | None = None,
         keep: Kept | None = None,
         *,
-        at: Stage | None = None,
+        at: Stage | str | None = None,
         positions: Positions | None = None,
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
@@ -146,6 +175,8 @@ class Pruned:
         with pruned.using(keep=gp.Ratio(0.5)):
             out = model.generate(**inputs)
         """
+        if self._removed:
+            raise RuntimeError("this handle was removed, so nothing would be pruned: call gp.prune(model, ...) again.")
         now = self._current()
         if at is None and method is None and not isinstance(now.keep, PerLayer) and not isinstance(keep, PerLayer):
             at = now.at  # a new method brings its own stage, all else stays
@@ -182,9 +213,15 @@ class Pruned:
         return self._seen()[0]
 
     def remove(self) -> None:
-        """Take the pruning off. The model is as it was; caches it filled stay usable only while pruned. Idempotent."""
+        """Take the pruning off. The model is as it was; caches it filled stay usable only while pruned. Idempotent.
+
+        Waits for forwards that other threads run; raises RuntimeError inside a forward of this thread.
+        """
+        if self._removed:  # the model may carry the hooks of another handle by now
+            return
         self._hooks.remove()
-        _PRUNED.discard(self._parts.text)
+        self._removed = True
+        _PRUNED.pop(self._parts.text, None)
 
     def __enter__(self) -> Pruned:
         return self

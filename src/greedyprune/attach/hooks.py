@@ -11,30 +11,37 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.attach.cache import check_cache, cut_of, is_cut_once, is_shifted, place_of, shorten
 from greedyprune.attach.call import Call
-from greedyprune.attach.context import CALL, DRAFTS, TRIAL
+from greedyprune.attach.context import CALL, TRIAL, wait_until_idle
 from greedyprune.attach.decide import Prompt, warn_if_idle
 from greedyprune.attach.entry import (
+    brings_media,
     check_arguments,
-    guesses,
     newlines,
+    refuse_nested,
+    refuse_packed,
     refuse_recomputation,
     refuse_shorter,
     refuse_unclear,
     refuse_unknown,
+    warn_if_unbrought,
 )
 from greedyprune.attach.features import Watch, lengths
+from greedyprune.attach.generating import Generating, behind_prompt, generation
 from greedyprune.attach.layers import LayerHooks
 from greedyprune.attach.look import choose_raters
 from greedyprune.attach.masks import nothing_masked, of_input
 from greedyprune.attach.needs import in_decoder
-from greedyprune.attach.policy import Policy
+from greedyprune.attach.policy import Policy, keep_last
+from greedyprune.attach.release import cache_in, cache_of
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.selftest import prove
 from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
@@ -54,7 +61,8 @@ class Hooks:
     ) -> None:
         self.parts, self._policy, self._done = parts, policy, done
         self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
-        self._handles: list[RemovableHandle | Watch] = []
+        self._handles: list[RemovableHandle | Watch | Generating] = []
+        self._calls: WeakSet[Call] = WeakSet()
         self._layers = LayerHooks(parts, self._call)
         self._proven: list[list[int]] = []
         try:
@@ -65,8 +73,9 @@ class Hooks:
 
     def _register(self) -> None:
         parts = self.parts
-        if parts.top is not parts.outer:
-            self._handles.append(parts.top.register_forward_pre_hook(self._top, with_kwargs=True))
+        for holder in parts.holders[:-1]:
+            names = list(inspect.signature(type(holder).forward).parameters)[1:]
+            self._handles.append(holder.register_forward_pre_hook(partial(self._hold, names), with_kwargs=True))
         self._handles += [
             parts.outer.register_forward_pre_hook(self._enter, with_kwargs=True),
             parts.outer.register_forward_hook(self._leave, always_call=True),
@@ -75,13 +84,19 @@ class Hooks:
         ]
         self._handles += TowerHooks(parts, self._policy, self._call).register()
         self._handles.append(Watch(parts, self._call))
+        self._handles.append(Generating(parts, self))
 
     def remove(self) -> None:
-        """Take every hook off."""
+        """Take every hook off, once no forward of the model runs, and let go of calls that an interrupt left behind."""
+        wait_until_idle(self.parts.outer)
         self._layers.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for call in list(self._calls):
+            call.close()
+        if (call := CALL.get()) is not None and call.owner is None:
+            CALL.set(None)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
@@ -90,11 +105,12 @@ class Hooks:
         call = CALL.get()
         return call if call is not None and call.owner is self else None
 
-    # -- the model the user holds, and the outer model
+    # -- the models that hold the outer model, and the outer model
 
-    def _top(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        refuse_shorter(kwargs)
-        DRAFTS.set(guesses(kwargs))
+    def _hold(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**kwargs, **dict(zip(names, args, strict=False))} if args else kwargs
+        if brings_media(self.parts, given):
+            refuse_shorter(given)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         CALL.set(None)
@@ -104,17 +120,24 @@ class Hooks:
         if args:
             kwargs = {**kwargs, **dict(zip(self._outer_names, args, strict=False))}
         ids: Any = kwargs.get("input_ids")
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         mask = kwargs.get("attention_mask")
-        refuse_unclear(ids, mask)
+        brought = brings_media(self.parts, kwargs)
+        refuse_unclear(ids, mask, media=brought or place_of(cache) is not None)
+        if brought:
+            refuse_shorter(kwargs)
+            if len(self.parts.holders) == 1 and not hasattr(module, "generate"):
+                refuse_nested(module)
         computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
         refuse_unknown(self.parts, kwargs, computed)
         media: dict[str, Tensor] = {}
         for medium, token in self.parts.media:
             if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
                 media[medium.kind] = ids.cpu() == token
+        warn_if_unbrought(self.parts, ids, media)
         policy = self._policy() if trial is None else trial.policy
-        check_cache(cache, early=bool(media) and policy.early)
+        if media:
+            check_cache(cache, early=policy.early)
         if media and policy.starts:
             refuse_recomputation(self.parts)
         if media and trial is None and not self.parts.family.proven and policy.starts[:1] not in self._proven:
@@ -123,11 +146,11 @@ class Hooks:
         call = Call(self, self.parts, policy, ids, media, computed, cache)
         call.padding = mask
         call.seen = {kind: carried(features) for kind, features in computed.items()}
+        self._calls.add(call)
         CALL.set(call)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         CALL.set(None)
-        DRAFTS.set(0)
 
     # -- the text model
 
@@ -174,7 +197,8 @@ class Hooks:
                 "keep the place of the cut through a conversation, or start with an empty cache."
             )
         check_arguments(self.parts, call, kwargs)
-        ids, valid = call.input_ids.cpu(), torch.ones(call.input_ids.shape, dtype=torch.bool)
+        refuse_packed(call, kwargs, flash="flash" in self.parts.attention)
+        ids, valid = call.input_ids.cpu(), torch.ones(call.input_ids.shape, dtype=torch.bool, device="cpu")
         if call.padding is not None:
             valid = call.padding_now().cpu()
         positions = call.positions.cpu() if call.positions is not None and call.positions.ndim == 3 else None
@@ -188,14 +212,15 @@ class Hooks:
             visuals = Visuals(ids, places, rows, positions, breaks, medium.kind)
             images = medium.layout(self.parts.config, visuals)
             media.append((places, [replace(image, kind=medium.kind) for image in images]))
-        call.prompt = replace(Prompt.of(valid, media), drafts=DRAFTS.get())
-        if call.prompt.drafts and call.policy.early:
+        call.prompt = replace(Prompt.of(valid, media), drafts=behind_prompt(self, call.past + call.length))
+        uncached = generation(self) is not None and kwargs.get("use_cache") is False
+        if call.policy.early and (call.prompt.drafts or uncached):
             raise NotImplementedError(
-                "an early cut cannot hide from an assistant's guesses what it drops, since they are read with the "
-                "prompt: leave out early=True, or decode without assistant_model and prompt_lookup_num_tokens."
+                "an early cut cannot hide what it drops from tokens that are read together with the prompt: leave out "
+                "early=True, or generate with a cache and without assistant_model and prompt_lookup_num_tokens."
             )
         # Raises where text, images and what was asked for do not fit, before anything runs.
-        call.asked = call.policy.asked(call.prompt.spans, embeds)
+        call.asked = keep_last(call.policy.asked(call.prompt.spans, embeds), call.prompt, call.policy.method)
         call.refuse_uneven()
         look_at_tower(call)
         choose_raters(call, embeds)
@@ -240,18 +265,28 @@ class Hooks:
             return
         if not call.steps:
             if call.past == 0:
-                self._done(call.report(), [])
+                self._tell(call.report(), [])
             return
         trial = TRIAL.get()
         if trial is not None:
             trial.cut = call.steps[-1].fresh
             return
-        call.cache = call.cache if call.cache is not None else getattr(output, "past_key_values", None)
+        call.cache = call.cache if call.cache is not None else cache_of(output)
         if call.cache is not None:
             check_cache(call.cache)
             self._shorten(call)
-        self._done(call.report(), call.told())
-        warn_if_idle(call.policy, call.selections)
+        if self._tell(call.report(), call.told()):
+            warn_if_idle(call.policy, call.selections)
+
+    def _tell(self, report: Report, selections: list[Selection]) -> bool:
+        """Report a prompt: once in a `generate`, which reads it at every step where it has no cache."""
+        running = generation(self)
+        if running is not None and running.told:
+            return False
+        if running is not None:
+            running.told = True
+        self._done(report, selections)
+        return True
 
     def _shorten(self, call: Call) -> None:
         assert call.prompt is not None

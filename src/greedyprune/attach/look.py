@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from greedyprune.attach.needs import in_decoder
 from greedyprune.cues import Attention, Keys
-from greedyprune.probes.decoder import decoder_keys, decoder_rows, raters
+from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
 
 if TYPE_CHECKING:
     from greedyprune.attach.call import Call
@@ -76,6 +77,11 @@ class _Look:
     keys: Tensor
     """(b, g, p + q, c) of the tokens in the cache, where they are needed, and of these."""
 
+    @cached_property
+    def _queries(self) -> Tensor:
+        """(b, h, q, c) of all tokens, computed for the first row that is asked for."""
+        return decoder_queries(self.attention, self.states, self.rotary)
+
     def visual_keys(self) -> list[Tensor]:
         """-> per image (n, g, c)"""
         return [self._keys(span.row, span.columns) for span in self.prompt.spans]
@@ -87,7 +93,7 @@ class _Look:
     def last_row(self, *, one: bool) -> list[Tensor]:
         """How much the last prompt token looks at each image's tokens. -> per image (n,)"""
         last = self.prompt.asked.int().cumsum(1).argmax(1, keepdim=True).to(self.keys.device)
-        rows = decoder_rows(self.attention, self.states, self.rotary, self.keys, last, self.mask, one=one)[:, 0]
+        rows = decoder_rows(self.attention, self._queries, self.keys, last, self.mask, one=one)[:, 0]
         return [self._now(rows[span.row], span.columns) for span in self.prompt.spans]
 
     def raters_row(self, chosen: list[Tensor], *, one: bool) -> list[Tensor]:
@@ -97,13 +103,13 @@ class _Look:
             row = max(span.row, 0)  # -1 where nothing is left of the image, and nothing is looked at
             last = self.prompt.asked[row].nonzero()[-1]
             at = _text(self.prompt, row)[numbers] if numbers.numel() else last
+            mask = None if self.mask is None or self.mask.shape[0] == 1 else self.mask[row : row + 1]
             seen = decoder_rows(
                 self.attention,
-                self.states[row : row + 1],
-                (_of_prompt(self.rotary[0], -3, row), _of_prompt(self.rotary[1], -3, row)),
+                self._queries[row : row + 1],
                 self.keys[row : row + 1],
                 at[None].to(self.keys.device),
-                None if self.mask is None else _of_prompt(self.mask, 0, row),
+                self.mask if mask is None else mask,
                 one=one,
             )
             values.append(self._now(seen[0].mean(0), span.columns))
@@ -130,11 +136,6 @@ def _held(call: Call, index: int, device: torch.device) -> Tensor:
 def _text(prompt: Prompt, row: int) -> Tensor:
     """The columns of a prompt's text. -> (m,)"""
     return (prompt.asked[row] & ~prompt.visual[row]).nonzero()[:, 0]
-
-
-def _of_prompt(x: Tensor, dim: int, row: int) -> Tensor:
-    """One prompt's part of what the layer is called with, where it is not the same for all."""
-    return x if x.shape[dim] == 1 else x.narrow(dim, row, 1)
 
 
 def _in_own_tokens(call: Call, values: list[Tensor]) -> list[Tensor]:

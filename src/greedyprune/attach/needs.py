@@ -35,10 +35,8 @@ def check_needs(parts: Parts, policy: Policy) -> None:
         problem = _lacking(parts, need, policy.starts)
         if problem:
             able = [name for name in METHODS if _can_run(parts, as_method(name), policy)]
-            raise ValueError(
-                f"{type(policy.method).__name__} cannot run at {policy.place!r} here: {problem}. "
-                f"Methods that can: {', '.join(able)}."
-            )
+            others = f" Methods that can: {', '.join(able)}." if able else ""
+            raise ValueError(f"{type(policy.method).__name__} cannot run at {policy.place!r} here: {problem}.{others}")
 
 
 def in_tower(policy: Policy) -> list[Seen]:

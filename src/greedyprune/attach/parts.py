@@ -37,8 +37,9 @@ class Kind:
 class Parts:
     """Where things are in one model."""
 
-    top: nn.Module
-    """The model the user holds; its forward sees labels."""
+    holders: tuple[nn.Module, ...]
+    """The model the user holds, and what it holds in turn down to `outer`, which is the last: whichever of them
+    somebody calls sees labels, and whichever can generate may be asked to."""
     outer: nn.Module
     """The module whose forward sees input_ids and images (or sounds) and calls the text model."""
     text: nn.Module
@@ -153,22 +154,23 @@ def find_parts(model: Any) -> Parts:
     layers = getattr(text, "layers", None)
     media = [medium for medium in family.media if getattr(config, medium.token, None) is not None]
     holders = [m for m in model.modules() if any(c is text or getattr(c, "model", None) is text for c in m.children())]
-    able = [m for m in holders if any(hasattr(m, medium.features) for medium in media)]
+    able = [m for m in holders if any(hasattr(m, medium.features or "forward") for medium in media)]
     outer = next(iter(able or holders), None)
     if layers is None or outer is None:
         raise NotImplementedError(f"this {type(model).__name__} is built unlike the {model_type!r} models known here.")
-    _check_uncompiled([model, outer, text, *layers])
-    # Read off the class: accelerate replaces an instance's forward by a wrapper without a signature.
-    names = inspect.signature(type(layers[0]).forward).parameters
-    missing = {"hidden_states", "attention_mask", "position_embeddings"} - set(names)
-    if missing:
-        raise NotImplementedError(
-            f"the decoder layers of this {type(model).__name__} take no {', '.join(sorted(missing))}: "
-            "this release of transformers is not supported, please report it."
-        )
+    _check_uncompiled([*_holders(model, outer), text, *layers])
     known = [(medium, int(getattr(config, medium.token))) for medium in media]
     kinds = _kinds(text.config, len(layers))
-    return Parts(model, outer, text, layers, family, config, kinds, known, *_tower(outer, config, family))
+    return Parts(
+        _holders(model, outer), outer, text, layers, family, config, kinds, known, *_tower(outer, config, family)
+    )
+
+
+def _holders(model: nn.Module, outer: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules on the way from a model to the outer model in it, both included (PEFT puts two in front)."""
+    path = next(name for name, module in model.named_modules() if module is outer).split(".")
+    steps = [".".join(path[:number]) for number in range(len(path))] if path != [""] else []
+    return (*(model.get_submodule(step) for step in steps), outer)
 
 
 def _check_uncompiled(modules: list[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from greedyprune.method import Method
 from greedyprune.stages import Layer, Layers, Stage
 
 if TYPE_CHECKING:
-    from greedyprune.attach.decide import Span
+    from greedyprune.attach.decide import Prompt, Span
     from greedyprune.models._family import ImageTokens
 
 Positions = Literal["original", "compact"]
@@ -145,6 +145,26 @@ class Policy:
         if isinstance(last, LayerAverage):
             last = last.solve(n, starts, self.depth, counts)
         return [*counts(count(last, n))[:-1], last]
+
+
+def keep_last(asks: dict[int, list[Ask]], prompt: Prompt, method: Method) -> dict[int, list[Ask]]:
+    """What is asked for, with the last token of each prompt protected where it is visual: the next one is read off it.
+
+    Raises where it cannot be: by a method that merges, or a budget that keeps nothing.
+    """
+    last = prompt.last
+    ends = [number for number, span in enumerate(prompt.spans) if span.image.n and last[span.row] == span.columns[-1]]
+    for number in ends:
+        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to read the next off it"
+        if method.merges:
+            raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text behind the image.")
+        for each in asks.values():
+            ask, n = each[number], prompt.spans[number].image.n
+            if not ask.count(n):
+                raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text behind the image.")
+            each[number] = replace(ask, protect=tuple(sorted({*ask.protect, n - 1})))
+            _check(number, each[number], prompt.spans[number].image)
+    return asks
 
 
 def as_protect(protect: object) -> Protect:

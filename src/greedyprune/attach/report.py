@@ -56,7 +56,7 @@ class Selection:
         """What stays of the image's placeholders, structure tokens included, ascending."""
         if not self.structure:
             return self.rows
-        plain = torch.ones(self.n + len(self.structure), dtype=torch.bool)
+        plain = torch.ones(self.n + len(self.structure), dtype=torch.bool, device="cpu")
         plain[list(self.structure)] = False
         kept = plain.nonzero()[:, 0].to(self.rows.device)[self.rows]
         return torch.cat([kept, kept.new_tensor(self.breaks)]).sort().values
@@ -65,6 +65,16 @@ class Selection:
     def order(self) -> Tensor:
         """(k,) the kept tokens in the order taken."""
         return self.keep.order
+
+    @property
+    def gains(self) -> Tensor:
+        """(k,) what each kept token was worth when it was taken, in the order taken."""
+        return self.keep.gains
+
+    @property
+    def suppressed_by(self) -> Tensor | None:
+        """(n,) for which kept token each dropped one was passed over; None of methods that do not say."""
+        return self.keep.suppressed_by
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""

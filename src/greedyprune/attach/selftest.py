@@ -18,6 +18,7 @@ import torch
 
 from greedyprune.attach.context import TRIAL
 from greedyprune.attach.decide import PruneWarning
+from greedyprune.attach.release import without_cache
 from greedyprune.attach.sequence import additive, uncut
 from greedyprune.budget import Ratio
 from greedyprune.keep import Keep
@@ -63,7 +64,7 @@ def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]
     """Raise unless this prompt shows that tokens can be cut at the place that the policy names."""
     place = Layer(policy.starts[0]) if policy.starts else policy.at
     calm = replace(policy, at=place, positions="original", protect=(), relevance=())
-    kwargs = {**kwargs, "past_key_values": None, "use_cache": False}
+    kwargs = without_cache(kwargs)
     if kwargs.get("attention_mask") is not None:  # of this turn alone
         kwargs["attention_mask"] = kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :]
     run = partial(_run, parts, outer, kwargs)

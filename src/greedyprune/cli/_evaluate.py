@@ -82,9 +82,9 @@ def _engine(plan: Plan, name: str) -> Engine:
 
 def _items(plan: Plan, engine: Engine) -> list[Item]:
     """The questions for a model."""
-    from greedyprune.models.layouts import square_patches
+    from greedyprune.models.layouts import by_tower, takes_one_size
 
-    native = engine.parts.family.layout is not square_patches
+    native = engine.parts.family.layout is not by_tower or not takes_one_size(engine.parts.config)
     return _suite.items(plan.suite, plan.data, plan.questions, plan.split, plan.seed, native)
 
 

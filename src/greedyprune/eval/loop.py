@@ -19,7 +19,7 @@ from greedyprune.eval.configs import Config
 from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
 from greedyprune.eval.store import Store, settings
-from greedyprune.models.layouts import square_patches
+from greedyprune.models.layouts import by_tower, takes_one_size
 
 Load = Callable[[], tuple[Any, Any]]
 """Makes a model in eval mode and its processor; picklable where several processes work."""
@@ -69,7 +69,7 @@ def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], N
 
 def plan(engine: Engine, items: list[Item], size: int) -> Batches:
     """Batches of images with equally many tokens and prompts of about one length, so that little is padded."""
-    fixed = engine.parts.family.layout is square_patches
+    fixed = engine.parts.family.layout is by_tower and takes_one_size(engine.parts.config)
     tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
 
     def order(item: Item) -> tuple[tuple[int, int], int, str]:

@@ -35,6 +35,7 @@ class CDPruner(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
+    weighs_relevance: ClassVar[bool] = True
 
     at: Stage = Input()
     theta: float | None = None

@@ -89,7 +89,7 @@ class Medium:
     inputs: tuple[str, ...]
     """The arguments of the model that carry it."""
     features: str
-    """The method of the model that computes its rows."""
+    """The method of the model that computes its rows; empty where the model does so inside its forward."""
 
 
 def image(layout: Layout, token: str = "image_token_id") -> Medium:
@@ -102,9 +102,9 @@ def video(layout: Layout, token: str = "video_token_id") -> Medium:
     return Medium("video", layout, token, ("pixel_values_videos",), "get_video_features")
 
 
-def audio(layout: Layout, token: str = "audio_token_id") -> Medium:
+def audio(layout: Layout, token: str = "audio_token_id", features: str = "get_audio_features") -> Medium:
     """Sounds."""
-    return Medium("audio", layout, token, ("input_features",), "get_audio_features")
+    return Medium("audio", layout, token, ("input_features",), features)
 
 
 Fold: TypeAlias = Callable[[Any, "Tensor", "Tensor | None"], "Tensor"]

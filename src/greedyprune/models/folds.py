@@ -46,8 +46,8 @@ def merged_windows(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     order: list[Tensor] = []
     for frames, height, width in cast("list[list[int]]", grids.tolist()):  # pyright: ignore[reportUnknownMemberType]
         rows, columns = height // vision.spatial_merge_size, width // vision.spatial_merge_size
-        windows = torch.arange(rows)[:, None] // side * columns + torch.arange(columns) // side
-        windows = windows + torch.arange(frames)[:, None, None] * rows * columns
+        t, h, w = (torch.arange(size, device="cpu") for size in (frames, rows, columns))
+        windows = t[:, None, None] * rows * columns + h[:, None] // side * columns + w // side
         order.append(windows.flatten().argsort(stable=True) + sum(map(len, order)))
     runs = merged_runs(config, values, grids)
     return torch.empty_like(runs).index_copy_(0, torch.cat(order).to(runs.device), runs)

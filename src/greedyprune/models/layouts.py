@@ -82,7 +82,24 @@ def _pooled(n: int, side: int, stride: int) -> tuple[int, int, int] | None:
     return (n // sides[0] ** 2, sides[0], sides[0]) if sides else None
 
 
-def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
+def by_tower(config: Any, visuals: Visuals) -> list[ImageTokens]:
+    """What the vision tower decides, which LLaVA takes of any kind: one size of image (CLIP, SigLIP), or any size.
+
+    Pixtral's rows stand apart; of other towers without one size only the number of features is known.
+    """
+    if config.vision_config.model_type == "pixtral":
+        return lines(config, visuals)
+    return (_square_patches if takes_one_size(config) else by_features)(config, visuals)
+
+
+def takes_one_size(config: Any) -> bool:
+    """Whether the vision tower takes images of one size: it names one, which for Pixtral's is the largest."""
+    vision = config.vision_config
+    said = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
+    return said and vision.model_type != "pixtral"
+
+
+def _square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
     """Every image has the same number of tokens: a square of patches, seldom a class token too (CLIP, SigLIP)."""
     lengths = visuals.counted()
     side = config.vision_config.image_size // config.vision_config.patch_size
@@ -91,8 +108,9 @@ def square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
     for length in lengths:
         if length not in expected:
             raise ValueError(
-                f"an image of this call has {length} visual tokens where the model's config says {max(expected)}: if "
-                "the prompt is prefilled in chunks, leave out prefill_chunk_size: a chunk holds only part of an image."
+                f"an image of this call has {length} visual tokens where the model's config says {max(expected)}, "
+                f"by the size of the images that its {config.vision_config.model_type!r} tower takes: use the model's "
+                "own processor, and leave out prefill_chunk_size if you gave one: a chunk holds only part of an image."
             )
     return [ImageTokens(n, (1, side, side) if n == side * side else None) for n in lengths]
 

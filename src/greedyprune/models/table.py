@@ -16,6 +16,7 @@ from greedyprune.models.layouts import (
     by_features,
     by_features_or_runs,
     by_runs,
+    by_tower,
     lines,
     newlines,
     overview_first,
@@ -24,7 +25,6 @@ from greedyprune.models.layouts import (
     runs_of_tiles,
     runs_until_global,
     runs_until_last,
-    square_patches,
     squares,
 )
 from greedyprune.registry import unknown
@@ -45,9 +45,9 @@ FAMILIES: dict[str, Family] = {
         # One size of image
         Family(
             "llava",
-            square_patches,
+            by_tower,
             tower=Tower("vision_tower", one_by_one, class_token="class_embedding", normed=False),
-            note="LLaVA-1.5 and others with a tower of fixed image size",
+            note="LLaVA-1.5 and others; with Pixtral's tower the breaks between rows of patches are text and stay",
         ),
         Family("vipllava", squares),
         Family("fast_vlm", squares),
@@ -164,7 +164,7 @@ FAMILIES: dict[str, Family] = {
         ),
         # Sounds
         Family("voxtral", also=SOUNDS, grid="no", note=WINDOWS),
-        Family("qwen2_audio", also=SOUNDS, grid="no"),
+        Family("qwen2_audio", also=(audio(by_runs, features=""),), grid="no"),
         Family("audioflamingo3", also=SOUNDS, grid="no", note=WINDOWS),
         Family("granite_speech", also=SOUNDS, grid="no", readable=False),
     )

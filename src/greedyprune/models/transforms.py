@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
 from greedyprune.models._family import Family, Layout
-from greedyprune.models.layouts import runs_of_tiles, runs_until_global, square_patches
+from greedyprune.models.layouts import by_tower, runs_of_tiles, runs_until_global
 from greedyprune.models.table import FAMILIES
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Resample = Literal["bicubic", "lanczos"]
 
 FIXED: dict[Layout, str] = {
-    square_patches: "its processor resizes every image to one size, so a smaller image has just as many tokens; use "
-    "AveragePool() instead",
+    by_tower: "its processors, but for Pixtral's, resize every image to one size, so a smaller image has just as many "
+    "tokens; use AveragePool() instead",
     runs_of_tiles: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
     "per image (crop_to_patches=False)",
     runs_until_global: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "

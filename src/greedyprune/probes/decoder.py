@@ -23,25 +23,26 @@ def decoder_keys(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) 
 
 
 @torch.no_grad()
+def decoder_queries(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """The queries of all tokens at their positions. (b, q, d) -> (b, h, q, c)
+
+    Of all of them, though few are asked for: the projection may be a module of another kind (quantised, an adapter),
+    which is called with the shape that its own layer calls it with.
+    """
+    return _rotated(attention, _heads(attention, "q", states), *rotary)
+
+
+@torch.no_grad()
 def decoder_rows(
-    attention: Any,
-    states: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    keys: Tensor,
-    at: Tensor,
-    mask: Tensor | None,
-    *,
-    one: bool = False,
+    attention: Any, queries: Tensor, keys: Tensor, at: Tensor, mask: Tensor | None, *, one: bool = False
 ) -> Tensor:
     """The attention of the tokens at columns `at` of each prompt, to all of the past and these tokens.
 
-    (b, q, d), (b, g, p + q, c), (b, r) -> (b, r, p + q). `keys` are rotated, those in the cache first.
+    (b, h, q, c), (b, g, p + q, c), (b, r) -> (b, r, p + q). `keys` are rotated, those in the cache first.
     """
-    cos, sin = (_columns(table, at) for table in rotary)
-    queries = _heads(attention, "q", states.take_along_dim(at[:, :, None], 1))
-    queries = _rotated(attention, queries, cos, sin)
-    bias = _bias(mask, at, keys.shape[2] - states.shape[1], keys)
-    return attention_rows(queries, keys, attention.scaling, bias, one=one).float()
+    bias = _bias(mask, at, keys.shape[2] - queries.shape[2], keys)
+    chosen = queries.take_along_dim(at[:, None, :, None], 2)
+    return attention_rows(chosen, keys, attention.scaling, bias, one=one).float()
 
 
 @torch.no_grad()
@@ -68,11 +69,6 @@ def _rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sections = attention.config.rope_parameters["mrope_section"]
         return home.apply_multimodal_rotary_pos_emb(heads[:, :1], heads, cos, sin, sections)[1]
     return home.apply_rotary_pos_emb(heads[:, :1], heads, cos, sin)[1]
-
-
-def _columns(table: Tensor, at: Tensor) -> Tensor:
-    """Some columns of every row; a table of one row stands for all. (..., b or 1, q, c), (b, r) -> (..., b, r, c)"""
-    return table.take_along_dim(at.view(*[1] * (table.ndim - 3), *at.shape, 1), -2)
 
 
 def _bias(mask: Tensor | None, at: Tensor, past: int, keys: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def class_row(attention: Any, states: Tensor, *, one: bool = False) -> Tensor:
 
     `attention` is the layer's attention module, `states` what it is called with.
     """
-    queries, keys = _heads(attention, "q", states[:, :1]), _heads(attention, "k", states)
+    queries, keys = _heads(attention, "q", states)[:, :1], _heads(attention, "k", states)
     return attention_rows(queries.transpose(1, 2), keys.transpose(1, 2), _scale(attention), one=one)[:, 0].float()
 
 
@@ -82,4 +82,5 @@ def _stretches(borders: list[int]) -> list[Tensor]:
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(borders):
         starts.setdefault(end - start, []).append(start)
-    return [torch.tensor(first)[:, None] + torch.arange(length) for length, first in starts.items() if length]
+    made = [(torch.tensor(first, device="cpu"), torch.arange(n, device="cpu")) for n, first in starts.items() if n]
+    return [first[:, None] + inside for first, inside in made]
