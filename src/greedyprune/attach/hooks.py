@@ -158,14 +158,19 @@ class Hooks:
         call, embeds, mask = self._call(), kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         if call is None or embeds is None:
             return None
+        fresh = any(bool(places.any()) for places in call.media.values())
+        if call.cache is not None:
+            # The paged cache of generate_batch, which text may use, holds many prompts and has no length.
+            call.past = call.cache.get_seq_length() if hasattr(call.cache, "get_seq_length") else 1
+        if not fresh and place_of(call.cache) is None:  # nothing to cut, and nothing was cut: as without pruning
+            call.quiet = True
+            return None
         call.outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
-        call.past = call.cache.get_seq_length() if call.cache is not None else 0
         call.length, call.positions = embeds.shape[1], kwargs.get("position_ids")
         if not call.outer_masks:
             call.padding = mask
         total = call.past + call.length
         base, first = cut_of(call.cache, self.parts.full), cut_of(call.cache, self.parts.first)
-        fresh = any(bool(places.any()) for places in call.media.values())
         unmasked = not fresh and nothing_masked(call, base, mask)
         if unmasked:
             kwargs["attention_mask"] = None
@@ -180,9 +185,8 @@ class Hooks:
             padded = call.padding is not None or (first is not None and first.ragged)
             # Where every layer is equally short, the model's own masks are, too, unless the outer model made them.
             call.fitting = first is not None and is_cut_once(call.cache) and not (call.outer_masks and padded)
-            place = place_of(call.cache)
-            numbered = place is None or (first is not None and first.shift is not None) or not is_shifted(call.cache)
-            call.quiet, call.open = place is None or (call.fitting and numbered), unmasked and numbered
+            numbered = (first is not None and first.shift is not None) or not is_shifted(call.cache)
+            call.quiet, call.open = call.fitting and numbered, unmasked and numbered
             looked_at = not call.quiet
         if looked_at:
             self._layers.register()

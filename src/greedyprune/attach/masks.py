@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from greedyprune.attach.cache import cut_of, is_ragged, place_of
+from greedyprune.attach.cache import cut_of, is_ragged
 from greedyprune.attach.sequence import Cut, additive, uncut
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def nothing_masked(call: Call, base: Cut | None, mask: Tensor | None) -> bool:
     `base` is the cut of the layers that the text model's masks are sized on. The model asks the same of the mask that
     it gets (but for eager attention): so this is no further synchronisation, and there is less to do without a mask.
     """
-    if call.outer_masks or call.parts.attention == "eager" or place_of(call.cache) is None or is_ragged(call.cache):
+    if call.outer_masks or call.parts.attention == "eager" or is_ragged(call.cache):
         return False
     return mask is None or bool(mask[:, 0 if base is None else base.length :].all())
 

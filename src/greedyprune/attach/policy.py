@@ -155,7 +155,7 @@ def keep_last(asks: dict[int, list[Ask]], prompt: Prompt, method: Method) -> dic
     last = prompt.last
     ends = [number for number, span in enumerate(prompt.spans) if span.image.n and last[span.row] == span.columns[-1]]
     for number in ends:
-        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to read the next off it"
+        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to read the next one"
         if method.merges:
             raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text behind the image.")
         for each in asks.values():
