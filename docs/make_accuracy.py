@@ -5,10 +5,11 @@ python docs/make_accuracy.py
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from greedyprune.outputs import read_csv
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "results" / "eval" / "testbed.csv"
@@ -25,7 +26,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     begin, end = MARKS
     made = re.sub(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", lambda _: table(rows), text, flags=re.DOTALL)
-    readme.write_text(made, encoding="utf-8")
+    readme.write_text(made, encoding="utf-8", newline="\n")
     for model in models(rows):
         figure = frontier([row for row in rows if row["model"] == model], f"testbed model {model!r}, ten tasks")
         figure.savefig(ROOT / "docs" / f"accuracy-{model}.png", dpi=120, bbox_inches="tight")
@@ -33,8 +34,7 @@ def main() -> None:
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a results file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path)
 
 
 def models(rows: Iterable[Row]) -> list[str]:

@@ -28,7 +28,7 @@ differ by points between papers; none of them was measured here. `python docs/ma
 
 def main() -> None:
     """Rewrite the page."""
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8", newline="\n")
 
 
 def page() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import os
 import platform
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import greedyprune
+from greedyprune.outputs import write_csv
 
 
 def provenance() -> dict[str, str]:
@@ -35,10 +35,7 @@ def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     where = provenance()
     listed = [{**row, **where} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(listed[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(listed)
+    write_csv(path, listed, list(listed[0]))
 
 
 def commit() -> str:
@@ -48,16 +45,16 @@ def commit() -> str:
         git = ["git", "-C", str(here)]
         if subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True).returncode:
             return ""  # installed into some other repository's tree
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return head.stdout.decode("ascii").strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli import _suite
 from greedyprune.cli._errors import Failure, note
+from greedyprune.cli._outputs import written
 from greedyprune.cli._show import console, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -53,20 +54,23 @@ def everything(
             folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
             found.append(_one(plan, name, engine, items, folder, bool(report or auc)))
     rows = [row for one in found for row in one.rows]
-    if out is not None:
-        results.write(out, rows)
     orders = [row for one in found for row in one.auc]
-    if auc is not None and orders:
-        results.write(auc, orders)
-    elif auc is not None:
+    if auc is not None and not orders:
         note(f"warning: {auc} is not written: no question says with boxes where its answer is to be seen.")
-    if report is not None:
-        save(report, found, {**results.provenance(), **_common(plan)})
+        auc = None
+    about = {**results.provenance(), **_common(plan)}
+    problems = [
+        written("--out", out, lambda path: results.write(path, rows)),
+        written("--auc", auc, lambda path: results.write(path, orders)),
+        written("--report", report, lambda path: save(path, found, about)),
+    ]
     if as_json:
         print_json(rows)
-        return
-    for one in found:
-        _print(one)
+    else:
+        for one in found:
+            _print(one)
+    if any(problems):
+        raise Failure(" ".join(str(problem) for problem in problems if problem))
 
 
 def _engine(plan: Plan, name: str) -> Engine:
@@ -109,7 +113,7 @@ def _one(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path,
             begun = time.perf_counter()
             answers = evaluate(engine, job, folder, say)
             seconds = time.perf_counter() - begun
-    except (ItemError, ValueError, RuntimeError) as error:
+    except (ItemError, OSError, ValueError, RuntimeError) as error:
         raise Failure(f"{name}: {error}") from error
     more = {
         **_common(plan),

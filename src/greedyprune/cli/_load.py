@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import Failure, misuse, note, one_line
+from greedyprune.cli._outputs import check_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -168,20 +169,4 @@ def check_picture_path(path: Path) -> None:
     known = Image.registered_extensions()
     if known.get(path.suffix.lower()) not in Image.SAVE:
         raise misuse(f"--save {str(path)!r}: pictures are written as .png, .jpg or .webp, by the name's ending.")
-    was_there = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise Failure(f"--save {str(path)!r} cannot be written: {error.strerror}.") from error
-    if not was_there:
-        path.unlink()
-
-
-def make_folder(path: Path) -> None:
-    """Raise unless files can be written into this folder; makes it if it is not there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"--save {str(path)!r} cannot be made a folder: {error.strerror}.") from error
-    check_picture_path(path / "sheet.png")
+    check_path("--save", path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.cli._errors import Failure
+from greedyprune.outputs import write_text
 from greedyprune.plots import overlay, seen, side_by_side
 from greedyprune.plots.charts import MEAN, auc_map, decay, frontier, number, task_bars
 from greedyprune.plots.page import bullets, folded, heading, page, paragraph, picture, table
@@ -37,16 +37,13 @@ HOW = (
 
 
 def write(path: Path, found: Sequence[Evaluated], about: Mapping[str, Any]) -> None:
-    """Write the file. Raises Failure where that is impossible."""
+    """Write the file. Raises OSError where that is impossible."""
     parts = [paragraph(SYNTHETIC)] if found[0].rows[0]["suite"] == "testbed" else []
     parts += [heading("How to read this", 3), bullets(HOW)]
     for one in found:
         parts += _model(one)
     parts += [heading("Where these numbers come from"), table(("", ""), [(k, str(v)) for k, v in about.items() if v])]
-    try:
-        path.write_text(page("Accuracy under visual token pruning", parts), encoding="utf-8")
-    except OSError as error:
-        raise Failure(f"--report {str(path)!r} cannot be written: {error.strerror}.") from error
+    write_text(path, page("Accuracy under visual token pruning", parts))
 
 
 def _model(one: Evaluated) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from greedyprune.cli._errors import Failure
+from greedyprune.cli._outputs import check_path, make_folder, written
 from greedyprune.cli._show import console, print_json, progress, table
 
 bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_args_is_help=True)
@@ -39,9 +40,10 @@ def bench_select(
         for row in select.measure(sizes, runs, threads, seed):
             step(text=f"{row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
             measured.append(row)
-    _write(save, [row.to_dict() for row in measured])
+    problem = _write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
+        _end(problem)
         return
     shown = table(
         "tokens", "kept", "width", "regime", "looked at", "usual loop", "greedyprune", "ratio", "same", "exact"
@@ -62,6 +64,7 @@ def bench_select(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
     )
+    _end(problem)
 
 
 @bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
@@ -75,9 +78,10 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         for row in peers.measure(peers.SIZES, runs, threads, seed):
             step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}")
             measured.append(row)
-    _write(save, [row.to_dict() for row in measured])
+    problem = _write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
+        _end(problem)
         return
     shown = table("method", "tokens", "kept", "width", "published", "here", "ratio", "same", "exact")
     for row in measured:
@@ -91,6 +95,7 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the published form, in float32, kept the same tokens; exact: ours are those it keeps in float64."
     )
+    _end(problem)
 
 
 @bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/bench/hooks.csv")
@@ -109,9 +114,10 @@ def bench_hooks(
         for row in hooks.measure(hooks.SIZES, pairs, hooks.usual_threads(), seed):
             step(text=f"{row.stage}: {row.layers} layers of width {row.width}, {row.threads} thread(s)")
             measured.append(row)
-    _write(save, [row.to_dict() for row in measured])
+    problem = _write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
+        _end(problem)
         return
     shown = table("at", "ragged", "model", "threads", "bare", "hooked", "ratio", "of CPU time", "hooks", "operations")
     for row in measured:
@@ -129,19 +135,22 @@ def bench_hooks(
         f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time of "
         "theirs; operations: tensor operations a step dispatches, without hooks and with. Models with random weights."
     )
+    _end(problem)
 
 
 def _check(save: Path | None) -> None:
-    if save is not None and save.is_dir():
-        raise Failure(f"--save {save} is a folder: name a CSV file.")
+    if save is not None:
+        make_folder("--save", save.parent)
+        check_path("--save", save)
 
 
-def _write(save: Path | None, measured: list[dict[str, object]]) -> None:
+def _write(save: Path | None, measured: list[dict[str, object]]) -> Failure | None:
+    """Write the rows. -> what went wrong: they are printed all the same"""
     from greedyprune.bench import rows
 
-    if save is None:
-        return
-    try:
-        rows.write(save, measured)
-    except OSError as error:
-        raise Failure(f"cannot write {save}: {error.strerror}.") from error
+    return written("--save", save, lambda path: rows.write(path, measured))
+
+
+def _end(problem: Failure | None) -> None:
+    if problem is not None:
+        raise problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,10 +57,11 @@ def demo(
 ) -> None:
     """Answer one question of every kind with all, 1/4 and 1/9 of the visual tokens; draw what was kept."""
     from greedyprune import testbed
-    from greedyprune.cli._load import load, make_folder
+    from greedyprune.cli._load import load
+    from greedyprune.cli._outputs import make_folder, written
 
     _ = testbed.sample  # an extra that is not installed is told before anything is done
-    make_folder(save)
+    make_folder("--save", save)
     with progress("loading the model") as say:
         loaded = load(None)
         say("drawing scenes")
@@ -70,11 +72,14 @@ def demo(
             say(item.question.text)
             pairs.append(_answered(loaded, item))
             say(step=1)
-    files = _draw(pairs, save)
+    files: list[Path] = []
+    problem = written("--save", save, lambda folder: files.extend(_draw(pairs, folder)))
     if as_json:
         print_json(_document(pairs, files, seed))
     else:
         _print(pairs, files)
+    if problem is not None:
+        raise problem
 
 
 def _items(seed: int) -> list[Item]:
@@ -106,6 +111,7 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
     """One picture per pair, and a contact sheet at the end. -> the files"""
     from PIL.Image import Resampling
 
+    from greedyprune.outputs import replacing
     from greedyprune.plots import overlay, side_by_side
 
     files: list[Path] = []
@@ -116,7 +122,8 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
         whole = pair.image.resize(drawn[0].size, Resampling.LANCZOS)
         title = f"{pair.question.text}\nright answer: {pair.question.answer}"
         files.append(folder / f"{number:02d}-{pair.question.kind}.png")
-        side_by_side([whole, *drawn], captions, width=504, title=title).save(files[-1])
+        with replacing(files[-1]) as fresh:
+            side_by_side([whole, *drawn], captions, width=504, title=title).save(fresh)
         small.append(overlay(pair.image, pair.answers["1/9"].selections[0]))
     captions = [
         "\n".join(
@@ -126,7 +133,8 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
     ]
     files.append(folder / "contact-sheet.png")
     title = "Full colour: the patches kept by GreedyPrune before decoder layer 2 (1/9 of them)"
-    side_by_side(small, captions, columns=6, width=320, title=title).save(files[-1])
+    with replacing(files[-1]) as fresh:
+        side_by_side(small, captions, columns=6, width=320, title=title).save(fresh)
     return files
 
 
@@ -162,12 +170,12 @@ def _document(pairs: list[Pair], files: list[Path], seed: int) -> dict[str, Any]
                 name: {**found.to_dict(selections=False), "right": pair.right(name)}
                 for name, found in pair.answers.items()
             },
-            "overlay": str(file),
+            "overlay": str(file) if file else None,
         }
-        for pair, file in zip(pairs, files, strict=False)
+        for pair, file in zip_longest(pairs, files[: len(pairs)])
     ]
     about = {"model": "bundled", "split": "test", "seed": seed, "method": "greedyprune", "note": TINY}
-    return {**about, "pairs": rows, "summary": _totals(pairs), "contact_sheet": str(files[-1])}
+    return {**about, "pairs": rows, "summary": _totals(pairs), "contact_sheet": str(files[-1]) if files else None}
 
 
 def _print(pairs: list[Pair], files: list[Path]) -> None:
@@ -196,7 +204,8 @@ def _print(pairs: list[Pair], files: list[Path]) -> None:
         )
     out.print(summary)
     out.print(TINY, style="dim")
-    out.print(f"\npictures: {len(files) - 1} pairs and {files[-1]}", style="bold", soft_wrap=True)
+    if files:
+        out.print(f"\npictures: {len(files) - 1} pairs and {files[-1]}", style="bold", soft_wrap=True)
 
 
 def _cell(pair: Pair, name: str) -> Text:

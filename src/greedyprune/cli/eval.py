@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._outputs import check_folder, check_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,9 +150,8 @@ def evaluate(
         device=device,
         dtype=dtype,
     )
-    for name, path in (("--out", out), ("--report", report), ("--auc", auc)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise Failure(f"{name} {str(path)!r} cannot be written: name a file in a folder that exists.")
+    check_paths({"--out": out, "--report": report, "--auc": auc})
+    check_folder("--run", run)
     everything(plan, out, run, report, auc, as_json)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import Device, Dtype, Longest
 from greedyprune.cli._show import console, print_json, progress, size, table
 
@@ -86,6 +86,7 @@ def run(
     if not ask.strip():
         raise misuse("--ask is empty: write a question.")
     from greedyprune.cli._load import check_picture_path, load, open_image
+    from greedyprune.cli._outputs import written
 
     images = [open_image(path) for path in image]
     if save is not None:
@@ -94,7 +95,7 @@ def run(
         loaded = load(model, device, dtype)
         say("answering")
         answers = _answers(loaded, images, ask, pruning, compare, max_new_tokens)
-    problem = None if save is None else _saved(loaded, images, answers[-1], ask, save)
+    problem = written("--save", save, lambda path: _draw(loaded, images, answers[-1], ask, path))
     _print(answers, None if problem else save, as_json, _about(loaded, ask, pruning))
     if problem is not None:
         raise problem
@@ -164,22 +165,20 @@ def _answers(
     return [answer(loaded, inputs, how, longest) for how in ([None, pruning] if compare else [pruning])]
 
 
-def _saved(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: str, path: Path) -> Failure | None:
-    """Write the overlay, of several images side by side. -> what went wrong: the answers are printed all the same"""
+def _draw(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: str, path: Path) -> None:
+    """Write the overlay, of several images side by side."""
+    from greedyprune.outputs import replacing
     from greedyprune.plots import overlay, seen, side_by_side
 
-    try:
-        drawn = [
-            overlay(image, selection, part=seen(image, loaded.processor))
-            for image, selection in zip(images, pruned.selections, strict=True)
-        ]
-        captions = [f"{selection.k} of {selection.n} tokens" for selection in pruned.selections]
-        title = f"{ask}\n{pruned.text}"
-        sheet = side_by_side(drawn, captions, width=504, columns=min(len(drawn), 4), title=title)
-        (drawn[0] if len(drawn) == 1 else sheet).save(path)
-    except (ValueError, OSError) as error:
-        return Failure(f"--save {str(path)!r}: {error}")
-    return None
+    drawn = [
+        overlay(image, selection, part=seen(image, loaded.processor))
+        for image, selection in zip(images, pruned.selections, strict=True)
+    ]
+    captions = [f"{selection.k} of {selection.n} tokens" for selection in pruned.selections]
+    title = f"{ask}\n{pruned.text}"
+    sheet = side_by_side(drawn, captions, width=504, columns=min(len(drawn), 4), title=title)
+    with replacing(path) as fresh:
+        (drawn[0] if len(drawn) == 1 else sheet).save(fresh)
 
 
 def _print(answers: list[Answer], saved: Path | None, as_json: bool, about: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from greedyprune.outputs import write_text
 from greedyprune.testbed.layout import PATCH
 from greedyprune.testbed.train.models import MEAN, STD, Architecture, Qwen
 from greedyprune.testbed.train.vocabulary import IDS, SIZE
@@ -47,7 +48,7 @@ def _drop_vision_rope(config: Path) -> None:
     """Leave the tower's rotary settings to its defaults, which they are: older releases warn about the type's name."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["vision_config"].pop("rope_parameters", None)
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
@@ -101,7 +102,7 @@ def _save_qwen(architecture: Architecture, folder: Path) -> None:
         "image_processor": {**settings, "image_processor_type": "Qwen2VLImageProcessor"},
         "video_processor": {**settings, "video_processor_type": "Qwen2VLVideoProcessor"},
     }
-    (folder / "processor_config.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "processor_config.json", json.dumps(whole, indent=2) + "\n")
     special = {
         "image_token": "<|image_pad|>",
         "video_token": "<|video_pad|>",

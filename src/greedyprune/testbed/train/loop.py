@@ -1,6 +1,5 @@
 """What all stages share: optimizer and schedule, checkpoints, gradients averaged over processes, the learning curve."""
 
-import csv
 import math
 import sys
 import time
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from greedyprune.outputs import replacing, write_csv
 
 
 @dataclass
@@ -49,8 +50,8 @@ class Run:
             return
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"step": self.step, "seconds": self.seconds, "history": self.history}
-        torch.save(state, self.path.with_suffix(".tmp"))
-        self.path.with_suffix(".tmp").rename(self.path)
+        with replacing(self.path) as fresh:
+            torch.save(state, fresh)
 
     def record(self, **row: Any) -> None:
         """One row of the curve, also to the terminal."""
@@ -61,10 +62,7 @@ class Run:
         sys.stdout.write(" ".join(f"{key}={value}" for key, value in row.items()) + "\n")
         sys.stdout.flush()
         keys = list(dict.fromkeys(key for old in self.history for key in old))
-        with (self.folder / f"{self.stage}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, keys)
-            writer.writeheader()
-            writer.writerows(self.history)
+        write_csv(self.folder / f"{self.stage}.csv", self.history, keys)
 
 
 def train(
