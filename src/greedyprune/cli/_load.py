@@ -134,11 +134,13 @@ def _first_line(error: BaseException) -> str:
 def open_image(path: Path) -> Image.Image:
     """A picture in RGB, the right way up."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import UnidentifiedImageError
     except ModuleNotFoundError as missing:
         raise Failure(
             "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
         ) from missing
+
+    from greedyprune.models.pictures import FORMATS, TooLarge, header_of, upright
 
     if not path.exists():
         raise Failure(f"image {str(path)!r}: there is no such file.")
@@ -149,16 +151,18 @@ def open_image(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise Failure(f"image {str(path)!r} is empty (0 bytes).")
-        with Image.open(path) as image:
+        with header_of(path) as image:
             if image.format in ANIMATED and getattr(image, "n_frames", 1) > 1:
                 raise Failure(
                     f"image {str(path)!r} has {getattr(image, 'n_frames', 1)} frames, and videos are not supported "
                     "yet: save one frame as a picture."
                 )
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return upright(image)
     except UnidentifiedImageError as error:
-        raise Failure(f"image {str(path)!r} is no image that Pillow can read.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Failure(f"image {str(path)!r} is no image that is read: known are {', '.join(FORMATS)}.") from error
+    except TooLarge as error:
+        raise Failure(f"image {str(path)!r} is not read: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise Failure(f"image {str(path)!r} cannot be read, it may be damaged: {_first_line(error)}") from error
 
 

@@ -116,7 +116,15 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size.strip()) for size in word.split(",")]
     if len(found) < 2 or not all(found):
         raise misuse(f"--images {text!r}: write a number from 2 up, or two sizes or more such as 336x336,448x224.")
-    return tuple((int(match[1]), int(match[2])) for match in found if match)
+    sizes = tuple((int(match[1]), int(match[2])) for match in found if match)
+    from greedyprune.models.pictures import TooLarge, check_size
+
+    for width, height in sizes:
+        try:
+            check_size(width, height)
+        except TooLarge as error:
+            raise misuse(f"--images {text!r}: {error}") from error
+    return sizes
 
 
 def _subject(folder: str, device: str, dtype: str, sizes: tuple[tuple[int, int], ...]) -> Subject:

@@ -35,10 +35,9 @@ class Item:
         """The image in RGB."""
         if not isinstance(self.image, Path):
             return self.image
-        from PIL import Image, ImageOps
+        from greedyprune.models.pictures import open_picture
 
-        with Image.open(self.image) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        return open_picture(self.image)
 
     def right(self, told: str) -> bool:
         """Is it one of the right answers, word for word, whatever the case and the punctuation?"""
