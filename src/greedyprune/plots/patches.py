@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from greedyprune.plots.given import Picture, as_picture
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,7 +25,7 @@ SMALLEST_CELL = 6
 
 
 def overlay(
-    image: Image.Image,
+    image: Picture,
     selection: Selection | Keep,
     *,
     grid: tuple[int, int, int] | None = None,
@@ -35,11 +37,14 @@ def overlay(
 ) -> Image.Image:
     """Draw which patches were kept: full colour and an outline for these, pale and at `dim` brightness the others.
 
-    `selection` is one of `pruned.selections`, or a bare `Keep` together with its `grid`. `part` is the part of the
-    image that the grid covers, where that is not the whole (see `seen`); what lies outside is darker still. With
-    `order`, every kept patch carries the number of its turn, 1 the first taken. `size` is the longest side of the
-    result in pixels. Raises ValueError for a selection without a grid of one frame.
+    `image` is a PIL image, the path of one, or an array of its bytes, (h, w, 3). `selection` is one of
+    `pruned.selections`, or a bare `Keep` together with its `grid`. `part` is the part of the image that the grid
+    covers, where that is not the whole (see `seen`); what lies outside is darker still. With `order`, every kept patch
+    carries the number of its turn, 1 the first taken. `size` is the longest side of the result in pixels. Raises
+    ValueError for a selection without a grid of one frame, TypeError for what is no image or no selection.
     """
+    image = as_picture(image)
+    _check_selection(selection)
     rows, columns = _cells(selection, grid)
     kept = [int(row) for row in selection.order.tolist()]
     picture, (left, top, right, bottom) = _enlarged(image, part, max(size, 1), rows, columns)
@@ -59,6 +64,16 @@ def overlay(
     if order:
         _number(pen, boxes, cell)
     return drawn
+
+
+def _check_selection(given: object) -> None:
+    """Raise TypeError, with what to write, for what is no selection."""
+    if hasattr(given, "order") and hasattr(given, "n"):
+        return
+    remedy = "give one of pruned.selections, such as pruned.selections[0], or what gp.select returns with its grid."
+    if isinstance(given, (list, tuple)):
+        remedy = "an overlay draws one image: write overlay(image, selections[0]) for the first, and so on."
+    raise TypeError(f"selection is a {type(given).__name__}: {remedy}")
 
 
 def _cells(selection: Selection | Keep, grid: tuple[int, int, int] | None) -> tuple[int, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
+
+from greedyprune.plots.given import Picture, as_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +20,7 @@ MARKS = {"✓": "#1a7f37", "✗": "#cf222e"}
 
 
 def side_by_side(
-    pictures: Sequence[Image.Image],
+    pictures: Sequence[Picture],
     captions: Sequence[str] = (),
     *,
     columns: int | None = None,
@@ -27,22 +30,26 @@ def side_by_side(
     """One sheet of pictures, `columns` per row (all in one row by default), each `width` pixels wide, with its caption.
 
     The first line of a caption is its heading; long lines are wrapped; lines that begin with "✓ " or "✗ " are drawn
-    with a green tick or a red cross. `title` stands above everything.
+    with a green tick or a red cross. `title` stands above everything. A picture is a PIL image, the path of one, or an
+    array of its bytes, (h, w, 3).
     """
-    if not pictures:
+    if isinstance(pictures, (str, Path, Image.Image)):
+        raise TypeError(f"pictures is a {type(pictures).__name__}: give a list of pictures, [picture] for one.")
+    images = [as_picture(picture) for picture in pictures]
+    if not images:
         raise ValueError("there are no pictures: a sheet needs one or more.")
-    if captions and len(captions) != len(pictures):
-        raise ValueError(f"{len(pictures)} pictures have {len(captions)} captions: give one for each, or none.")
-    columns = min(columns or len(pictures), len(pictures))
+    if captions and len(captions) != len(images):
+        raise ValueError(f"{len(images)} pictures have {len(captions)} captions: give one for each, or none.")
+    columns = min(columns or len(images), len(images))
     if columns < 1 or width < 1:
         raise ValueError(f"columns={columns}, width={width}: both are 1 or more.")
     tiles = [
         picture.convert("RGB").resize(
             (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
         )
-        for picture in pictures
+        for picture in images
     ]
-    texts = [_wrapped(caption, width) for caption in captions or [""] * len(pictures)]
+    texts = [_wrapped(caption, width) for caption in captions or [""] * len(images)]
     heading = _wrapped(title, columns * (width + GAP) - GAP) if title else _Block([])
     rows = [range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)]
     heights = [(max(tiles[i].height for i in row), max(texts[i].height for i in row)) for row in rows]
