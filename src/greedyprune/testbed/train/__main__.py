@@ -123,7 +123,7 @@ def _join(folder: Path, architecture: Any, model: Any, separate: bool) -> None:
 
 
 def _saved(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=False)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 if __name__ == "__main__":

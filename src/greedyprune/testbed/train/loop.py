@@ -40,7 +40,7 @@ class Run:
     def load(self, parts: Mapping[str, Any]) -> None:
         """Go on where the checkpoint of this stage left off, if there is one."""
         if self.path.exists():
-            saved = torch.load(self.path, map_location=self.device, weights_only=False)
+            saved = torch.load(self.path, map_location=self.device, weights_only=True)
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
             self.step, self.seconds, self.history = saved["step"], saved["seconds"], saved["history"]
