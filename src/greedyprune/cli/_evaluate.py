@@ -47,10 +47,11 @@ def everything(
     if report is not None:  # here, so that what it lacks is told before the work
         from greedyprune.cli._report import write as save
     found: list[Evaluated] = []
+    own = None if plan.data is None else _suite.own(plan.data, plan.questions)
     with tempfile.TemporaryDirectory() as passing:
         for name in plan.models:
             engine = _engine(plan, name)
-            items = _items(plan, engine)
+            items = own or _items(plan, engine)
             folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
             found.append(_one(plan, name, engine, items, folder, bool(report or auc)))
     rows = [row for one in found for row in one.rows]
@@ -89,7 +90,7 @@ def _items(plan: Plan, engine: Engine) -> list[Item]:
     from greedyprune.models.layouts import by_tower, takes_one_size
 
     native = engine.parts.family.layout is not by_tower or not takes_one_size(engine.parts.config)
-    return _suite.items(plan.suite, plan.data, plan.questions, plan.split, plan.seed, native)
+    return _suite.items(plan.suite, plan.questions, plan.split, plan.seed, native)
 
 
 def _one(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path, looks: bool) -> Evaluated:

@@ -27,17 +27,21 @@ def loader(name: str, device: str, dtype: str | None) -> Load:
     return partial(_other, name, device, dtype)
 
 
-def items(suite: str, data: Path | None, questions: int, split: str, seed: int, native: bool) -> list[Item]:
-    """The questions that are asked, at most so many of each task; `native`: of a model that sees images of any size."""
+def own(data: Path, questions: int) -> list[Item]:
+    """The questions of a user's own folder, at most so many of each task."""
     from greedyprune.eval.folder import Folder
+    from greedyprune.eval.items import checked
 
-    if data is not None:
-        if not data.is_dir():
-            raise Failure(f"--data {str(data)!r} is no folder: give one with images and a .jsonl file.")
-        try:
-            return Folder(data, questions).items()
-        except ValueError as error:
-            raise Failure(f"--data: {error}") from error
+    if not data.is_dir():
+        raise Failure(f"--data {str(data)!r} is no folder: give one with images and a .jsonl file.")
+    try:
+        return checked(Folder(data, questions).items())
+    except (OSError, ValueError) as error:
+        raise Failure(f"--data: {error}") from error
+
+
+def items(suite: str, questions: int, split: str, seed: int, native: bool) -> list[Item]:
+    """The questions that are asked, at most so many of each task; `native`: of a model that sees images of any size."""
     if suite not in SUITES:
         raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(SUITES)}.")
     if split not in SPLITS:

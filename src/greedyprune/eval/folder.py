@@ -6,11 +6,17 @@
 `image` is a path inside the folder; `answer` is a text or a list of texts that are all right. `task` ("questions" if
 left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) say where the answer is to be seen;
 `guesses` lists what could be guessed without looking.
+
+A folder may come from others, so nothing outside it is read: absolute paths, `..`, and links that lead out of the
+folder are refused, as are lines and texts of any size. What is refused is told with the file and the line.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +25,12 @@ from greedyprune.eval.items import Item
 from greedyprune.ops.grid import Box
 
 FIELDS = {"image", "question", "answer", "task", "boxes", "guesses"}
+LONGEST_LINE = 1_000_000
+"""Bytes of a line."""
+LONGEST_QUESTION = 20_000
+"""Characters: a prompt of these is a whole context of most models."""
+LONGEST_TASK = 200
+"""Characters: a task is a cell of a table."""
 
 
 @dataclass(frozen=True)
@@ -29,51 +41,139 @@ class Folder:
     questions: int | None = None
 
     def items(self) -> list[Item]:
-        """Every line as an item."""
+        """Every line as an item. Raises ValueError with the file and the line of what cannot be asked."""
         files = sorted(self.path.glob("*.jsonl"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
             raise ValueError(f"{self.path} needs exactly one .jsonl file with questions, and holds {found}.")
+        _inside(self.path, files[0].name, str(self.path))
         items: list[Item] = []
         counts: dict[str, int] = {}
-        for number, line in enumerate(files[0].read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
+        for number, line in enumerate(_lines(files[0]), start=1):
+            name = f"{files[0].name}:{number}"
+            item = self._item(_fields(line, name), name) if line.strip() else None
+            if item is None:
                 continue
-            item = self._item(line, f"{files[0].name}:{number}")
             counts[item.task] = counts.get(item.task, 0) + 1
             if self.questions is None or counts[item.task] <= self.questions:
                 items.append(item)
         return items
 
-    def _item(self, line: str, name: str) -> Item:
-        try:
-            given: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name} is no JSON: {error}.") from error
-        if not isinstance(given, dict) or not {"image", "question", "answer"} <= set(cast("dict[str, Any]", given)):
-            raise ValueError(f'{name} needs "image", "question" and "answer": {line.strip()}')
-        if unknown := set(given) - FIELDS:
-            raise ValueError(f"{name} has the unknown field {min(unknown)!r}: known are {', '.join(sorted(FIELDS))}.")
-        image = self.path / str(given["image"])
-        if not image.is_file():
-            raise ValueError(f"{name} names the image {given['image']!r}, which is not in {self.path}.")
-        answer, boxes = given["answer"], given.get("boxes", [])
-        answers = tuple(map(str, answer)) if isinstance(answer, list) else (str(answer),)
+    def _item(self, given: dict[str, Any], name: str) -> Item:
+        shown = given["image"]
+        if not isinstance(shown, str) or not shown:
+            raise ValueError(f'{name} has the "image" {_short(shown)}: write a path inside the folder, as text.')
+        image = _inside(self.path, shown, name)
+        question, task = given["question"], _text(given.get("task", "questions"), "task", name)
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f'{name} has the "question" {_short(question)}: write it as a text that is not empty.')
+        if len(question) > LONGEST_QUESTION:
+            raise ValueError(
+                f"{name} has a question of {len(question)} characters, and at most {LONGEST_QUESTION} are asked: "
+                "shorten it."
+            )
+        if len(task) > LONGEST_TASK or not task.isprintable():
+            raise ValueError(
+                f'{name} has the "task" {_short(task)}: write one line of at most {LONGEST_TASK} characters.'
+            )
+        answer = given["answer"]
         return Item(
             name,
-            str(given.get("task", "questions")),
+            task,
             image,
-            str(given["image"]),
-            str(given["question"]),
-            answers,
-            tuple(_box(box, name) for box in boxes),
-            tuple(map(str, given.get("guesses", ()))),
+            image.relative_to(self.path.resolve()).as_posix(),
+            _text(question, "question", name),
+            _texts(answer if isinstance(answer, list) else [answer], "answer", name),
+            tuple(_box(box, name) for box in _list(given.get("boxes", []), "boxes", name)),
+            _texts(given.get("guesses", []), "guesses", name, empty=True),
         )
 
 
+def _lines(file: Path) -> Iterator[bytes]:
+    """The lines of a file, none of them longer than is held in memory."""
+    with file.open("rb") as opened:
+        while line := opened.readline(LONGEST_LINE + 1):
+            yield line
+
+
+def _fields(line: bytes, name: str) -> dict[str, Any]:
+    """One line's fields, all of them known."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"{name} has more than {LONGEST_LINE} bytes: write one question per line.")
+    try:
+        given: Any = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text at byte {error.start + 1}: save the file as UTF-8.") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is no question: its JSON is nested too deeply.") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON: {error}.") from error
+    if not isinstance(given, dict) or not {"image", "question", "answer"} <= set(cast("dict[str, Any]", given)):
+        raise ValueError(f'{name} needs "image", "question" and "answer": {_short(given)}')
+    if unknown := set(cast("dict[str, Any]", given)) - FIELDS:
+        raise ValueError(f"{name} has the unknown field {_short(min(unknown))}: known are {', '.join(sorted(FIELDS))}.")
+    return cast("dict[str, Any]", given)
+
+
+def _inside(folder: Path, given: str, name: str) -> Path:
+    """The file of that name in the folder, links followed. Raises ValueError for what is not inside it."""
+    path = Path(given)
+    if path.anchor or ".." in path.parts or "\0" in given:
+        raise ValueError(f'{name} names {_short(given)}: write a path inside the folder, without "..".')
+    root = folder.resolve()
+    try:
+        real = (root / path).resolve()
+        if not real.is_relative_to(root):
+            raise ValueError(f"{name} names {_short(given)}, a link that leaves the folder: put the file itself there.")
+        is_file = os.path.isfile(real)
+        given.encode("utf-8")
+    except (OSError, UnicodeEncodeError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name} names {_short(given)}, which is no name of a file: {reason}.") from error
+    if not is_file:
+        raise ValueError(f"{name} names the image {_short(given)}, which is not in {folder}.")
+    return real
+
+
+def _text(value: Any, field: str, name: str) -> str:
+    """A text, or a number as text; nothing else has one."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    if not isinstance(value, str) and not number:
+        raise ValueError(f'{name} has the "{field}" {_short(value)}: write a text in quotes, or a number.')
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f'{name} has half a character in its "{field}": write it in full.') from error
+    return text
+
+
+def _texts(values: Any, field: str, name: str, empty: bool = False) -> tuple[str, ...]:
+    found = tuple(_text(value, field, name) for value in _list(values, field, name))
+    if not found and not empty:
+        raise ValueError(f'{name} has no "{field}": write one text or more.')
+    return found
+
+
+def _list(value: Any, field: str, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f'{name} has the "{field}" {_short(value)}: write a list, or leave it out.')
+    return cast("list[Any]", value)
+
+
 def _box(box: Any, name: str) -> Box:
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box):
+    numbers = isinstance(box, list) and all(type(edge) in (int, float) for edge in cast("list[Any]", box))
+    if numbers and len(box) == 4 and all(abs(edge) <= 1e9 for edge in box):
         left, top, right, bottom = map(float, box)
         if left < right and top < bottom:
             return left, top, right, bottom
-    raise ValueError(f"{name} has the box {box!r}: write [left, top, right, bottom] in pixels.")
+    raise ValueError(f"{name} has the box {_short(box)}: write [left, top, right, bottom] in pixels.")
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        return f"(a {type(value).__name__})"
+    return text if len(text) <= 120 else f"{text[:117]}..."
