@@ -54,6 +54,19 @@ class Outcome:
         """Plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, given: Any) -> Outcome:
+        """Back from plain values. Raises ValueError or TypeError for those of no outcome."""
+        found = cls(**given)
+        lists = [getattr(found, name) for name, kind in cls.__annotations__.items() if kind.startswith("list")]
+        if not isinstance(found.config, str) or type(found.batch) is not int:
+            raise ValueError("its configuration or its batch has no name")
+        if not all(isinstance(one, list) and len(one) == len(found.told) for one in lists):
+            raise ValueError("its lists are not of one length")
+        if not all(isinstance(text, str) for text in found.told):
+            raise ValueError("its answers are no texts")
+        return found
+
 
 @dataclass(eq=False)
 class Batch:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from greedyprune.eval.answers import Answers, Batches
 from greedyprune.eval.configs import Config
 from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
+from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store, settings
 from greedyprune.models.layouts import by_tower, takes_one_size
 
@@ -44,8 +46,17 @@ class Job:
 
 
 def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], None] | None = None) -> Answers:
-    """Answer what the run folder lacks. `say` is told how many answers of how many are there."""
+    """Answer what the run folder lacks. `say` is told how many answers of how many are there.
+
+    Raises ValueError for questions that cannot be counted, and for a run folder that is in use, holds a run with other
+    settings, or cannot be read; ItemError for a question that fails.
+    """
     items = checked(job.items)
+    with locked(folder):
+        return _evaluate(engine, job, items, folder, say or (lambda done, total: None))
+
+
+def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Callable[[int, int], None]) -> Answers:
     store = Store(folder, settings(engine, items, job.batch, job.about))
     batches = plan(engine, items, job.batch)
     todo: list[Work] = [
@@ -55,15 +66,13 @@ def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], N
     ]
     total = len(items) * len(job.configs)
     done = total - sum(len(batch) * len(missing) for _, batch, missing in todo)
-    if say is not None:
-        say(done, total)
+    say(done, total)
     workers = min(job.workers, len(todo))
     source = _several(engine, job, todo, workers) if workers > 1 else _answers(engine, todo)
     for outcome in source:
         store.add(outcome)
         done += len(outcome.told)
-        if say is not None:
-            say(done, total)
+        say(done, total)
     return Answers.of(batches, job.configs, store.outcomes)
 
 
@@ -152,7 +161,16 @@ def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
 def _member(*given: Any) -> None:
     """A worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     _serve(*given)
+
+
+def _end_after(parent: Any) -> None:
+    """End this process at once when its parent has ended, which a kill may have done, whatever else it is doing."""
+    parent.join()
+    os._exit(1)
 
 
 def _serve(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:

@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from greedyprune.eval.engine import Engine, Outcome
 from greedyprune.eval.items import Item, digest
+from greedyprune.outputs import write_text
 
 FORMAT = 1
 
 
 class Store:
-    """A run folder. Raises ValueError if it holds a run with other settings."""
+    """A run folder, which nobody else writes into (see `locked`).
+
+    Raises ValueError if it holds a run with other settings, or if a file in it cannot be read, and names the place.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
         self.folder, self._file = folder, folder / "outcomes.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         about = folder / "run.json"
         if about.exists():
-            before: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+            before = _settings_in(about)
             other = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
             if other:
                 told = ", ".join(f"{name} was {before.get(name)} and is {settings.get(name)}" for name in other)
@@ -35,24 +40,46 @@ class Store:
                     f"{folder} holds a run with other settings ({told}): name another folder, or delete it."
                 )
         else:
-            about.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+            write_text(about, json.dumps(dict(settings), indent=2) + "\n")
         self.outcomes = {(outcome.config, outcome.batch): outcome for outcome in self._read()}
 
     def _read(self) -> Iterator[Outcome]:
         if not self._file.exists():
             return
-        text = self._file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # a line that was being written when the run ended
-            self._file.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
-            yield Outcome(**json.loads(line))
+        data = self._file.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):  # a line that was being written when the run ended
+            os.truncate(self._file, end)
+        for number, line in enumerate(data[:end].split(b"\n")[:-1], start=1):
+            try:
+                yield Outcome.from_dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{self._file}:{number} is no outcome ({error}): delete that line, and its questions are answered "
+                    "again, or name another folder."
+                ) from error
 
     def add(self, outcome: Outcome) -> None:
-        """Write one outcome down, at once."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(outcome.to_dict()) + "\n")
+        """Write one outcome down, at once. Raises OSError that names the file."""
+        try:
+            with self._file.open("a", encoding="utf-8", newline="") as file:
+                file.write(json.dumps(outcome.to_dict()) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._file)) from error
         self.outcomes[outcome.config, outcome.batch] = outcome
+
+
+def _settings_in(about: Path) -> dict[str, Any]:
+    """The settings that a run folder holds."""
+    try:
+        found: Any = json.loads(about.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{about} cannot be read ({error}): delete the folder {about.parent} to start afresh, or name another one."
+        ) from error
+    return cast("dict[str, Any]", found)
 
 
 def settings(
