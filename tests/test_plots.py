@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -159,3 +160,30 @@ def test_without_pillow_the_error_says_what_to_install() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'greedyprune[plots]'" in out.stdout
+
+
+def test_a_path_and_an_array_are_drawn_as_the_picture_they_hold(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    image = colours(56, 56)
+    image.save(tmp_path / "x.png")
+    expected = pixels(overlay(image, keep(16, 3), grid=(1, 4, 4)))
+    for given in (tmp_path / "x.png", str(tmp_path / "x.png"), numpy.asarray(image)):
+        assert pixels(overlay(given, keep(16, 3), grid=(1, 4, 4))) == expected
+        assert side_by_side([given]).size == side_by_side([image]).size
+    overlay(numpy.zeros((4, 4), numpy.uint8), keep(16, 3), grid=(1, 4, 4))
+
+
+def test_what_is_no_picture_or_no_selection_is_told_with_what_to_write() -> None:
+    numpy = pytest.importorskip("numpy")
+    image, chosen = colours(56, 56), keep(16, 3)
+    for given in (None, 3, torch.zeros(4, 4, 3), numpy.zeros((4, 4, 3)), numpy.zeros((3, 4, 5), numpy.uint8), [image]):
+        with pytest.raises(TypeError, match=r"give a PIL image, the path of one, or an array \(h, w, 3\) of bytes"):
+            overlay(given, chosen, grid=(1, 4, 4))  # type: ignore[arg-type]
+    for several in ([chosen], (chosen, chosen), []):
+        with pytest.raises(TypeError, match=r"write overlay\(image, selections\[0\]\)"):
+            overlay(image, several, grid=(1, 4, 4))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"selection is a Tensor: give one of pruned.selections"):
+        overlay(image, torch.arange(3), grid=(1, 4, 4))  # type: ignore[arg-type]
+    for one in (image, "x.png"):
+        with pytest.raises(TypeError, match=r"give a list of pictures, \[picture\] for one"):
+            side_by_side(one)  # type: ignore[arg-type]
