@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +44,35 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         except subprocess.TimeoutExpired:
             os.kill(worker, signal.SIGKILL)
             pytest.fail("the worker is still there")
+
+
+def test_a_stage_of_the_training_ends_with_the_process_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from greedyprune.testbed.train import __main__ as training
+
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **more: started.append((*given, more)))
+    monkeypatch.setattr(sys, "argv", ["train", "llava", "--out", str(tmp_path)])
+    training._start(training._arguments(), "vision")
+    ((command, more),) = started
+    assert more == {"stdin": subprocess.PIPE}
+    monkeypatch.setattr(sys, "argv", command[2:])
+    assert training._arguments().led
+
+    stopped: list[Any] = []
+    read, write = os.pipe()
+    os.close(write)  # the leader is gone
+    monkeypatch.setattr(training, "_stage", lambda _: watch.wait(5))
+    watch = threading.Event()
+
+    def stop(status: int) -> None:
+        stopped.append(status)
+        watch.set()
+
+    once = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: once(read if file == 0 else file, size))
+    monkeypatch.setattr(os, "_exit", stop)
+    training.main()
+    os.close(read)
+    assert stopped == [1]

@@ -84,5 +84,10 @@ def digest(items: Sequence[Item]) -> str:
         sha.update(repr((item.name, item.task, item.picture, item.text, item.answers, item.boxes)).encode())
         if item.picture not in pictures:
             pictures.add(item.picture)
-            sha.update(item.image.read_bytes() if isinstance(item.image, Path) else item.image.tobytes())
+            if isinstance(item.image, Path):
+                with item.image.open("rb") as file:
+                    while part := file.read(1 << 20):  # a file may be larger than memory
+                        sha.update(part)
+            else:
+                sha.update(item.image.tobytes())
     return sha.hexdigest()[:16]

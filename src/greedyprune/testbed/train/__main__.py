@@ -1,9 +1,11 @@
 """Train a bundled model: `python -m greedyprune.testbed.train {llava,qwen} --out folder [--seed 0]`."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ def main() -> None:
     given = _arguments()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.stage:
+        if given.led:
+            threading.Thread(target=_end_with_leader, daemon=True).start()
         _stage(given)
         return
     if given.vision:
@@ -53,17 +57,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--vision", type=Path, metavar="FILE", help="a vision.pt of this model, instead of that stage")
     parser.add_argument("--stage", choices=STAGES, help="only this one")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--led", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "greedyprune.testbed.train", given.model, "--out", str(given.out)]
     command += ["--seed", str(given.seed), "--processes", str(given.processes), "--scale", str(given.scale)]
-    command += ["--stage", stage, "--rank", str(rank)]
+    command += ["--stage", stage, "--rank", str(rank), "--led"]
     command += ["--stop", str(given.stop)] if given.stop else []
     command += ["--ordinary-start"] if given.ordinary_start else []
     command += ["--separate"] if given.separate else []
-    return subprocess.Popen(command)
+    return subprocess.Popen(command, stdin=subprocess.PIPE)  # nothing is written to it: it closes when we end
+
+
+def _end_with_leader() -> None:
+    """End this process at once when the one that started it has ended, which a kill may have done."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 def _wait(*running: "subprocess.Popen[bytes]") -> None:
@@ -76,6 +87,8 @@ def _wait(*running: "subprocess.Popen[bytes]") -> None:
             except subprocess.TimeoutExpired:
                 continue
             waiting.remove(process)
+            if process.stdin is not None:
+                process.stdin.close()
             if code:
                 for other in waiting:
                     other.terminate()
