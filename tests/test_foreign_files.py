@@ -19,6 +19,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 import greedyprune as gp
 from greedyprune.eval import Item
 from greedyprune.eval.folder import LONGEST_LINE, Folder
+from greedyprune.eval.items import digest
 from greedyprune.models import pictures
 from greedyprune.models.pictures import TooLarge, open_picture
 from test_cli import complaint, greedy
@@ -148,6 +149,20 @@ def test_lines_end_where_lines_end_and_numbers_are_texts(folder: Path) -> None:
     assert (found.text, found.answers, last.name) == ("a\u2028b\x85c", ("3", "2.5"), "questions.jsonl:3")
     (folder / "questions.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())  # as Notepad saves it
     assert [item.answers for item in Folder(folder).items()] == [("a",)]
+
+
+def test_a_name_that_a_terminal_would_obey_is_shown_without_its_orders(folder: Path) -> None:
+    (folder / "\x1b[2J\x9b.jsonl").write_text("{")
+    said = complaint(greedy("eval", "--data", folder, "--model", "llava"), 1)
+    assert "?[2J?.jsonl:1 is no JSON" in said
+    assert said.isprintable()
+
+
+def test_images_are_told_apart_without_being_held_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("the whole file was read"))
+    before = digest(ask(folder))
+    Image.new("RGB", (20, 10), "red").save(folder / "x.png")
+    assert digest(ask(folder)) != before
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

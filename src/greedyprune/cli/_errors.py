@@ -35,8 +35,8 @@ def misuse(message: object) -> Failure:
 
 
 def one_line(text: object) -> str:
-    """A message without its line breaks."""
-    return " ".join(str(text).split())
+    """A message without line breaks, and without what a terminal would obey: names come from files of others too."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
 
 
 def note(text: object) -> None:
