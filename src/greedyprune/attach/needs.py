@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from greedyprune.attach.release import probe_seams
 from greedyprune.cues import Attention, Features, Keys
 from greedyprune.method import as_method
 from greedyprune.models.table import READABLE, READABLE_TOWERS
@@ -90,7 +91,8 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
     if parts.decoder_type not in READABLE:
         known = ", ".join(READABLE)
         return f"attention weights of a {parts.decoder_type!r} decoder are not known here, only of {known}"
-    return None
+    lacking = [str(seam) for seam in probe_seams(parts) if not seam.there]
+    return f"this release of transformers lacks {', '.join(lacking)}" if lacking else None
 
 
 def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:

@@ -7,6 +7,7 @@ is an error that names it, before anything is attached; a release that nobody ha
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
 from greedyprune.attach.decide import PruneWarning
 
@@ -55,9 +56,9 @@ def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seam:
-    """One thing that must be there: an attribute of a class, or an argument of one of its methods."""
+    """One thing that must be there: an attribute of a class, module or object, or an argument of a class's method."""
 
-    owner: type
+    owner: Any
     name: str
     """The attribute or method."""
     arguments: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ class Seam:
         return not names or any(name in names for name in self.arguments)
 
     def __str__(self) -> str:
-        where = f"{self.owner.__name__}.{self.name}"
+        where = f"{getattr(self.owner, '__name__', type(self.owner).__name__)}.{self.name}"
         return f"{where}({' or '.join(self.arguments)})" if self.arguments else where
 
 
@@ -90,7 +91,7 @@ def _named(method: Any) -> frozenset[str]:
     return frozenset(every) - {"self"}
 
 
-CACHES = (
+COMMON = (
     Seam(Cache, "get_seq_length"),
     Seam(DynamicCache, "get_mask_sizes", ("query_length",)),
     *(Seam(DynamicLayer, name) for name in ("update", "get_seq_length", "reset", "batch_repeat_interleave")),
@@ -99,6 +100,8 @@ CACHES = (
     Seam(DynamicLayer, "reorder_cache", ("beam_idx",)),
     Seam(DynamicLayer, "batch_select_indices", ("indices",)),
     Seam(BaseModelOutputWithPast, "last_hidden_state"),
+    Seam(BaseModelOutputWithPooling, "last_hidden_state"),
+    Seam(BaseModelOutputWithPooling, "pooler_output"),
     Seam(GenerationMixin, "generate", ("inputs",)),
     Seam(GenerationMixin, "_supports_logits_to_keep"),
 )
@@ -107,10 +110,12 @@ CACHES = (
 
 def seams(parts: Parts) -> Iterator[Seam]:
     """Everything that pruning this model relies on."""
-    yield from CACHES
+    yield from COMMON
     outer, text, layer = type(parts.outer), type(parts.text), type(parts.layers[0])
     for argument in (("input_ids",), ("attention_mask",), CACHE_NAMES):
         yield Seam(outer, "forward", argument)
+    if not parts.media:
+        yield from (Seam(type(parts.config), medium.token) for medium in parts.family.media[:1])
     for medium, _ in parts.media:
         if medium.features and parts.family.proven:
             yield Seam(outer, medium.features)
@@ -121,6 +126,17 @@ def seams(parts: Parts) -> Iterator[Seam]:
         yield Seam(layer, "forward", (argument,))
     for name in parts.family.deepstack or ():
         yield Seam(text, "forward", (name,))
+
+
+def probe_seams(parts: Parts) -> Iterator[Seam]:
+    """What the probes of a decoder layer rely on beside that, for methods that ask for its attention or its keys."""
+    for layer in parts.layers[:1]:
+        yield Seam(layer, "input_layernorm")
+        yield Seam(layer, "self_attn")
+        attention = getattr(layer, "self_attn", None)
+        for name in ("q_proj", "k_proj", "head_dim", "scaling") if attention is not None else ():
+            yield Seam(attention, name)
+        yield Seam(sys.modules[type(attention or layer).__module__], "apply_rotary_pos_emb")
 
 
 def missing(parts: Parts) -> list[Seam]:

@@ -63,6 +63,13 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
     return Loaded(model.to(device).eval(), processor, name or "bundled", bundled)
 
 
+def checked_place(name: str) -> str:
+    """Where a model is that can be pruned, by its config alone; Failure for any other."""
+    where, _ = _place(name)
+    _check_family(where, name)
+    return where
+
+
 def _place(name: str | None) -> tuple[str, bool]:
     """Where a model is: a folder that looks like one, or an id of the hub; and whether it is the bundled one."""
     from greedyprune import testbed

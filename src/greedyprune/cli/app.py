@@ -11,6 +11,8 @@ from greedyprune.cli._errors import OneLine
 from greedyprune.cli.bench import bench
 from greedyprune.cli.demo import EXAMPLES as DEMO
 from greedyprune.cli.demo import demo
+from greedyprune.cli.doctor import EXAMPLES as DOCTOR
+from greedyprune.cli.doctor import doctor
 from greedyprune.cli.eval import EXAMPLES as EVAL
 from greedyprune.cli.eval import evaluate
 from greedyprune.cli.methods import methods
@@ -55,6 +57,7 @@ app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command("eval", epilog=EVAL)(evaluate)
 app.command(epilog=VERIFY)(verify)
+app.command(epilog=DOCTOR)(doctor)
 app.command(epilog="Example: greedyprune methods --json")(methods)
 app.command(epilog="Example: greedyprune models --json")(models)
 app.add_typer(bench)

@@ -1,0 +1,132 @@
+"""`greedyprune doctor`: what is installed here, and whether this release of transformers has all that pruning needs."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import greedyprune
+from greedyprune.cli._errors import Failure
+from greedyprune.cli._show import console, print_json, table, tick
+
+if TYPE_CHECKING:
+    from greedyprune.attach.parts import Parts
+
+EXAMPLES = "Examples: greedyprune doctor · greedyprune doctor my-checkpoint --json"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "pillow",
+    "typer",
+    "rich",
+    "matplotlib",
+    "scikit-learn",
+)
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="A folder or an id of the hub; no weights are read. Default: the bundled ones.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Print versions and devices, and check what pruning relies on in this release of transformers.
+
+    Exit status 1 if something is missing: `prune()` would refuse the model with the same words.
+    """
+    from greedyprune.attach.release import is_tested, missing_attributes
+
+    names = [model] if model is not None else ["llava", "qwen"]
+    found = [_examined(name) for name in names]
+    release = version("transformers")
+    lacking = [*missing_attributes(), *(line for each in found for line in each["missing"])]
+    report = {
+        "greedyprune": greedyprune.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": _devices(),
+        "release_tested": is_tested(release),
+        "models": found,
+        "missing": lacking,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if lacking:
+        raise Failure(f"transformers {release} lacks what pruning relies on: {', '.join(dict.fromkeys(lacking))}.")
+
+
+def _version(name: str) -> str | None:
+    """The installed version of a package, None if there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    """Where tensors can be put, by name."""
+    import torch
+
+    found = [f"cpu, {torch.get_num_threads()} threads"]
+    found += [f"cuda:{index}, {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def _examined(name: str) -> dict[str, Any]:
+    """What a model's classes have and lack of what pruning relies on, as plain values."""
+    from greedyprune.attach.release import missing, seams
+
+    parts = _parts(name)
+    return {
+        "model": name,
+        "family": parts.family.model_type,
+        "proven": parts.family.proven,
+        "relied_on": [str(seam) for seam in dict.fromkeys(seams(parts))],
+        "missing": [str(seam) for seam in missing(parts)],
+    }
+
+
+def _parts(name: str) -> Parts:
+    """The parts of a model of these classes, built without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from greedyprune.attach.parts import find_parts
+    from greedyprune.cli._load import checked_place, quieten
+
+    quieten()
+    where = checked_place(name)
+    try:
+        with torch.device("meta"):
+            made = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(where))
+        return find_parts(made)
+    except (OSError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        raise Failure(f"{name!r} cannot be pruned: {error}") from error
+
+
+def _print(report: dict[str, Any]) -> None:
+    """Two tables and a verdict."""
+    from greedyprune.attach.release import TESTED
+
+    out, installed = console(), table("installed", "version")
+    installed.add_row("greedyprune", report["greedyprune"])
+    installed.add_row("python", report["python"])
+    for name, number in report["packages"].items():
+        note = "" if name != "transformers" or report["release_tested"] else f" (tested: {TESTED[0]} to {TESTED[1]})"
+        installed.add_row(name, f"{number or 'not installed'}{note}")
+    for device in report["devices"]:
+        installed.add_row("device", device)
+    out.print(installed)
+    relied = table("model", "family", "names it relies on", "missing")
+    for model in report["models"]:
+        count, lacking = str(len(model["relied_on"])), ", ".join(model["missing"])
+        relied.add_row(model["model"], model["family"], count, lacking or tick(True))
+    out.print(relied)
