@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("untouched")
 @dataclass(frozen=True, kw_only=True)
 class MostRelevant(gp.Method):
     """Top-k by the relevance that was given, by place where none was."""
+
+    weighs_relevance: ClassVar[bool] = True
 
     def select(self, cues: gp.Cues, k: int) -> gp.Keep:
         worth = torch.zeros(cues.n) if cues.relevance is None else cues.relevance

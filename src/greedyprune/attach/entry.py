@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -101,16 +102,24 @@ def refuse_unclear(ids: Tensor | None, mask: Any, *, media: bool) -> None:
         raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
 
 
-def warn_if_unbrought(parts: Parts, ids: Tensor, brought: Iterable[str]) -> None:
-    """Warn of a prompt with placeholders whose images did not come by a way that is known: none of them is pruned.
+def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought: Iterable[str]) -> None:
+    """Warn if images seem to have come by a way that is not known, so that none of them would be pruned.
 
-    A step of one token is not looked at, which would make every step on a GPU wait. `brought`: the kinds that came.
+    They do if the prompt holds placeholders and some argument holds values that are no ids. `brought`: the kinds that
+    came by a way that is known.
     """
-    for medium, token in parts.media if ids.shape[1] > 1 else []:
+    strange = [
+        name
+        for name, value in kwargs.items()
+        if name not in USUAL
+        and (isinstance(value, Mapping) or (isinstance(value, Tensor) and value.is_floating_point()))
+    ]
+    for medium, token in parts.media if strange else []:
         if medium.kind not in brought and bool((ids == token).any()):
             warnings.warn(
-                f"the prompt holds {medium.kind} placeholders, and none of "
-                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it: nothing of it was pruned.",
+                f"the prompt holds {medium.kind} placeholders, none of "
+                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it, but {', '.join(strange)} did: if "
+                f"that brings {medium.kind}s, they were not pruned.",
                 PruneWarning,
                 stacklevel=2,
             )

@@ -134,7 +134,7 @@ class Hooks:
         for medium, token in self.parts.media:
             if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
                 media[medium.kind] = ids.cpu() == token
-        warn_if_unbrought(self.parts, ids, media)
+        warn_if_unbrought(self.parts, kwargs, ids, {*media, *computed})
         policy = self._policy() if trial is None else trial.policy
         if media:
             check_cache(cache, early=policy.early)
