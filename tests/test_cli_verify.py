@@ -45,7 +45,10 @@ def test_json_is_one_document(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["family"], found["dtype"], found["sizes"]) == ("qwen2_5_vl", "float32", ["16x24", "24x16"])
-    assert (found["proven"], found["of"], found["untold"]) == (31, 31, 1)
+    assert [found[name] for name in ("proven", "of", "failed", "untold", "does_not_apply")] == [31, 31, 0, 0, 1]
+    (beside,) = [v for v in found["verdicts"] if v["outcome"] != "passed"]
+    assert (beside["outcome"], beside["passed"], beside["applies"]) == ("does not apply", None, False)
+    assert "an early cut" in beside["detail"]
     assert [v["at"] for v in found["verdicts"]].count("layer:3:early") == 8
     assert {v["attention"] for v in found["verdicts"]} == {"eager"}
     assert all(v["error"] <= v["bound"] for v in found["verdicts"] if v["passed"])

@@ -223,8 +223,13 @@ def test_traces_are_seen(llava: Subject) -> None:
 def test_errors_that_are_no_numbers_fail_and_failures_come_first() -> None:
     assert held(float("nan"), 1.0, "x").passed is False
     good, bad, none = Verdict("a", True, 0.5, 1.0), Verdict("a", False, 2.0, 1.0, "bad"), Verdict("a", None)
+    beside = Verdict("a", None, detail="no grid", applies=False)
+    assert [v.outcome for v in (good, bad, none, beside)] == ["passed", "failed", "not told", "does not apply"]
     assert worst([(ONE, good), (SEVERAL, bad), (BATCH, none)]).detail == "2 images: bad"
-    assert worst([(ONE, none), (BATCH, good)]).passed is True
+    assert worst([(ONE, good), (BATCH, none)]).outcome == "not told"  # one case that hides something hides it for all
+    assert worst([(ONE, beside), (BATCH, good)]).outcome == "passed"
+    assert str(worst([(ONE, beside), (BATCH, beside)])).endswith("does not apply: one image: no grid")
+    assert (none.to_dict()["outcome"], beside.to_dict()["applies"]) == ("not told", False)
     assert bad.to_dict()["error"] == 2.0
     assert held(float("inf"), 1.0, "x").to_dict()["error"] is None
     with pytest.raises(ValueError, match="needs 2 or more"):

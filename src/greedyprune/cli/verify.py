@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,8 @@ def verify(
 ) -> None:
     """Prove on your own checkpoint that pruning changes nothing but what it says.
 
-    Eight properties are held at every stage; the exit status is 0 if none fails.
+    Eight properties are held at every stage. The exit status is 0 if every property that applies is proven: 1 if one
+    fails or could not be told.
     """
     places, sizes = _stages(at or []), _sizes(images)
     if attention not in (*ATTENTION, "both"):
@@ -87,7 +89,7 @@ def verify(
     chosen = ATTENTION if attention == "both" else (attention,)
     with progress("loading the model") as say:
         subject = _subject(folder, device, dtype, sizes)
-        verdicts = _prove(subject, places, chosen, steps, len(sizes) or int(images), say)
+        verdicts = _prove(folder, subject, places, chosen, steps, len(sizes) or int(images), say)
     if as_json:
         print_json({**_about(folder, subject, dtype, steps, sizes), **_summary(verdicts)})
     else:
@@ -170,19 +172,22 @@ def _place(folder: str) -> str:
 
 
 def _prove(
-    subject: Subject, places: list[Stage], attentions: tuple[str, ...], steps: int, images: int, say: Any
+    folder: str, subject: Subject, places: list[Stage], attentions: tuple[str, ...], steps: int, images: int, say: Any
 ) -> list[Verdict]:
     """Every verdict."""
-    from greedyprune.verify import prove, stages_of
+    from greedyprune.verify import Unready, prove, stages_of
 
     try:
         stages = stages_of(subject.model, places)
     except (ValueError, NotImplementedError) as error:
         raise Failure(f"--at {error}" if places else str(error)) from error
     verdicts: list[Verdict] = []
-    for verdict in prove(subject, stages, attentions, steps=steps, images=images):
-        verdicts.append(verdict)
-        say(f"{len(verdicts)} verdicts, the last: {verdict.name} at {verdict.at}")
+    try:
+        for verdict in prove(subject, stages, attentions, steps=steps, images=images):
+            verdicts.append(verdict)
+            say(f"{len(verdicts)} verdicts, the last: {verdict.name} at {verdict.at}")
+    except Unready as error:
+        raise Failure(f"{folder!r} cannot be proven: {error}") from error
     return verdicts
 
 
@@ -194,10 +199,11 @@ def _about(folder: str, subject: Subject, dtype: str, steps: int, sizes: Any) ->
 
 
 def _summary(verdicts: list[Verdict]) -> dict[str, Any]:
-    """The verdicts as plain values, and how many there are of each kind."""
-    told = [verdict for verdict in verdicts if verdict.passed is not None]
-    counts = {"proven": sum(verdict.passed is True for verdict in told), "of": len(told)}
-    return {**counts, "untold": len(verdicts) - len(told), "verdicts": [verdict.to_dict() for verdict in verdicts]}
+    """The verdicts as plain values, and how many there are of each outcome; `of` counts the properties that apply."""
+    found = Counter(verdict.outcome for verdict in verdicts)
+    counts = {"proven": found["passed"], "of": len(verdicts) - found["does not apply"], "failed": found["failed"]}
+    rest = {"untold": found["not told"], "does_not_apply": found["does not apply"]}
+    return {**counts, **rest, "verdicts": [verdict.to_dict() for verdict in verdicts]}
 
 
 def _print(subject: Subject, verdicts: list[Verdict]) -> None:
@@ -209,8 +215,9 @@ def _print(subject: Subject, verdicts: list[Verdict]) -> None:
         if verdict.detail:
             out.print(str(verdict))
     out.print("Numbers: the largest error found, between logits or in tokens.", style="dim")
-    rest = f" ({found['untold']} do not apply or are not told)" if found["untold"] else ""
-    out.print(f"proven: {found['proven']} of {found['of']}{rest}")
+    told = {"failed": "failed", "untold": "could not be told", "does_not_apply": "do not apply"}
+    rest = ", ".join(f"{found[name]} {words}" for name, words in told.items() if found[name])
+    out.print(f"proven: {found['proven']} of {found['of']}{f' ({rest})' if rest else ''}")
 
 
 def _tables(verdicts: list[Verdict]) -> list[Table]:
@@ -231,16 +238,21 @@ def _cell(verdict: Verdict) -> Text:
     from rich.text import Text
 
     if verdict.passed is None:
-        return Text("-", "dim")
+        return Text("?", "red") if verdict.applies else Text("-", "dim")
     error = "0" if verdict.error == 0 else f"{verdict.error:.1e}"
     return tick(verdict.passed) + Text(f" {error}")
 
 
 def _raise(verdicts: list[Verdict]) -> None:
-    """Fail if a property does, or if nothing was told."""
-    failures = [verdict for verdict in verdicts if verdict.passed is False]
-    if failures:
-        named = "; ".join(f"{v.name} ({v.at}, {v.attention})" for v in failures)
-        raise Failure(f"{len(failures)} of {len(verdicts)} verdicts are failures: {named}.")
-    if not any(verdict.passed for verdict in verdicts):
-        raise Failure("nothing was proven: no property could be told.")
+    """Fail if a property does or could not be told, or if none applies."""
+    applying = [verdict for verdict in verdicts if verdict.applies]
+    told = {False: "failures", None: "could not be told"}
+    wrong: list[str] = []
+    for passed, word in told.items():
+        some = [f"{v.name} ({v.at}, {v.attention})" for v in applying if v.passed is passed]
+        verb = "are " if passed is False else ""
+        wrong += [f"{len(some)} of {len(applying)} verdicts {verb}{word}: {'; '.join(some)}"] if some else []
+    if wrong:
+        raise Failure(". ".join(wrong) + ".")
+    if not applying:
+        raise Failure("nothing was proven: no property applies.")

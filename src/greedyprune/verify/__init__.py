@@ -13,4 +13,5 @@ from greedyprune.verify.prompts import open_subject as open_subject
 from greedyprune.verify.properties import PROPERTIES as PROPERTIES
 from greedyprune.verify.properties import prove as prove
 from greedyprune.verify.properties import stages_of as stages_of
+from greedyprune.verify.ready import Unready as Unready
 from greedyprune.verify.subject import Subject as Subject

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from greedyprune.budget import Budget, Ratio
 
@@ -52,13 +52,17 @@ def cases(images: int = 2) -> dict[str, Case]:
     return {case.name: case for case in made}
 
 
+Outcome: TypeAlias = Literal["passed", "failed", "does not apply", "not told"]
+"""What a proof can end in."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a property holds."""
 
     name: str
     passed: bool | None
-    """None where it does not apply, or where nothing can be told: `detail` says why."""
+    """None if the property does not apply, or if it does and could not be told: `detail` says why."""
     error: float = 0.0
     """The largest found: between logits, but where the property names another unit."""
     bound: float = 0.0
@@ -66,15 +70,26 @@ class Verdict:
     detail: str = ""
     at: str = ""
     attention: str = ""
+    applies: bool = True
+    """False if the property says nothing about this model, stage or kind of attention."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict in a word. Only "passed" and "does not apply" are good news."""
+        if self.passed is None:
+            return "not told" if self.applies else "does not apply"
+        return "passed" if self.passed else "failed"
 
     def __str__(self) -> str:
-        said = {True: "holds", False: "does not hold", None: "is not told"}[self.passed]
+        said = {"passed": "holds", "failed": "does not hold", "not told": "could not be told"}
         where = ", ".join(filter(None, (self.at, self.attention)))
-        return f"{self.name} ({where}): {said}" + (f": {self.detail}" if self.detail else "")
+        told = f"{self.name} ({where}): {said.get(self.outcome, self.outcome)}"
+        return told + (f": {self.detail}" if self.detail else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; an error that is no number, or endless, is None."""
-        return {**asdict(self), "error": self.error if math.isfinite(self.error) else None}
+        """Plain values, the outcome among them; an error that is no number, or endless, is None."""
+        error = self.error if math.isfinite(self.error) else None
+        return {**asdict(self), "outcome": self.outcome, "error": error}
 
 
 def held(error: float, bound: float, what: str) -> Verdict:
@@ -89,19 +104,33 @@ def failed(detail: str) -> Verdict:
 
 
 def untold(why: str, error: float = 0.0, bound: float = 0.0) -> Verdict:
-    """The verdict where a property does not apply, or where nothing can be told."""
+    """The verdict where a property applies and nothing can be told."""
     return Verdict("", None, error, bound, why)
 
 
+def apart_from(why: str) -> Verdict:
+    """The verdict where a property does not apply."""
+    return Verdict("", None, detail=why, applies=False)
+
+
+class Untold(Exception):
+    """Raised in a proof that cannot tell: something but pruning is in its way, and the message says what."""
+
+
+WORST_FIRST: tuple[Outcome, ...] = ("failed", "not told", "passed", "does not apply")
+
+
 def worst(verdicts: list[tuple[Case, Verdict]]) -> Verdict:
-    """One verdict for all cases: a failure if there is one, else the largest error, else why nothing could be told."""
+    """One verdict for all cases: a failure if there is one, else a case that could not be told, else the largest error.
+
+    A property does not apply if it applies to none of the cases.
+    """
 
     def badness(pair: tuple[Case, Verdict]) -> tuple[int, float]:
         verdict = pair[1]
-        rank = {False: 2, True: 1, None: 0}[verdict.passed]
-        return rank, verdict.error / verdict.bound if verdict.bound else verdict.error
+        return -WORST_FIRST.index(verdict.outcome), verdict.error / verdict.bound if verdict.bound else verdict.error
 
     case, verdict = max(verdicts, key=badness)
-    if not verdict.detail:
-        return verdict
-    return Verdict(verdict.name, verdict.passed, verdict.error, verdict.bound, f"{case}: {verdict.detail}")
+    if verdict.passed:  # what could be told of a part of it only is said for every case
+        return replace(verdict, detail="; ".join(f"{case}: {other.detail}" for case, other in verdicts if other.detail))
+    return replace(verdict, detail=f"{case}: {verdict.detail}") if verdict.detail else verdict

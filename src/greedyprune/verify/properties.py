@@ -12,11 +12,12 @@ import torch
 import greedyprune as gp
 from greedyprune.attach.parts import find_parts
 from greedyprune.budget import count
-from greedyprune.verify.cases import Case, Verdict, cases, failed, held, untold, worst
+from greedyprune.verify.cases import Case, Untold, Verdict, apart_from, cases, failed, held, untold, worst
+from greedyprune.verify.ready import check_model, check_prompts
 from greedyprune.verify.reference import dropped_columns, image_columns, is_early, start_of
-from greedyprune.verify.runs import Lab
+from greedyprune.verify.runs import Lab, cache_of
 from greedyprune.verify.subject import Subject, attending, kinds_of
-from greedyprune.verify.traces import changed, fingerprint, hooks_on
+from greedyprune.verify.traces import changed, fingerprint, hooks_on, without_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +37,11 @@ def keeping_all_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
     """Logits are those of the full sequence in which nobody looks at a dropped token."""
-    run = lab.pruned(case, gp.GreedyPrune(), at)
+    bound, run = lab.bound(case), lab.pruned(case, gp.GreedyPrune(), at)
     dropped = _dropped(lab, case, run.selections)
     truth = lab.truth(case, run.sequences, dropped, at)
     whole = lab.truth(case, run.sequences, None, at)
-    error, bound = lab.apart(run.logits, truth), lab.bound(case)
+    error = lab.apart(run.logits, truth)
     verdict = held(error, bound, "logits differ from the reference's")
     moved = lab.apart(truth, whole)
     if verdict.passed and moved <= 2 * bound:
@@ -50,17 +51,25 @@ def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Ver
 
 
 def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """An answer is the same when every step reads and prunes the whole text again."""
+    """An answer is the same read token by token in a loop by hand, and when every step prunes the whole text again."""
+    cached, skipped, found = lab.pruned(case, PLACES_ONLY, at), lab.why_not_by_hand(case), held(0.0, 0.0, "")
+    if not skipped:
+        error = lab.apart(lab.pruned_by_hand(case, PLACES_ONLY, at, cached.tokens), cached.logits)
+        found = held(error, lab.bound(case), "logits of generate and of a loop by hand differ")
+        if not found.passed:
+            return found
     if is_early(at):
-        return untold("an early cut takes from later tokens what the prompt saw")
-    cached = lab.pruned(case, PLACES_ONLY, at)
+        return apart_from("an early cut takes from later tokens what the prompt saw")
     try:
         fresh = lab.pruned(case, PLACES_ONLY, at, use_cache=False)
     except Exception:
         if lab.reads_without_cache(case):
             raise
-        return untold("the plain model cannot generate without a cache either")
-    return held(lab.differ(cached, fresh), lab.bound(case), "logits with and without a cache differ")
+        return apart_from("the plain model cannot generate without a cache either")
+    again = held(lab.differ(cached, fresh), lab.bound(case), "logits with and without a cache differ")
+    if skipped or not again.passed:
+        return replace(again, detail=again.detail or skipped)
+    return again if again.error > found.error else found
 
 
 def a_row_alone_is_the_row_in_its_batch(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
@@ -107,7 +116,7 @@ def text_is_left_alone(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
     """After the with block, also after an error in it or in the method, the model is bit by bit what it was."""
     model, few = lab.subject.model, {"max_new_tokens": 2}
-    before = fingerprint(model)
+    first, before = lab.untouched(), fingerprint(model)
     plain = lab.generate(case, **few)
     own = changed(before, fingerprint(model))  # what the model writes itself
     for what, method, error in (
@@ -119,7 +128,9 @@ def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
             lab.generate(case, **few)
             if error is not None:
                 raise error
-        left = sorted(f"{module}.{key}" for module, key in changed(before, fingerprint(model)) - own)
+        after = fingerprint(model)
+        since = changed(before, after) | changed(first, without_weights(after))
+        left = sorted(f"{module}.{key}" for module, key in since - own)
         if left or hooks_on(model):
             told = f"{what} {left[0] if left else 'a hook'} is not as it was"
             return failed(told)
@@ -133,7 +144,7 @@ def the_cache_is_physically_short(lab: Lab, at: gp.Stage, case: Case) -> Verdict
     """Keys and values behind the cut hold the tokens that stayed and no more. Error: in tokens."""
     inputs = lab.subject.prompt(case.rows)
     with gp.prune(lab.subject.model, PLACES_ONLY, case.asked(), at=at) as handle:
-        cache = lab.forward(case).past_key_values
+        cache = cache_of(lab.forward(case))
     dropped = _dropped(lab, case, handle.selections)
     length = inputs["input_ids"].shape[1]
     short = int((inputs["attention_mask"].bool() & ~dropped).sum(1).max())
@@ -144,9 +155,8 @@ def the_cache_is_physically_short(lab: Lab, at: gp.Stage, case: Case) -> Verdict
         size = length if index < start else short
         size = min(size, window - 1) if window else size
         error = max(error, *(abs(kept.shape[-2] - size) for kept in (layer.keys, layer.values)))
-    if short == length:
-        return untold("the padded batch is no shorter after the cut")
-    return held(error, 0, f"keys of {length} tokens, {short} of which stayed, are too long or too short")
+    verdict = held(error, 0, f"keys of {length} tokens, {short} of which stayed, are too long or too short")
+    return untold("the prompt is no shorter after the cut") if verdict.passed and short == length else verdict
 
 
 @dataclass(frozen=True)
@@ -200,10 +210,19 @@ def prove(
     steps: int = 8,
     images: int = 2,
 ) -> Iterator[Verdict]:
-    """Hold a model to every property at every stage; a verdict as soon as it is known. The model stays as it is."""
+    """Hold a model to every property at every stage; a verdict as soon as it is known. The model stays as it is.
+
+    Raises Unready, a ValueError, before the first verdict if the prompts cannot be made or the model cannot answer
+    them while it is not pruned.
+    """
     places, given = list(stages_of(subject.model) if stages is None else stages), list(cases(images).values())
+    check_prompts(subject, given)
     for attention in attentions:
         lab, refused = Lab(subject, steps), _refused(subject.model, attention)
+        if not refused:
+            with attending(subject.model, attention):
+                check_model(lab, given)
+                lab.untouched()
         for at in places:
             for each in PROPERTIES:
                 with attending(subject.model, attention) if not refused else nullcontext():
@@ -229,11 +248,13 @@ def _short(error: BaseException) -> str:
 def _checked(each: Property, lab: Lab, at: gp.Stage, case: Case, refused: str) -> Verdict:
     """A property on one case. What is refused does not apply; what breaks fails."""
     if refused:
-        return untold(refused)
+        return apart_from(refused)
     try:
         return each.check(lab, at, case)
-    except NotImplementedError as missing:
+    except Untold as missing:
         return untold(_short(missing))
+    except NotImplementedError as missing:  # the library refuses such a call, or there is no reference for the family
+        return apart_from(_short(missing))
     except Exception as broken:  # a model may break in any way, and the other properties are to be told all the same
         return failed(f"{type(broken).__name__}: {_short(broken)}")
 

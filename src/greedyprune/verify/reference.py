@@ -101,7 +101,7 @@ class Sight:
 @torch.no_grad()
 def masked(subject: Subject, inputs: dict[str, Tensor], sequences: Tensor, dropped: Tensor, at: Stage) -> Tensor:
     """The logits of an answer when dropped tokens are only masked, never removed. -> (b, s, v)"""
-    full = subject.continued(inputs, sequences[:, :-1])
+    full = _positioned(subject.model, subject.continued(inputs, sequences[:, :-1]))
     sight = Sight.of(full, dropped)
 
     def hook(index: int, window: int) -> Any:
@@ -191,6 +191,19 @@ def _hooked(model: Any, hooks: Iterable[Any]) -> Iterator[None]:
             handle.remove()
 
 
+def _positioned(model: Any, full: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of a padded batch, with positions that count from each prompt's first token as `generate` makes them.
+
+    Most decoders see distances alone. Models that number images by their grids count from the mask by themselves.
+    """
+    if bool(full["attention_mask"].all()) or hasattr(find_parts(model).outer, "get_rope_index"):
+        return full
+    return {**full, "position_ids": (full["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+
+
 def _answer(model: Any, full: dict[str, Tensor], steps: int) -> Tensor:
     """The logits of the last tokens, in float32. -> (b, s, v)"""
-    return model(**full, use_cache=False, logits_to_keep=steps).logits[:, -steps:].float()
+    # Decoders whose late layers borrow keys run them for the last tokens alone then, and make other masks for them.
+    borrows = getattr(model.get_decoder().config, "num_kv_shared_layers", 0)
+    few = {} if borrows else {"logits_to_keep": steps}
+    return model(**full, use_cache=False, **few).logits[:, -steps:].float()

@@ -30,6 +30,11 @@ def changed(before: Fingerprint, after: Fingerprint) -> set[tuple[str, str]]:
     return {key for key in {*before, *after} if before.get(key) != after.get(key)}
 
 
+def without_weights(found: Fingerprint) -> Fingerprint:
+    """The same but for weights, which move where a model with 16 bits computes in float32 in between."""
+    return {key: value for key, value in found.items() if key[1] != "weight"}
+
+
 def hooks_on(model: nn.Module) -> int:
     """How many hooks of this library the model and its parts carry; transformers leaves some of its own there."""
     hooks = [
