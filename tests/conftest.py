@@ -3,10 +3,15 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 pytest.register_assert_rewrite("proofs")
+
+# No test is timed: a busy machine is no mistake. Where nobody watches, the same examples are drawn every time.
+settings.register_profile("greedyprune", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("greedyprune")
 
 
 @pytest.fixture

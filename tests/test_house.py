@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import greedyprune as gp
 
@@ -92,3 +94,9 @@ def test_every_public_name_resolves() -> None:
         assert getattr(gp, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'pruen'"):
         gp.pruen  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_no_test_is_timed_and_examples_repeat_where_nobody_watches() -> None:
+    assert settings.get_current_profile_name() == "greedyprune"
+    assert settings().deadline is None
+    assert settings().derandomize == bool(os.environ.get("CI"))
