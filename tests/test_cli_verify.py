@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from greedyprune import testbed, verify
 from test_cli import complaint, fill, greedy
 from test_verify import lag
+from test_verify_ready import shaken
 from tiny import fresh
 
 
@@ -63,6 +68,74 @@ def test_a_broken_one_fails_by_name(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert result.stderr.count("\n") == 1
     assert "of 24" in result.stdout.splitlines()[-1]
     assert "a dropped token is a masked token (input, sdpa): does not hold: " in " ".join(result.stdout.split())
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Any]], None]:
+    """Do something to the model that a command opens, before it is proven."""
+    own = verify.open_subject
+
+    def wrap(change: Callable[[Any], Any]) -> None:
+        def opened(model: Any, *given: Any) -> Any:
+            made = own(model, *given)
+            change(model)
+            return made
+
+        monkeypatch.setattr(verify, "open_subject", opened)
+
+    return wrap
+
+
+def test_what_could_not_be_told_fails_by_name(folder: Path, foreign) -> None:
+    foreign(lambda model: model.lm_head.register_forward_hook(shaken))
+    result = greedy("verify", folder / "llava", "--steps", 2)
+    assert result.exit_code == 1
+    assert "12 of 24 verdicts could not be told: keeping all changes nothing (input, sdpa); " in result.stderr
+    assert "failures" not in result.stderr
+    assert result.stdout.splitlines()[-1] == "proven: 12 of 24 (12 could not be told)"
+    said = " ".join(result.stdout.split())
+    assert "a row alone is the row in its batch (layer:1, sdpa): could not be told: batch: the plain model" in said
+
+
+def test_json_tells_outcomes_apart(folder: Path, foreign) -> None:
+    foreign(lambda model: model.lm_head.weight.data.zero_())
+    result = greedy("verify", folder / "llava", "--steps", 2, "--at", "layer:2:early", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [found[name] for name in ("proven", "of", "failed", "untold", "does_not_apply")] == [27, 31, 0, 4, 1]
+    told = {(v["name"], v["at"]): (v["outcome"], v["applies"]) for v in found["verdicts"]}
+    assert told["a dropped token is a masked token", "layer:1"] == ("not told", True)
+    assert told["a cache changes nothing", "layer:2:early"] == ("does not apply", False)
+    assert told["text is left alone", "input"] == ("passed", True)
+
+
+def test_what_does_not_apply_passes_and_is_printed(folder: Path) -> None:
+    result = greedy("verify", folder / "llava", "--steps", 2, "--at", "layer:2:early")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "proven: 31 of 31 (1 not applicable)"
+    assert "a cache changes nothing (layer:2:early, sdpa): does not apply: " in " ".join(result.stdout.split())
+
+
+def test_nothing_that_applies_is_nothing_proven(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greedyprune.verify.properties._refused", lambda *_: "it has no attention of this kind")
+    result = greedy("verify", folder / "llava", "--steps", 2)
+    assert result.exit_code == 1
+    assert "nothing was proven: no property applies" in result.stderr
+
+
+def test_a_broken_chat_template_or_model_is_named_and_is_no_failure_of_pruning(folder: Path, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    broken = shutil.copytree(testbed.FOLDERS["llava"], tmp_path / "broken", ignore=ignored)
+    (broken / "chat_template.jinja").write_text("{{ messages.nothing.at.all }}")
+    said = complaint(greedy("verify", broken), 1)
+    assert "cannot be proven: the chat template of this checkpoint fails on a prompt with 1 image " in said
+    assert "verdicts" not in said
+    model = fresh("llava").model
+    model.lm_head.weight.data[5] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    said = complaint(greedy("verify", tmp_path / "nan"), 1)
+    assert "cannot be proven: the model answers the prompt 'one image' with logits that are NaN" in said
+    assert "verdicts" not in said
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def _print(subject: Subject, verdicts: list[Verdict]) -> None:
         if verdict.detail:
             out.print(str(verdict))
     out.print("Numbers: the largest error found, between logits or in tokens.", style="dim")
-    told = {"failed": "failed", "untold": "could not be told", "does_not_apply": "do not apply"}
+    told = {"failed": "failed", "untold": "could not be told", "does_not_apply": "not applicable"}
     rest = ", ".join(f"{found[name]} {words}" for name, words in told.items() if found[name])
     out.print(f"proven: {found['proven']} of {found['of']}{f' ({rest})' if rest else ''}")
 

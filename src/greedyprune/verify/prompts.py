@@ -13,7 +13,7 @@ from greedyprune.attach.parts import find_parts
 from greedyprune.models.processors import load_processor
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.raw import from_config
-from greedyprune.verify.ready import Unready, said
+from greedyprune.verify.ready import Unready, images, said
 from greedyprune.verify.subject import Subject, banned_tokens
 
 SIZES = ((168, 168), (224, 168), (168, 224))
@@ -58,7 +58,7 @@ def _row(processor: Any, row: tuple[int, ...], sizes: tuple[tuple[int, int], ...
             text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         except Exception as error:  # a template may do anything
             raise Unready(
-                f"the chat template of this checkpoint fails on a prompt with {len(row)} images ({said(error)}): mend "
+                f"the chat template of this checkpoint fails on a prompt with {images(row)} ({said(error)}): mend "
                 "its chat_template.jinja, or the template in its tokenizer_config.json."
             ) from error
     elif getattr(processor, "image_token", None):
@@ -70,7 +70,7 @@ def _row(processor: Any, row: tuple[int, ...], sizes: tuple[tuple[int, int], ...
         inputs = processor(images=pictures or None, text=[text], return_tensors="pt")
     except Exception as error:  # a processor may break in any way
         raise Unready(
-            f"the processor of this checkpoint fails on a prompt with {len(row)} images ({said(error)}). Its chat "
+            f"the processor of this checkpoint fails on a prompt with {images(row)} ({said(error)}). Its chat "
             f"template wrote {text!r}: there has to be one placeholder for each image."
         ) from error
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}

@@ -32,7 +32,7 @@ def check_prompts(subject: Subject, given: Iterable[Case]) -> None:
             if found < len(row) or (found and not row):
                 tokens = "no placeholder" if not found else f"{found} placeholders"
                 raise Unready(
-                    f"a prompt with {len(row)} images holds {tokens} of them. It was made by {subject.source}: mend "
+                    f"a prompt with {images(row)} holds {tokens} of them. It was made by {subject.source}: mend "
                     "its chat template, which has to write one placeholder for each image."
                 )
 
@@ -52,6 +52,11 @@ def check_model(lab: Lab, given: Iterable[Case]) -> None:
                 f"the model answers the prompt {str(case)!r} with logits that are NaN or infinite while it is not "
                 f"pruned: check its weights, or compute in another type than {lab.subject.model.dtype}."
             )
+
+
+def images(row: tuple[int, ...]) -> str:
+    """How many a prompt has, in words."""
+    return f"{len(row)} image{'' if len(row) == 1 else 's'}"
 
 
 def said(error: BaseException) -> str:
