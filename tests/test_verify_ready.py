@@ -170,7 +170,7 @@ def test_a_model_that_counts_otherwise_by_hand_is_not_blamed_on_pruning(llava: S
     assert "the plain model decoded by hand differs from its own generate" in found.detail
 
 
-# References that numbered padding, or that late layers read in part ----------------------------------------------------
+# References that number padding, or whose late layers read in part ---------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mistral3 ministral3", "gemma4 shared keys"])
