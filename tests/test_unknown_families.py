@@ -3,12 +3,15 @@
 The types used here are in the table; the tests take them out of it.
 """
 
+import re
+
 import pytest
 import torch
 
 import greedyprune as gp
 import proofs
 from greedyprune.attach import selftest
+from greedyprune.attach.call import Call
 from greedyprune.models import table
 from proofs import CASES, generate, hooked
 from tiny import fresh, tiny
@@ -67,6 +70,29 @@ def test_a_type_that_counts_positions_by_itself_is_refused(forgotten) -> None:
         assert handle.selections == []
         with pytest.warns(gp.PruneWarning, match="passed the self-test"):
             generate(made.model, inputs)
+
+
+@pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
+@pytest.mark.parametrize("dropping", [True, False], ids=["half is dropped", "all is kept"])
+def test_a_type_whose_states_are_off_by_a_hundredth_is_refused(forgotten, monkeypatch, at, dropping) -> None:
+    """What a cut gives is wrong by ten times what rounding may do, either where tokens go or where all stay."""
+    made, own = fresh("llava"), Call.cut_now
+    forgotten("llava")
+
+    def scaled(call, hidden, start):
+        short = own(call, hidden, start)
+        dropped = short.shape[1] < hidden.shape[1]
+        return short * 1.02 if dropped == dropping else short
+
+    inputs, states = made.prompt(((0,),)), []
+    monkeypatch.setattr(Call, "cut_now", scaled)
+    noted = made.model.get_decoder().register_forward_hook(lambda module, args, out: states.append(out[0]))
+    with gp.prune(made.model, gp.Random(), 4, at=at) as handle, hooked(noted):
+        with pytest.raises(NotImplementedError, match="did not pass the self-test") as refused:
+            generate(made.model, inputs)
+        assert handle.selections == []
+    off, largest = float(re.search(r"changed by ([\d.e-]+)", str(refused.value))[1]), float(states[0].abs().max())
+    assert 2e-3 < off / largest < 8e-2, off / largest  # so near that a bound a hundred times larger would let it pass
 
 
 def test_an_input_that_fails_says_nothing_of_a_layer(forgotten, monkeypatch) -> None:
