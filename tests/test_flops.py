@@ -10,10 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import greedyprune as gp
-import proofs
 import tiny
+from greedyprune.attach.release import cache_of, cached
 from greedyprune.models.flops import Sizes, decode_flops, prefill_flops
-from greedyprune.verify.runs import cache_of, cached
 
 
 def counted(model: Any, work: Any) -> int:
@@ -38,7 +37,7 @@ def test_a_prompt_and_a_step_cost_what_torch_counts(family: str) -> None:
     work = lambda: held.append(model(**inputs, use_cache=True, logits_to_keep=1))  # noqa: E731
     assert counted(model, work) == prefill_flops(model.config, [length] * layers)
     token = made.continued(inputs, torch.cat([inputs["input_ids"], torch.tensor([[7]])], 1))
-    more = {"attention_mask": token["attention_mask"], "past_key_values": proofs.cache_of(held[0])}
+    more = {"attention_mask": token["attention_mask"], **cached(model, cache_of(held[0]))}
     if "qwen" in family:  # which counts anew from the mask otherwise
         more["position_ids"] = torch.full((3, 1, 1), length)
     step = lambda: model(input_ids=torch.tensor([[7]]), **more)  # noqa: E731
@@ -93,7 +92,7 @@ def test_a_batch_costs_what_all_its_prompts_cost(at: gp.Stage) -> None:
     assert step < whole_step
 
 
-@pytest.mark.parametrize("at", PLACES[:2], ids=str)
+@pytest.mark.parametrize("at", PLACES, ids=str)
 def test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too(at: gp.Stage) -> None:
     made = tiny.tiny("llava", "eager")
     model, first, second = made.model, made.prompt(BATCH), made.prompt(BATCH[::-1])

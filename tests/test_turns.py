@@ -209,7 +209,7 @@ def test_positions_that_the_model_counts_itself_are_its_own(name, at) -> None:
     """Without positions of ours, generate() numbers a later picture in its own way: keeping all changes nothing."""
     talk = Talk(name, ((0,),), ((2,),))
     model, logits = talk.made.model, []
-    for keep in (None, 99):
+    for keep in (None, gp.Ratio(1.0)):
         handle = None if keep is None else gp.prune(model, gp.GreedyPrune(), keep, at=at)
         try:
             first = generate(model, talk.made.prompt(talk.rows), **FEW)

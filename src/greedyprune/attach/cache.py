@@ -134,7 +134,7 @@ def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, 
         return
     if not isinstance(layer, ShortLayer):
         # A class cannot be exchanged in place (object layouts differ), so a new object takes over the whole state.
-        short = _empty_short(type(layer))
+        short: Any = _empty_short(type(layer))
         short.__dict__ = layer.__dict__
         layer = cache.layers[index] = short
     if early is not None:

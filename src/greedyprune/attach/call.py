@@ -224,8 +224,9 @@ class Call:
         now = [self.length if step is None else step.fresh.columns.shape[1] for step in steps]
         left = [whole if step is None else step.whole.columns.shape[1] for step in steps]
         past = [total - new for total, new in zip(left, now, strict=True)]
-        if self.policy.early:  # caches in front of the cut are cut behind the prompt
+        if self.policy.early:  # caches in front of the cut are cut behind each prompt, those of earlier turns too
             left = [self.steps[-1].whole.columns.shape[1]] * layers
+            past = [left[0] - self.steps[-1].fresh.columns.shape[1]] * layers
         return Report(
             method=name,
             at=self.policy.place,

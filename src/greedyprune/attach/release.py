@@ -45,8 +45,13 @@ def cache_of(output: Any) -> Any:
 
 
 def cache_name(model: Any) -> str:
-    """What this model's forward calls its cache, to pass one on: `model(**{cache_name(model): cache})`."""
+    """What this model's forward calls its cache."""
     return next((name for name in CACHE_NAMES if name in _arguments(type(model), "forward")), CACHE_NAMES[1])
+
+
+def cached(model: Any, cache: Any) -> dict[str, Any]:
+    """What hands a cache to this model's forward: `model(input_ids=ids, **cached(model, cache))`."""
+    return {cache_name(model): cache}
 
 
 def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 from greedyprune.attach.cache import cut_of
 from greedyprune.attach.handle import prune
+from greedyprune.attach.release import cache_of, cached
 from greedyprune.bench.clock import threads_set
 from greedyprune.stages import Input, Layer, Stage
 
@@ -125,7 +126,7 @@ class Side:
 
     def step(self) -> Tensor:
         """One decode step as generate() makes it. -> (b, 1, vocabulary)"""
-        return self.model(**self.inputs, past_key_values=self.cache, use_cache=True).logits
+        return self.model(**self.inputs, **cached(self.model, self.cache), use_cache=True).logits
 
     def back(self) -> None:
         """Forget the step's token."""
@@ -140,7 +141,7 @@ def sides(hooked: Any, bare: Any, batch: int, seed: int = 0) -> tuple[Side, Side
     pixels = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
     ones, total = torch.ones_like(ids), ids.shape[1]
     output = hooked(input_ids=ids, pixel_values=pixels, attention_mask=ones, use_cache=True)
-    cache, plain = output.past_key_values, DynamicCache(config=bare.config.get_text_config())
+    cache, plain = cache_of(output), DynamicCache(config=bare.config.get_text_config())
     for index, layer in enumerate(cache.layers):
         plain.update(layer.keys.clone(), layer.values.clone(), index)
     cut = cut_of(cache, 0)

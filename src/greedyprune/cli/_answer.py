@@ -131,6 +131,7 @@ def _pruned(model: Any, how: Pruning) -> gp.Pruned:
 def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:
     """The median time from inputs to first token in milliseconds, and the bytes of the cache."""
     from greedyprune.attach.cache import bytes_of
+    from greedyprune.attach.release import cache_of
 
     seconds: list[float] = []
     held = 0
@@ -139,7 +140,7 @@ def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:
         out = model(**inputs, use_cache=True, logits_to_keep=1)
         int(out.logits[0, -1].argmax())  # waits for the device
         seconds.append(time.perf_counter() - begun)
-        held = bytes_of(out.past_key_values)[0]
+        held = bytes_of(cache_of(out))[0]
     return 1e3 * median(seconds[1:] or seconds), held
 
 

@@ -11,11 +11,12 @@ import torch
 
 import greedyprune as gp
 from greedyprune.attach.parts import find_parts
+from greedyprune.attach.release import cache_of
 from greedyprune.budget import count
 from greedyprune.verify.cases import Case, Untold, Verdict, apart_from, cases, failed, held, untold, worst
 from greedyprune.verify.ready import check_model, check_prompts
 from greedyprune.verify.reference import dropped_columns, image_columns, is_early, start_of
-from greedyprune.verify.runs import Lab, cache_of
+from greedyprune.verify.runs import Lab
 from greedyprune.verify.subject import Subject, attending, kinds_of
 from greedyprune.verify.traces import changed, fingerprint, hooks_on, without_weights
 

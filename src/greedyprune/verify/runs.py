@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import greedyprune as gp
+from greedyprune.attach.release import cache_of, cached
 from greedyprune.verify.cases import Case, Untold
 from greedyprune.verify.reference import reference
 from greedyprune.verify.subject import Subject
@@ -30,18 +31,6 @@ MOST = 20 * NEAR
 """A plain float32 model that is further from itself has a fault of its own: nothing can be told of pruning it."""
 ROUGH = 3.0
 """The same in 16 bits, on average over the logits, since the largest of many is a matter of luck."""
-
-
-def cache_of(output: Any) -> Any:
-    """The cache that a forward gives back; releases differ in its name."""
-    name = "cache" if "cache" in output else "past_key_values"
-    return output[name]
-
-
-def cached(model: Any, cache: Any) -> dict[str, Any]:
-    """The keyword that hands a cache to a forward of this model; releases differ in its name."""
-    known = inspect.signature(type(model).forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 @dataclass(frozen=True, eq=False)
