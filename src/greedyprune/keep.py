@@ -61,7 +61,7 @@ class Keep:
         return cls(n, order.sort().values, order, gains, own, suppressed_by, certificate)
 
     @classmethod
-    def everything(cls, n: int, device: torch.device | None = None) -> Keep:
+    def everything(cls, n: int, device: torch.device | str = "cpu") -> Keep:
         """All n tokens, in order, with no gain attributed."""
         rows = torch.arange(n, device=device)
         return cls.from_order(rows, torch.zeros(n, device=device), n)

@@ -58,7 +58,7 @@ class MMTok(Method):
         x, text = comparable(self.preprocess, cues.features, cues.text, None)
         toward = cosines_with(x, asked("question_max", text, cues.question)).T
         words = Given((toward / self.text_temperature).softmax(1) / toward.shape[0])
-        even = torch.full((cues.n,), self.alpha / cues.n)
+        even = torch.full((cues.n,), self.alpha / cues.n, device="cpu")
         image = Alike(prepared(self.preprocess, cues[ROWS]), even, self.temperature)
         found = cover([words, image], k, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

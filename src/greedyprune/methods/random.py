@@ -33,6 +33,6 @@ class Random(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         # Drawn on the CPU, so that a seed means the same on every device.
-        draw = torch.randperm(cues.n, generator=torch.Generator().manual_seed(self.seed))
+        draw = torch.randperm(cues.n, generator=torch.Generator("cpu").manual_seed(self.seed), device="cpu")
         order = protected_first(draw.to(cues.features.device), cues.protect)[:k]
         return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)

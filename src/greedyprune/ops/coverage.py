@@ -66,8 +66,8 @@ class Alike(Benefits):
         self.weights = _weights(weights, self.n)
         self._matrix = self._whole() if self.n <= GRAM_LIMIT else None
         if temperature is not None:
-            total = torch.zeros(self.n, dtype=torch.float64)
-            for some in in_blocks(torch.arange(self.n), self.n):
+            total = torch.zeros(self.n, dtype=torch.float64, device="cpu")
+            for some in in_blocks(torch.arange(self.n, device="cpu"), self.n):
                 total += self.columns(some).sum(0)
             self.weights = self.weights / total.clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -79,7 +79,7 @@ class Alike(Benefits):
 
     def _whole(self) -> Tensor:
         """All columns; what lies below the diagonal is what lies above it. -> (n, n)"""
-        held = torch.empty(self.n, self.n, dtype=torch.float64)
+        held = torch.empty(self.n, self.n, dtype=torch.float64, device="cpu")
         for start in range(0, self.n, BLOCK):
             end = start + BLOCK
             held[start:end, start:] = self._of(self._units[start:end] @ self._units[start:].T)
@@ -104,7 +104,7 @@ def cover(
     """
     search = _Search(parts, k, factor, floor)
     for row in numbers(given):
-        search.take(row, float(search.gain(torch.tensor([row]))[0]))
+        search.take(row, float(search.gain(torch.tensor([row], device="cpu"))[0]))
     while len(search.taken) < k:
         search.take(*search.best())
     return Picks.of(search.taken, search.gains, parts[0].device)
@@ -118,15 +118,15 @@ class _Search:
         self.parts, self.factor = parts, _weights(factor, n)
         self.reached = [torch.full_like(part.weights, floor) for part in parts]
         rows = sum(part.weights.shape[0] for part in parts)
-        self.bounds = torch.cat([self.gain(some) for some in in_blocks(torch.arange(n), rows)])
-        self.fresh = torch.ones(n, dtype=torch.bool)
+        self.bounds = torch.cat([self.gain(some) for some in in_blocks(torch.arange(n, device="cpu"), rows)])
+        self.fresh = torch.ones(n, dtype=torch.bool, device="cpu")
         self.slack = SLACK * float(self.bounds.max())
         self.taken: list[int] = []
         self.gains: list[float] = []
 
     def gain(self, some: Tensor) -> Tensor:
         """What some candidates would add now. (b,) -> (b,)"""
-        total = torch.zeros(some.shape[0], dtype=torch.float64)
+        total = torch.zeros(some.shape[0], dtype=torch.float64, device="cpu")
         for part, reached in zip(self.parts, self.reached, strict=True):
             total += part.columns(some).sub_(reached).clamp_min_(0) @ part.weights
         return total * self.factor[some]
@@ -149,7 +149,7 @@ class _Search:
         self.taken.append(row)
         self.gains.append(gain)
         for place, part in enumerate(self.parts):
-            benefits = part.columns(torch.tensor([row]))[0]
+            benefits = part.columns(torch.tensor([row], device="cpu"))[0]
             if bool((benefits > self.reached[place]).any()):
                 self.reached[place] = torch.maximum(self.reached[place], benefits)
                 self.fresh.fill_(False)
@@ -157,4 +157,4 @@ class _Search:
 
 
 def _weights(given: Tensor | None, count: int) -> Tensor:
-    return torch.ones(count, dtype=torch.float64) if given is None else given.double().cpu()
+    return torch.ones(count, dtype=torch.float64, device="cpu") if given is None else given.double().cpu()

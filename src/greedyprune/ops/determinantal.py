@@ -49,9 +49,11 @@ class _Residual(Falling):
         self.x = unit64(unit.x) if unit.x.dtype == torch.float64 else unit.x
         self.units, self.quality = unit.all(), quality.double().cpu()
         # A zero row's own cosine is 0: it has no length.
-        self.diagonal = self.quality.square() * (torch.ones(n) if unit.plain else (self.units != 0).any(1).cpu())
+        self.diagonal = self.quality.square()
+        if not unit.plain:
+            self.diagonal.mul_((self.units != 0).any(1).cpu())
         self.alive.logical_and_(self.diagonal > 0)
-        self.spanned = torch.zeros(n, dtype=torch.float64)
+        self.spanned = torch.zeros(n, dtype=torch.float64, device="cpu")
         """(n,) how much of each unit row lies in the part of the basis that was looked at, in float32."""
         self.basis = torch.empty(min(k, d), d, dtype=torch.float64, device=self.device)
         self.size = self.looked = 0
@@ -80,7 +82,7 @@ class _Residual(Falling):
     def leave(self) -> None:
         """The next pool starts from what the basis spans by now."""
         self.pool = _Kernel(self.basis[: self.size])
-        self.members = torch.empty(0, dtype=torch.int64)
+        self.members = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
         """Exact keys of the rows that join. (r,), (r,) -> (r,)"""
@@ -153,4 +155,4 @@ class _Kernel:
 
 
 def _wide(*shape: int) -> Tensor:
-    return torch.empty(*shape, dtype=torch.float64)
+    return torch.empty(*shape, dtype=torch.float64, device="cpu")

@@ -32,12 +32,12 @@ class Falling(ABC):
         self.taken: list[int] = []
         self.gains: list[float] = []
         """The key that each row taken had before."""
-        self.alive = torch.ones(n, dtype=torch.bool)
+        self.alive = torch.ones(n, dtype=torch.bool, device="cpu")
         """(n,) which rows may still be taken."""
         self._joining, self._most = joining, most
         self._rows: list[int] = []
-        self._inside = torch.zeros(n, dtype=torch.bool)
-        self._keys, self._error = torch.empty(0), 0.0
+        self._inside = torch.zeros(n, dtype=torch.bool, device="cpu")
+        self._keys, self._error = torch.empty(0, device="cpu"), 0.0
 
     @abstractmethod
     def update(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class Falling(ABC):
 
     def give(self, row: int) -> None:
         """Take a row whatever its key."""
-        self._take(row, float(self.settle(torch.tensor([row]))[0]))
+        self._take(row, float(self.settle(torch.tensor([row], device="cpu"))[0]))
 
     def run(self, k: int) -> None:
         """Take the row with the highest key, the first of those that tie, until k are taken or none is alive."""
@@ -104,7 +104,7 @@ class Falling(ABC):
         place = int(places[0])
         if second and second[0] >= best - 2 * self._error:
             close = (self._keys >= best - 2 * self._error).nonzero()[:, 0]
-            row = self._take_best(torch.tensor([self._rows[i] for i in numbers(close)]))
+            row = self._take_best(torch.tensor([self._rows[i] for i in numbers(close)], device="cpu"))
             if row is None:
                 return False
             place = self._rows.index(row)

@@ -25,18 +25,18 @@ def uniform_cells(grid: tuple[int, int, int], k: int) -> Tensor:
 def _cells(h: int, w: int, k: int) -> Tensor:
     """k cells of one frame. -> (k,) ascending"""
     if k == 0:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     rows, columns = lattice(h, w, k)
-    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)])
-    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)])
+    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)], device="cpu")
+    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)], device="cpu")
     chosen = (y[:, None] * w + x).flatten()
-    places = torch.cartesian_prod(torch.arange(h), torch.arange(w)).double()
+    places = torch.cartesian_prod(torch.arange(h, device="cpu"), torch.arange(w, device="cpu")).double()
     distance = torch.cdist(places, places[chosen]).amin(1)
     extra: list[int] = []
     for _ in range(k - chosen.numel()):
         extra.append(int(distance.argmax()))
         distance = torch.minimum(distance, torch.cdist(places, places[extra[-1:]])[:, 0])
-    return torch.cat([chosen, torch.tensor(extra, dtype=torch.int64)]).sort().values
+    return torch.cat([chosen, torch.tensor(extra, dtype=torch.int64, device="cpu")]).sort().values
 
 
 def lattice(h: int, w: int, k: int) -> tuple[int, int]:
@@ -57,9 +57,9 @@ def covered_cells(boxes: Sequence[Box], cells: tuple[int, int], part: Box) -> Te
     """
     rows, columns = cells
     left, top, right, bottom = part
-    x = left + torch.arange(columns + 1).double() * ((right - left) / columns)
-    y = top + torch.arange(rows + 1).double() * ((bottom - top) / rows)
-    found = torch.zeros(rows, columns, dtype=torch.bool)
+    x = left + torch.arange(columns + 1, device="cpu").double() * ((right - left) / columns)
+    y = top + torch.arange(rows + 1, device="cpu").double() * ((bottom - top) / rows)
+    found = torch.zeros(rows, columns, dtype=torch.bool, device="cpu")
     for box in boxes:
         across = (x[1:].clamp(max=box[2]) - x[:-1].clamp(min=box[0])).clamp(min=0)
         down = (y[1:].clamp(max=box[3]) - y[:-1].clamp(min=box[1])).clamp(min=0)
@@ -76,16 +76,16 @@ def pooling_weights(grid: tuple[int, int, int], cells: tuple[int, int]) -> tuple
     """
     (t, h, w), (rows, columns) = grid, cells
     side = torch.einsum("yi,xj->yxij", _side(h, rows), _side(w, columns)).reshape(rows * columns, h * w)
-    weights = torch.kron(torch.eye(t), side)
-    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)])
-    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)])
+    weights = torch.kron(torch.eye(t, device="cpu"), side)
+    y = torch.tensor([(2 * i + 1) * h // (2 * rows) for i in range(rows)], device="cpu")
+    x = torch.tensor([(2 * j + 1) * w // (2 * columns) for j in range(columns)], device="cpu")
     frame = (y[:, None] * w + x).flatten()
     return weights, torch.cat([frame + f * h * w for f in range(t)])
 
 
 def _side(size: int, parts: int) -> Tensor:
     """Weights of one axis. -> (parts, size)"""
-    weights = torch.zeros(parts, size)
+    weights = torch.zeros(parts, size, device="cpu")
     for i in range(parts):
         first, last = i * size // parts, -(-(i + 1) * size // parts)
         weights[i, first:last] = 1 / (last - first)

@@ -68,7 +68,7 @@ def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
     whose largest cosine with a row at an odd place is highest; of equally redundant rows the later ones.
     Cost O(c^2 d) once, then O(c) per round; memory O(c d). The rounds run on the CPU and wait for no device.
     """
-    left = torch.arange(order.shape[0])
+    left = torch.arange(order.shape[0], device="cpu")
     if keep in (0, left.shape[0]):
         return order[:keep]
     similar = _Similar(unit64(x[order]))
@@ -89,14 +89,16 @@ class _Similar:
     def __init__(self, units: Tensor) -> None:
         self.units = units
         n = units.shape[0]
-        self.values = torch.empty(n, min(LISTED + 1, n), dtype=torch.float64)  # the row itself is in it, too
-        self.rows = torch.empty(self.values.shape, dtype=torch.int64)
-        self._list(torch.arange(n), torch.arange(n))
+        width = min(LISTED + 1, n)  # the row itself is in it, too
+        self.values = torch.empty(n, width, dtype=torch.float64, device="cpu")
+        self.rows = torch.empty(n, width, dtype=torch.int64, device="cpu")
+        every = torch.arange(n, device="cpu")
+        self._list(every, every)
 
     def largest(self, left: Tensor) -> Tensor:
         """The largest cosine of each row at an even place with a row at an odd one. (l,) -> (l / 2,)"""
         even = left[::2]
-        odd = torch.zeros(self.units.shape[0], dtype=torch.bool)
+        odd = torch.zeros(self.units.shape[0], dtype=torch.bool, device="cpu")
         odd[left[1::2]] = True
         hits = odd[self.rows[even]]
         values = self.values[even].gather(1, hits.to(torch.uint8).argmax(1, keepdim=True))[:, 0]

@@ -29,14 +29,14 @@ class Nearest(Falling):
         pool = min(max(12 * n // k, LEAST), MOST)
         super().__init__(n, unit.x.device, pool, pool)
         self.x, self.units, self.scale = unit.x, unit.all(), scale
-        self.worth = torch.zeros(n, dtype=torch.float64) if worth is None else worth.double().cpu()
-        self.largest = torch.full((n,), -1.0)
+        self.worth = torch.zeros(n, dtype=torch.float64, device="cpu") if worth is None else worth.double().cpu()
+        self.largest = torch.full((n,), -1.0, device="cpu")
         self.error = (scale * DOUBT + SLACK) / 2
         self.updated = 0
         # What float64 says, and of how many of the rows taken: so a row is settled once per row taken, at most.
-        self.exact = torch.full((n,), -torch.inf, dtype=torch.float64)
-        self.seen = torch.zeros(n, dtype=torch.int64)
-        self.bounds = torch.empty(0, 0)
+        self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
+        self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
+        self.bounds = torch.empty(0, 0, device="cpu")
 
     def update(self) -> tuple[Tensor, Tensor]:
         """Keys of all rows by float32 cosines. -> (n,), ()"""
@@ -44,11 +44,11 @@ class Nearest(Falling):
         for some in in_blocks(new, self.units.shape[0]):
             torch.maximum(self.largest, product(self.units[some], self.units).amax(0).cpu(), out=self.largest)
         self.updated = len(self.taken)
-        return self.worth - self.scale * self.largest, torch.tensor(self.error, dtype=torch.float64)
+        return self.worth - self.scale * self.largest, torch.tensor(self.error, dtype=torch.float64, device="cpu")
 
     def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys of some rows by float64 cosines. (r,) -> (r,), ()"""
-        error = torch.tensor(SLACK / 2, dtype=torch.float64)
+        error = torch.tensor(SLACK / 2, dtype=torch.float64, device="cpu")
         if not self.taken:
             return self.worth[rows], error
         taken = torch.tensor(self.taken, device=self.x.device)

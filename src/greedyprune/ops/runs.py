@@ -8,7 +8,7 @@ from torch import Tensor
 from greedyprune.ops.cosine import cosine64
 
 
-def even_runs(n: int, count: int, device: torch.device | None = None) -> Tensor:
+def even_runs(n: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """The run of every token, count <= n of them, their lengths differing by one at most. -> (n,)"""
     return torch.arange(n, device=device) * count // n
 

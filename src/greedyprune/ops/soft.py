@@ -48,7 +48,7 @@ def nearby(
     """
     _, h, w = grid
     reach = int(radius)
-    steps = torch.arange(-reach, reach + 1)
+    steps = torch.arange(-reach, reach + 1, device="cpu")
     dy, dx = (each.flatten() for each in torch.meshgrid(steps, steps, indexing="ij"))
     square = dy.square() + dx.square()
     inside = (square <= radius * radius) & (square > 0)
@@ -71,8 +71,8 @@ def nearby(
 def centre_weights(grid: tuple[int, int, int], share: float) -> Tensor:
     """A Gaussian around the middle of every frame, its deviation this share of each side. (t, h, w) -> (n,)"""
     t, h, w = grid
-    along = [
-        torch.exp(-(torch.arange(side, dtype=torch.float64) - (side - 1) / 2).square() / (2 * (share * side) ** 2))
-        for side in (h, w)
-    ]
+    along: list[Tensor] = []
+    for side in (h, w):
+        place = torch.arange(side, dtype=torch.float64, device="cpu") - (side - 1) / 2
+        along.append(torch.exp(-place.square() / (2 * (share * side) ** 2)))
     return (along[0][:, None] * along[1]).flatten().repeat(t)

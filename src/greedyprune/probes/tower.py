@@ -82,5 +82,5 @@ def _stretches(borders: list[int]) -> list[Tensor]:
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(borders):
         starts.setdefault(end - start, []).append(start)
-    made = [(torch.tensor(first, device="cpu"), torch.arange(n, device="cpu")) for n, first in starts.items() if n]
-    return [first[:, None] + inside for first, inside in made]
+    every = torch.arange(max(starts, default=0), device="cpu")
+    return [torch.tensor(first, device="cpu")[:, None] + every[:length] for length, first in starts.items() if length]
