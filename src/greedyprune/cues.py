@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 import torch
+
+from greedyprune.checks import as_grid, check_floats, check_protect, check_question, check_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,6 +138,7 @@ class Tiles:
     """(h, w) of the whole view, whose h*w tokens are all there."""
 
     def __post_init__(self) -> None:
+        check_tensor("tiles: crop", self.crop, what="an (n,) int64")
         if self.crop.ndim != 1 or self.crop.dtype != torch.int64:
             raise ValueError(
                 f"tiles: crop has shape {tuple(self.crop.shape)} and type {self.crop.dtype}: pass (n,) crop numbers, "
@@ -155,7 +158,8 @@ class Tiles:
 class Cues:
     """What a method may look at for one image. n visual tokens of width d, m text tokens.
 
-    Shapes are checked here; values (NaN, infinity) where a selection is made, so that building cues costs nothing.
+    Types, shapes and devices are checked here, and each error names the cue; values (NaN, infinity, negative attention)
+    where a selection is made, so that building cues costs nothing.
     """
 
     features: Tensor
@@ -163,7 +167,7 @@ class Cues:
     text: Tensor | None = None
     """(m, d) all non-visual, non-padding prompt rows at the same stage, in order; the last is the last prompt token."""
     question: slice | None = None
-    """Which text rows are the question: those after the last visual token, else all."""
+    """Which text rows are the question: those after the last visual token, else all; None: all."""
     grid: tuple[int, int, int] | None = None
     """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
     tiles: Tiles | None = None
@@ -185,49 +189,53 @@ class Cues:
     """(d,) the weight of the decoder's final RMS norm."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.features, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"features is a {type(self.features).__name__}: pass an (n, d) torch tensor.")
+        check_tensor("features", self.features, what="an (n, d)")
         if self.features.ndim != 2 or not self.features.is_floating_point():
             raise ValueError(
                 f"features has shape {tuple(self.features.shape)} and type {self.features.dtype}: "
                 "pass one image's rows, a floating-point tensor of shape (n, d)."
             )
-        if self.text is not None and (self.text.ndim != 2 or self.text.shape[1] != self.features.shape[1]):
-            raise ValueError(
-                f"text has shape {tuple(self.text.shape)}, but the visual rows have width {self.features.shape[1]}: "
-                "pass (m, d) rows of the same stage."
-            )
-        if self.grid is not None and (
-            len(self.grid) != 3 or min(self.grid) < 1 or self.grid[0] * self.grid[1] * self.grid[2] != self.n
-        ):
-            raise ValueError(f"grid={self.grid} does not hold {self.n} tokens: (t, h, w) needs t*h*w = {self.n}.")
-        if self.tiles is not None and self.tiles.crop.shape[0] != self.n:
-            raise ValueError(f"tiles is about {self.tiles.crop.shape[0]} tokens: pass the crop of all {self.n}.")
-        for name, value, of in self._extra():
+        device, d = self.features.device, self.features.shape[1]
+        if d == 0:
+            raise ValueError(f"features has shape {tuple(self.features.shape)}: rows have a width of 1 or more.")
+        if self.text is not None:
+            check_tensor("text", self.text, device, what="an (m, d)")
+            check_floats("text", self.text)
+            if self.text.ndim != 2 or self.text.shape[1] != d:
+                raise ValueError(
+                    f"text has shape {tuple(self.text.shape)}, but the visual rows have width {d}: "
+                    "pass (m, d) rows of the same stage."
+                )
+        if self.question is not None:
+            check_question(self.question, 0 if self.text is None else self.text.shape[0])
+        if self.grid is not None:
+            object.__setattr__(self, "grid", as_grid(self.grid, self.n))
+        if self.tiles is not None:
+            if not isinstance(self.tiles, Tiles):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"tiles is a {type(self.tiles).__name__}: pass Tiles(crop, layout, whole).")
+            if self.tiles.crop.shape[0] != self.n:
+                raise ValueError(f"tiles is about {self.tiles.crop.shape[0]} tokens: pass the crop of all {self.n}.")
+        if not isinstance(self.more, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"more is a {type(self.more).__name__}: pass a dict such as {{Keys('tower'): keys}}.")
+        for name, value, of, axes in self._extra():
+            check_tensor(name, value, device)
             rows = self.n if of == "visual" or self.text is None else self.text.shape[0]
             if value.shape[:1] != (rows,) or not value.is_floating_point():
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)} and type {value.dtype}: "
                     f"pass one floating-point value for each of the {rows} tokens."
                 )
-        for name, shape in (("attention", "n"), ("relevance", "n"), ("keys", "n, h, c"), ("encoded", "n, c")):
-            value = getattr(self, name)
-            if value is not None and value.ndim != len(shape.split()):
-                hint = ", the mean over heads" if name == "attention" else ""
-                raise ValueError(f"{name} has shape {tuple(value.shape)}: pass ({shape}), n = {self.n}{hint}.")
-        if self.norm is not None and self.norm.shape != (self.features.shape[1],):
-            raise ValueError(f"norm has shape {tuple(self.norm.shape)}: the rows have width {self.features.shape[1]}.")
+            if axes and (value.ndim != len(axes.split()) or 0 in value.shape[1:]):
+                hint = ", the mean over heads" if axes == "n" else ", each 1 or more" if value.numel() == 0 else ""
+                raise ValueError(f"{name} has shape {tuple(value.shape)}: pass ({axes}), n = {rows}{hint}.")
+        if self.norm is not None:
+            check_tensor("norm", self.norm, device, what="a (d,)")
+            check_floats("norm", self.norm)
+            if self.norm.shape != (d,):
+                raise ValueError(f"norm has shape {tuple(self.norm.shape)}: the rows have width {d}.")
         if self.protect is not None:
-            self._check_protect(self.protect)
-
-    def _check_protect(self, rows: Tensor) -> None:
-        if rows.ndim != 1 or rows.dtype != torch.int64:
-            raise ValueError(
-                f"protect has shape {tuple(rows.shape)} and type {rows.dtype}: pass (p,) token numbers, int64."
-            )
-        listed = rows.cpu()
-        if rows.numel() and (int(listed[0]) < 0 or int(listed[-1]) >= self.n or not bool((listed.diff() > 0).all())):
-            raise ValueError(f"protect={listed!r}: token numbers must be distinct, ascending, from 0 to {self.n - 1}.")
+            check_tensor("protect", self.protect, device, what="a (p,) int64")
+            check_protect(self.protect, self.n)
 
     @property
     def n(self) -> int:
@@ -246,15 +254,21 @@ class Cues:
             return self.encoded
         raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
 
-    def _extra(self) -> list[tuple[str, Tensor, str]]:
-        """Cues beyond rows and text: name, value, and whose tokens they are about."""
-        main = [(name, getattr(self, name), "visual") for name in _FIELDS if getattr(self, name) is not None]
-        return main + [(repr(need), value, getattr(need, "of", "visual")) for need, value in self.more.items()]
+    def _extra(self) -> list[tuple[str, Tensor, str, str]]:
+        """Cues beyond rows and text: name, value, whose tokens they are about, and their axes, "" where none is due."""
+        main = [(name, getattr(self, name), "visual", axes) for name, axes in _AXES.items()]
+        found = [each for each in main if each[1] is not None]
+        for need, value in self.more.items():
+            if not isinstance(need, Need):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"more has the key {need!r}: write a need, such as Keys('tower') or Attention('cls').")
+            axes = next((_AXES[name] for name, kind in _KINDS.items() if isinstance(need, kind)), "")
+            found.append((repr(need), value, getattr(need, "of", "visual"), axes))
+        return found
 
     def require_finite(self) -> None:
         """Raise if any cue holds NaN or infinity, naming the cue and the first bad row."""
-        own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _FIELDS]
-        for name, value in own + [(name, value) for name, value, _ in self._extra()]:
+        own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _AXES]
+        for name, value in own + [(name, value) for name, value, _, _ in self._extra()]:
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
             # One number nearly always answers: a finite sum has only finite terms. An overflow goes on to the rows.
@@ -267,6 +281,18 @@ class Cues:
                     "check the model's inputs and its precision (float16 overflows where bfloat16 does not)."
                 )
 
+    def require_weights(self, needs: Iterable[Need]) -> None:
+        """Raise if attention that is needed is below 0, naming the first such row: it is softmax attention."""
+        for need in needs:
+            if isinstance(need, Attention) and self.n and float(self[need].min()) < 0:
+                row = int((self[need] < 0).nonzero()[0, 0])
+                raise ValueError(
+                    f"attention holds {float(self[need][row]):.6g}, first in row {row} of {self.n}: "
+                    "pass attention weights, 0 or more, not scores before the softmax."
+                )
 
-_FIELDS = ("attention", "keys", "encoded", "relevance")
-"""The fields of `Cues` that hold a value for each visual token beside its row."""
+
+_AXES = {"attention": "n", "keys": "n, h, c", "encoded": "n, c", "relevance": "n"}
+"""The fields of `Cues` that hold a value for each visual token beside its row, and the axes of each."""
+_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Features}
+"""The needs that such a field can meet, which have its axes."""

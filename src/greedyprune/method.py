@@ -81,7 +81,7 @@ def select(method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, 
 
     `method` is an instance, a class or a registered name; `keep` an int (that many tokens) or `Ratio(share)`. A budget
     of n or more keeps everything, 0 keeps nothing. Raises ValueError for cues that the method needs and are missing, or
-    that hold NaN or infinity. Runs without gradients and outside autocast, so decisions are made in full precision.
+    that hold NaN or infinity, or attention below 0. Runs without gradients and outside autocast.
 
         keep = select("greedyprune", Cues(features, text=text), 64)
         features, positions = keep(features), keep(positions)
@@ -103,6 +103,7 @@ def select(method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, 
         return Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
     with torch.no_grad(), torch.autocast(cues.features.device.type, enabled=False):
         cues.require_finite()
+        cues.require_weights(method.needs)
         decision = method.select(cues, k)
     if decision.k > k or (method.exact and decision.k != k):
         raise AssertionError(f"{method!r} kept {decision.k} of {cues.n} tokens where {k} were asked for: a bug in it.")

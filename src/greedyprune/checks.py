@@ -1,0 +1,75 @@
+"""Checks of tensors as a user gives them: each error names the tensor, what is wrong with it, and what to pass."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The types that selections compute from."""
+
+
+def check_tensor(name: str, value: object, device: torch.device | None = None, what: str = "a") -> None:
+    """Raise unless this is an ordinary tensor that holds values, and lies on that device (that of the features).
+
+    `what` goes before "torch tensor" where something else was given. Looks at no value, so it waits for no device.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}: pass {what} torch tensor.")
+    if value.is_nested or value.layout != torch.strided:
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name} is a {layout} tensor: pass an ordinary one, dense and in one block.")
+    if value.is_meta:
+        raise TypeError(f"{name} lies on the meta device and holds no values: pass a tensor with values.")
+    if value.is_floating_point() and value.dtype not in FLOATS:
+        raise TypeError(f"{name} has type {value.dtype}, which nothing is computed in: pass {name}.to(torch.float32).")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name} lies on {value.device} and the features on {device}: move it there, .to({device}).")
+
+
+def check_floats(name: str, value: Tensor) -> None:
+    """Raise unless its values are floating-point numbers."""
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has type {value.dtype}: pass floating-point values, such as {name}.float().")
+
+
+def check_question(rows: object, count: int) -> None:
+    """Raise unless this slice holds some of so many text rows, or there are none."""
+    if not isinstance(rows, slice):
+        raise TypeError(f"question={rows!r} is no slice: write which text rows it is, such as slice(1, 4).")
+    try:
+        chosen = range(*rows.indices(count))
+    except (TypeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.step < 1:
+        raise ValueError(f"question={rows!r}: write whole numbers, in ascending order, such as slice(1, 4).")
+    if count and not chosen:
+        raise ValueError(f"question={rows!r} holds none of the {count} text rows: leave it out to take them all.")
+
+
+def as_grid(grid: object, n: int) -> tuple[int, int, int]:
+    """A grid of n tokens as three integers."""
+    try:
+        sides = tuple(operator.index(side) for side in cast("Iterable[int]", grid))
+    except TypeError:
+        raise TypeError(f"grid={grid!r} is no grid: write (t, h, w), three whole numbers.") from None
+    if len(sides) != 3 or min(sides) < 1 or sides[0] * sides[1] * sides[2] != n:
+        raise ValueError(f"grid={sides} does not hold {n} tokens: (t, h, w) needs t*h*w = {n}.")
+    return sides
+
+
+def check_protect(rows: Tensor, n: int) -> None:
+    """Raise unless these are row numbers of n tokens, ascending. (p,)"""
+    if rows.ndim != 1 or rows.dtype != torch.int64:
+        raise ValueError(
+            f"protect has shape {tuple(rows.shape)} and type {rows.dtype}: pass (p,) token numbers, int64."
+        )
+    listed = rows.cpu()
+    if rows.numel() and (int(listed[0]) < 0 or int(listed[-1]) >= n or not bool((listed.diff() > 0).all())):
+        raise ValueError(f"protect={listed!r}: token numbers must be distinct, ascending, from 0 to {n - 1}.")
