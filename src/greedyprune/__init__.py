@@ -5,7 +5,7 @@
         out = model.generate(**inputs)
     print(pruned.report())
 
-Importing this package imports torch and nothing heavier; every name is loaded when it is first used.
+Importing this package imports nothing heavy, not even torch; every name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
+    from greedyprune.cues import Attention as Attention
     from greedyprune.cues import Cues as Cues
+    from greedyprune.cues import Features as Features
+    from greedyprune.cues import Grid as Grid
+    from greedyprune.cues import Keys as Keys
+    from greedyprune.cues import Need as Need
+    from greedyprune.cues import Text as Text
+    from greedyprune.cues import Tiles as Tiles
+    from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
     from greedyprune.method import select as select
@@ -79,8 +87,10 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "AdaptPrune": "methods.adaptprune",
     "AgilePruner": "methods.agileprune",
+    "Attention": "cues",
     "AveragePool": "methods.pool",
     "CDPruner": "methods.cdpruner",
+    "Certificate": "keep",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
     "DART": "methods.dart",
@@ -90,13 +100,16 @@ _HOMES = {
     "Exact": "ops.threshold",
     "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
+    "Features": "cues",
     "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
+    "Grid": "cues",
     "HiPrune": "methods.hiprune",
     "HiRED": "methods.hired",
     "HoloV": "methods.holov",
     "Input": "stages",
     "Keep": "keep",
+    "Keys": "cues",
     "Layer": "stages",
     "LayerAverage": "budget",
     "Layers": "stages",
@@ -104,6 +117,7 @@ _HOMES = {
     "MMTok": "methods.mmtok",
     "MeanScaled": "ops.threshold",
     "Method": "method",
+    "Need": "cues",
     "PerFrame": "budget",
     "PerLayer": "budget",
     "PruMerge": "methods.prumerge",
@@ -120,6 +134,8 @@ _HOMES = {
     "SparseVLM": "methods.sparsevlm",
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
+    "Text": "cues",
+    "Tiles": "cues",
     "ToDRE": "methods.todre",
     "ToMe": "methods.tome",
     "Total": "budget",

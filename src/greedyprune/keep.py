@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from greedyprune.checks import check_tensor
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -56,7 +58,13 @@ class Keep:
         suppressed_by: Tensor | None = None,
         certificate: Certificate | None = None,
     ) -> Keep:
-        """From the rows in the order taken. (k,), (k,) -> Keep"""
+        """From the rows in the order taken. (k,), (k,) -> Keep
+
+        Types and shapes are checked here, values where a selection is made: see `check`.
+        """
+        _check_rows("order", order)
+        check_tensor("gains", gains, what="a (k,)")
+        _check_gains(gains, order.shape[0])
         own = torch.tensor(order.shape[0] if before_fallback is None else before_fallback, device=order.device)
         return cls(n, order.sort().values, order, gains, own, suppressed_by, certificate)
 
@@ -71,8 +79,52 @@ class Keep:
         """How many tokens stay."""
         return self.rows.shape[0]
 
+    def check(self, n: int, device: torch.device) -> None:
+        """Raise unless this is a decision about n tokens that can be carried out, all of it on this device.
+
+        Rows are distinct, ascending and in range, `order` has the same ones, gains and weights are finite. It waits for
+        the device once.
+        """
+        if self.n != n:
+            raise ValueError(f"n={self.n!r}, but there are {n} tokens: pass n=cues.n.")
+        parts = {"rows": self.rows, "order": self.order, "gains": self.gains, "before_fallback": self.before_fallback}
+        others = {"suppressed_by": self.suppressed_by, "weights": self.weights}
+        for name, value in (parts | {name: value for name, value in others.items() if value is not None}).items():
+            if isinstance(value, torch.Tensor) and value.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(f"{name} lies on {value.device}, the cues on {device}: make it with device={device}.")
+            check_tensor(name, value)
+        _check_rows("rows", self.rows)
+        _check_rows("order", self.order)
+        k = self.k
+        if self.order.shape[0] != k:
+            raise ValueError(f"order has {self.order.shape[0]} rows and rows {k}: they are the same rows.")
+        _check_gains(self.gains, k)
+        for name, shape in (("before_fallback", ()), ("suppressed_by", (n,)), ("weights", (k, n))):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}: pass one of shape {shape}.")
+        rows, by = self.rows, self.suppressed_by
+        inside = ((self.order >= 0) & (self.order < n)).all()
+        told = [
+            (inside, f"it holds a row that is not one of 0 to {n - 1}"),
+            ((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),
+            ((rows.diff() > 0).all(), "its rows are not in ascending order"),
+            ((self.order.sort().values == rows).all(), "its rows and its order are not the same rows"),
+            (self.gains.isfinite().all(), "its gains hold NaN or infinity"),
+            ((self.before_fallback >= 0) & (self.before_fallback <= k), f"before_fallback is not one of 0 to {k}"),
+        ]
+        if by is not None:
+            told.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
+        if self.weights is not None:
+            told.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
+        holds = torch.stack([test for test, _ in told]).cpu()
+        if not bool(holds.all()):
+            place = int(holds.to(torch.uint8).argmin())
+            raise ValueError(f"{told[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
+
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""
+        _check_cut(x, dim)
         if x.shape[dim] != self.n:
             raise ValueError(
                 f"the tensor has {x.shape[dim]} rows along dim {dim}, this decision is about {self.n} tokens."
@@ -99,10 +151,43 @@ class Keep:
         """Weighted means where there are weights, else the plain cut. (n, d) -> (k, d)"""
         if self.weights is None:
             return self(x)
+        _check_cut(x, 0)
+        if x.shape[0] != self.n:
+            raise ValueError(f"the tensor has {x.shape[0]} rows, this decision is about {self.n} tokens.")
         return (self.weights.to(x.device, torch.float32) @ x.float()).to(x.dtype)
 
     def __repr__(self) -> str:
         return f"Keep({self.k} of {self.n})"
+
+
+def _check_rows(name: str, rows: Tensor) -> None:
+    check_tensor(name, rows, what="a (k,) int64")
+    if rows.ndim != 1 or rows.dtype != torch.int64:
+        raise ValueError(
+            f"{name} has shape {tuple(rows.shape)} and type {rows.dtype}: pass (k,) row numbers, int64 "
+            "(of a mask: mask.nonzero()[:, 0])."
+        )
+
+
+def _check_gains(gains: Tensor, k: int) -> None:
+    if gains.shape != (k,) or gains.is_complex():
+        raise ValueError(
+            f"gains has shape {tuple(gains.shape)} and type {gains.dtype}: pass what each of the {k} rows was worth, "
+            "in the order of order, or zeros."
+        )
+
+
+def _check_cut(x: object, dim: int) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"a {type(x).__name__} cannot be cut: pass a torch tensor.")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim={dim!r}: the tensor has {x.ndim} dimensions, of shape {tuple(x.shape)}.")
+
+
+def _listed(values: Tensor) -> str:
+    """The first values, as a list."""
+    shown = ", ".join(f"{float(value):.6g}" for value in values[:12])
+    return f"[{shown}{', ...' if values.shape[0] > 12 else ''}]"
 
 
 def protected_first(order: Tensor, protect: Tensor | None) -> Tensor:
