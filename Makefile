@@ -10,7 +10,7 @@ TESTS ?=
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help venv demo eval-quick test test-oldest test-slow test-all lint types format clean
+.PHONY: help venv demo eval-quick test test-oldest test-slow test-all fuzz lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ test-slow: venv ## ten minutes of training for each bundled model, against the r
 test-all: ## the whole matrix of families too, on the newest and the oldest supported transformers
 	$(MAKE) test TESTS="-m 'not slow'"
 	$(MAKE) test-oldest TESTS="-m 'not slow'"
+
+fuzz: venv ## random cues for every method: each selection is right, or refused in words
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases 12000
 
 lint: venv ## ruff and basedpyright
 	$(BIN)/ruff check .

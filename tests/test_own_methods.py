@@ -166,7 +166,7 @@ def test_the_wrong_thing_in_a_place_is_told_what_belongs_there() -> None:
     with pytest.raises(TypeError, match="is no method: pass an instance"):
         gp.select({"type": "ratio", "share": 0.5}, CUES, 3)
     for stage in (2, "layer:2", None):
-        with pytest.raises(TypeError, match=rf"{stage!r} is no stage: write Input\(\), Layer\(2\)"):
+        with pytest.raises(ValueError, match=rf"cannot run at {stage!r}, which is no stage: write Input\(\), Layer"):
             gp.GreedyPrune().check_stage(stage)  # type: ignore[arg-type]
 
 

@@ -219,6 +219,8 @@ class Cues:
             raise TypeError(f"more is a {type(self.more).__name__}: pass a dict such as {{Keys('tower'): keys}}.")
         for name, value, of, axes in self._extra():
             check_tensor(name, value, device)
+            if of == "text" and self.text is None:
+                raise ValueError(f"{name} is about text rows, and there are none: pass text=, their (m, d) rows.")
             rows = self.n if of == "visual" or self.text is None else self.text.shape[0]
             if value.shape[:1] != (rows,) or not value.is_floating_point():
                 raise ValueError(

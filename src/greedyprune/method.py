@@ -58,7 +58,10 @@ class Method:
     def check_stage(self, stage: Stage) -> None:
         """Raise unless this method may run at that stage."""
         if not isinstance(stage, Stage):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{stage!r} is no stage: write Input(), Layer(2), Layers((8, 16)) or Depths((0.25, 0.5)).")
+            raise ValueError(
+                f"{type(self).__name__} cannot run at {stage!r}, which is no stage: write Input(), Layer(2), "
+                "Layers((8, 16)) or Depths((0.25, 0.5))."
+            )
         if not isinstance(stage, self.stages):
             places = ", ".join(place.__name__ for place in self.stages)
             raise ValueError(f"{type(self).__name__} cannot run at {stage!r}: it runs at {places}.")

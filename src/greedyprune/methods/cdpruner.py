@@ -39,7 +39,7 @@ class CDPruner(Method):
 
     at: Stage = Input()
     theta: float | None = None
-    """θ where `cues.relevance` is given, from 0 (diversity alone) to below 1; None: q = ρ, as published."""
+    """θ where `cues.relevance` is given, from 0 (diversity alone) to 0.998; None: q = ρ, as published."""
     text_theta: float | None = 0.5
     """θ where the question's rows stand in; None: q = ρ."""
     preprocess: Centring = "none"
@@ -48,8 +48,8 @@ class CDPruner(Method):
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
         for name, theta in (("theta", self.theta), ("text_theta", self.text_theta)):
-            if theta is not None and not 0 <= theta < 1:
-                raise ValueError(f"{name}={theta!r} is no balance: write 0 or more and less than 1, or None.")
+            if theta is not None and not 0 <= theta <= 0.998:  # above, exp(α)² overflows
+                raise ValueError(f"{name}={theta!r} is no balance: write a number from 0 to 0.998, or None.")
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""

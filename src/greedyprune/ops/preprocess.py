@@ -1,7 +1,7 @@
 """What may be done to rows before their cosines are taken.
 
 Results are float32 (float64 for float64 rows), element by element, so they are the same on every device and thread
-count; later decisions are about these values.
+count; later decisions are about these values. Where one would overflow, rows are scaled, which no cosine sees.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ def widen(x: Tensor) -> Tensor:
 
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
     """RMS normalisation up to the length of each row, which no cosine sees: x * weight. (n, d), (d,) -> (n, d)"""
-    return widen(x) * weight.to(widen(x).dtype)
+    rows = widen(x) * weight.to(widen(x).dtype)
+    if bool(rows.isfinite().all()):
+        return rows
+    return _scaled(_scaled(x.double()) * weight.double()).to(rows.dtype)
 
 
 def mean_row(x: Tensor) -> Tensor:
     """The mean of all rows, summed in float64. (n, d) -> (d,)"""
-    return x.double().mean(0).to(widen(x).dtype)
+    mean = x.double().mean(0)
+    if x.dtype == torch.float64:  # whose sums may overflow, those of narrower types cannot
+        mean = torch.where(mean.isfinite(), mean, (x / max(x.shape[0], 1)).sum(0))
+    return mean.to(widen(x).dtype)
 
 
 def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -41,8 +47,19 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
         return rmsnorm(x, norm), rmsnorm(text, norm)
     if how == "center":
         mean = mean_row(x)
-        return x.to(mean.dtype) - mean, text.to(mean.dtype) - mean
+        return _without(x, mean), _without(text, mean)
     return x, text
+
+
+def _without(x: Tensor, mean: Tensor) -> Tensor:
+    """Rows less the mean, in its type. (n, d), (d,) -> (n, d)"""
+    rows = x.to(mean.dtype) - mean
+    return rows if bool(rows.isfinite().all()) else _scaled(x.double() / 4 - mean.double() / 4).to(mean.dtype)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Float64 rows whose largest number is 1; zero rows stay zero. (n, d) -> (n, d)"""
+    return x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
