@@ -217,3 +217,29 @@ def test_quantiles_of_crowded_cosines_have_the_right_rank():
         cosines = (unit @ unit.T)[torch.ones(60, 60, dtype=torch.bool).triu(1)]
         for q in (0.0, 0.1, 0.25, 0.5, 0.8, 0.9, 0.95, 1.0):
             assert abs(pairwise_quantile(x, q) - float(torch.quantile(cosines, q))) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_as_large_as_their_type_holds_are_prepared_like_smaller_ones(dtype: torch.dtype) -> None:
+    x, _ = cases.draw("iid", 20, 6, 1)
+    words = torch.randn(3, 6, generator=torch.Generator().manual_seed(2))
+    weight = torch.tensor([1.75, 0.5, 1.5, 1.25, 1.75, 1.0])
+    largest = torch.finfo(dtype).max / 2
+    for how in ("center", "rmsnorm"):
+        method = gp.GreedyPrune(preprocess=how, text="question_mean", tau=0.5)  # type: ignore[arg-type]
+        rows, text = (each.sign().to(dtype) for each in (x, words))
+        plain = gp.select(method, gp.Cues(rows, text=text, norm=weight.to(dtype)), 9)
+        long = gp.select(method, gp.Cues(rows * largest, text=text * largest, norm=weight.to(dtype)), 9)
+        assert long.order.tolist() == plain.order.tolist()
+        assert torch.allclose(long.gains, plain.gains)
+
+
+def test_every_balance_that_is_taken_has_a_finite_quality() -> None:
+    x, _ = cases.draw("iid", 20, 6, 1)
+    cues = gp.Cues(x, text=x[:2], relevance=torch.linspace(0, 1, 20))
+    keep = gp.select(gp.CDPruner(theta=0.998), cues, 9)
+    assert bool(keep.gains.isfinite().all())
+    assert int(keep.order[0]) == 19
+    for theta in (0.9999, 1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"theta=.* is no balance: write a number from 0 to 0\.998, or None"):
+            gp.CDPruner(theta=theta)
