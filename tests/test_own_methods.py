@@ -224,3 +224,28 @@ def test_a_need_can_be_declared_from_the_public_words() -> None:
     assert gp.select(Looked, cues, 2).order.tolist() == [11, 10]
     with pytest.raises(ValueError, match=r"Looked needs keys, and the cues hold none: pass them in more="):
         gp.select(Looked, replace(cues, keys=None), 2)
+
+
+@pytest.mark.parametrize(
+    ("cls", "knob", "values"),
+    [
+        (gp.DART, "visual", [2.5, True, 0, torch.nan]),
+        (gp.DART, "text", [2.5, True, -1, torch.inf]),
+        (gp.PruMerge, "neighbours", [2.5, True, 0, torch.inf]),
+        (gp.SparseVLMRecycle, "neighbours", [2.5, True, 0, torch.inf]),
+        (gp.VisPruner, "drop", [2.5, True, 0, torch.inf]),
+        (gp.GPrune, "threshold", [torch.nan, torch.inf, 1.5]),
+    ],
+)
+def test_a_knob_that_nothing_can_be_selected_with_is_refused(cls: Any, knob: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{knob}={value!r}.* (write|at least) "):
+            cls(**{knob: value})
+
+
+def test_a_radius_may_reach_beyond_the_grid() -> None:
+    look, x = torch.rand(N, generator=torch.Generator().manual_seed(0)), torch.eye(N)
+    cues = gp.Cues(x, grid=(1, 3, 4), attention=look, keys=x[:, None])
+    whole = gp.select(gp.AdaptPrune(radius=5.0), cues, 6)
+    for radius in (7.0, 1e308, torch.inf):
+        assert gp.select(gp.AdaptPrune(radius=radius), cues, 6).order.tolist() == whole.order.tolist()

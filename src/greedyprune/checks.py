@@ -39,6 +39,11 @@ def check_floats(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} has type {value.dtype}: pass floating-point values, such as {name}.float().")
 
 
+def is_count(value: object, least: int) -> bool:
+    """Whether this is a whole number, and no smaller than that."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def check_question(rows: object, count: int) -> None:
     """Raise unless this slice holds some of so many text rows, or there are none."""
     if not isinstance(rows, slice):

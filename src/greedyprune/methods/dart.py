@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from greedyprune.checks import is_count
 from greedyprune.cues import Cues, Keys, Need, Text
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
@@ -45,7 +46,7 @@ class DART(Method):
     """Keep exactly k. False: every pivot adds floor((k - 4)/8), as published; k = 132 is the source's 128."""
 
     def __post_init__(self) -> None:
-        if self.visual < 1 or self.text < 0:
+        if not is_count(self.visual, 1) or not is_count(self.text, 0):
             raise ValueError(f"visual={self.visual!r}, text={self.text!r}: write visual=1 or more, text=0 or more.")
 
     @property

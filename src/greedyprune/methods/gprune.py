@@ -34,6 +34,8 @@ class GPrune(Method):
     """How often scores are handed on."""
 
     def __post_init__(self) -> None:
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold!r} is no cosine: write a number from -1 to 1.")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature!r}: write a number above 0, 0.03 is published.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]

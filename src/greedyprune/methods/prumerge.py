@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from greedyprune.checks import is_count
 from greedyprune.cues import Attention, Cues, Keys, Need
 from greedyprune.keep import Keep
 from greedyprune.method import Method
@@ -49,7 +50,7 @@ class PruMerge(Method):
     """How many nearest tokens are added to each kept one."""
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
+        if not is_count(self.neighbours, 1):
             raise ValueError(f"neighbours={self.neighbours!r}: write 1 or more, 32 are published.")
 
     @property

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from greedyprune.checks import is_count
 from greedyprune.cues import Attention, Cues, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
@@ -80,7 +81,7 @@ class SparseVLMRecycle(SparseVLM):
     """Over how many neighbours a density is taken."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.recycled <= 1 or self.neighbours < 1:
+        if not 0 <= self.recycled <= 1 or not is_count(self.neighbours, 1):
             given = f"recycled={self.recycled!r}, neighbours={self.neighbours!r}"
             raise ValueError(f"{given}: write a share from 0 to 1, and 1 neighbour or more.")
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from greedyprune.checks import is_count
 from greedyprune.cues import Attention, Cues, Features, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
@@ -41,7 +42,7 @@ class VisPruner(Method):
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio!r} is no share: write a number from 0 to 1.")
-        if self.drop < 1:
+        if not is_count(self.drop, 1):
             raise ValueError(f"drop={self.drop!r}: a round must drop at least 1 token, 8 are published.")
 
     def select(self, cues: Cues, k: int) -> Keep:

@@ -1,7 +1,7 @@
 """What may be done to rows before their cosines are taken.
 
 Results are float32 (float64 for float64 rows), element by element, so they are the same on every device and thread
-count; later decisions are about these values. Where one would overflow, rows are scaled, which no cosine sees.
+count; later decisions are about these values. Where one would overflow, all are float64 and scaled alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
     rows = widen(x) * weight.to(widen(x).dtype)
     if bool(rows.isfinite().all()):
         return rows
-    return _scaled(_scaled(x.double()) * weight.double()).to(rows.dtype)
+    wide = x.double()
+    return wide / wide.abs().amax() * weight.double()
 
 
 def mean_row(x: Tensor) -> Tensor:
@@ -54,12 +55,7 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
 def _without(x: Tensor, mean: Tensor) -> Tensor:
     """Rows less the mean, in its type. (n, d), (d,) -> (n, d)"""
     rows = x.to(mean.dtype) - mean
-    return rows if bool(rows.isfinite().all()) else _scaled(x.double() / 4 - mean.double() / 4).to(mean.dtype)
-
-
-def _scaled(x: Tensor) -> Tensor:
-    """Float64 rows whose largest number is 1; zero rows stay zero. (n, d) -> (n, d)"""
-    return x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return rows if bool(rows.isfinite().all()) else x.double() / 4 - mean.double() / 4
 
 
 def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:

@@ -47,7 +47,7 @@ def nearby(
     The factor is 1 - exp(-d^2 / (2 spread^2)) exp(-(1 - cos)^2 / (2 tolerance^2)), d the distance of the cells.
     """
     _, h, w = grid
-    reach = int(radius)
+    reach = int(min(radius, h + w))
     steps = torch.arange(-reach, reach + 1, device="cpu")
     dy, dx = (each.flatten() for each in torch.meshgrid(steps, steps, indexing="ij"))
     square = dy.square() + dx.square()
