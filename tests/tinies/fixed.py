@@ -51,6 +51,36 @@ def llava() -> Tiny:
     return Tiny(LlavaForConditionalGeneration(config), squares(side=24, tokens=16))
 
 
+SIZES = ((16, 16), (16, 24), (64, 64), (8, 40))
+"""Height and width of pictures 0, 1, 2, 3 of a Pixtral tower, whose patches are 4 x 4 pixels."""
+
+
+def llava_pixtral() -> Tiny:
+    """LLaVA with Pixtral's tower: images of any size, a break that is text behind each row of patches."""
+    vision = tower(model_type="pixtral", image_size=64, patch_size=4)
+    config = LlavaConfig(
+        vision_config={**vision, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        text_config=decoder(model_type="mistral", sliding_window=None),
+        image_token_id=IMAGE,
+        image_token_index=IMAGE,
+        image_seq_length=1,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+
+    def images(rows: Rows) -> tuple[dict[str, Tensor], list[list[int]]]:
+        numbers = [number for row in rows for number in row]
+        sizes = [SIZES[number % 4] for number in numbers]
+        pixels = torch.zeros(len(sizes), 3, max(h for h, _ in sizes), max(w for _, w in sizes))
+        for place, (number, (h, w)) in enumerate(zip(numbers, sizes, strict=True)):
+            pixels[place, :, :h, :w] = noise(number, 3, h, w)
+        lines = [[[*[IMAGE] * (w // 4), BREAK] for _ in range(h // 4)] for h, w in sizes]
+        pieces = [[*[token for line in each for token in line][:-1], END] for each in lines]
+        return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}, pieces
+
+    return Tiny(LlavaForConditionalGeneration(config), images)
+
+
 def vipllava() -> Tiny:
     """ViP-LLaVA: the projector reads several layers of the tower side by side."""
     vision = tower(model_type="clip_vision_model", num_hidden_layers=4, image_size=24, patch_size=6, projection_dim=32)
@@ -194,4 +224,4 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "ovis2": ovis2,
     "perception_lm": perception_lm,
 }
-VARIANTS: dict[str, Callable[[], Tiny]] = {}
+VARIANTS: dict[str, Callable[[], Tiny]] = {"llava pixtral": llava_pixtral}

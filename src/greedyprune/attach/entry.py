@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from greedyprune.attach.decide import PruneWarning
+from greedyprune.budget import Total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from greedyprune.attach.call import Call
+    from greedyprune.attach.decide import Prompt
     from greedyprune.attach.parts import Parts
+    from greedyprune.attach.policy import Policy
 
 INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 """The arguments that models take each kind of input by."""
@@ -123,6 +127,33 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
                 PruneWarning,
                 stacklevel=2,
             )
+
+
+SEPARATOR = 5
+"""How many tokens stand between two crops at most, the markers of their borders included."""
+
+
+def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> None:
+    """Warn where pictures seem to be crops of one: the budget of an image is then that of each. `ids` on the CPU.
+
+    A crop is told by nothing but text: a few words behind the whole view, and one short separator between all crops.
+    """
+    if not parts.family.crops or isinstance(policy.keep, Total):
+        return
+    for row in range(ids.shape[0]):
+        mine = [span.columns for span in prompt.spans if span.row == row]
+        between = [ids[row, int(a[-1]) + 1 : int(b[0])].tolist() for a, b in pairwise(mine)]
+        if len(between) < 2 or any(gap != between[1] for gap in between[1:]):
+            continue
+        if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):
+            warnings.warn(
+                f"prompt {row} seems to hold crops of one picture (pan and scan), and keep={policy.keep} is the budget "
+                f"of each of its {len(mine)} pictures: write keep=Total({policy.keep}) for all of them together, or "
+                "leave out do_pan_and_scan.",
+                PruneWarning,
+                stacklevel=2,
+            )
+            return
 
 
 def refuse_unknown(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:

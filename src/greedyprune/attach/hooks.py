@@ -32,6 +32,7 @@ from greedyprune.attach.entry import (
     refuse_shorter,
     refuse_unclear,
     refuse_unknown,
+    warn_if_crops,
     warn_if_unbrought,
 )
 from greedyprune.attach.features import Watch, lengths
@@ -40,7 +41,7 @@ from greedyprune.attach.layers import LayerHooks
 from greedyprune.attach.look import choose_raters
 from greedyprune.attach.masks import nothing_masked, of_input
 from greedyprune.attach.needs import in_decoder
-from greedyprune.attach.policy import Policy, keep_last
+from greedyprune.attach.policy import Policy, check_text, keep_last
 from greedyprune.attach.release import cache_in, cache_of
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.selftest import prove
@@ -82,7 +83,8 @@ class Hooks:
             parts.text.register_forward_pre_hook(self._text, with_kwargs=True),
             parts.text.register_forward_hook(self._after_text, with_kwargs=True),
         ]
-        self._handles += TowerHooks(parts, self._policy, self._call).register()
+        self._tower = TowerHooks(parts, self._policy, self._call)
+        self._handles += self._tower.register()
         self._handles.append(Watch(parts, self._call))
         self._handles.append(Generating(parts, self))
 
@@ -93,6 +95,7 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._tower.forget()
         for call in list(self._calls):
             call.close()
         if (call := CALL.get()) is not None and call.owner is None:
@@ -223,9 +226,11 @@ class Hooks:
                 "an early cut cannot hide what it drops from tokens that are read together with the prompt: leave out "
                 "early=True, or generate with a cache and without assistant_model and prompt_lookup_num_tokens."
             )
+        check_text(call.prompt, call.policy.method)
         # Raises where text, images and what was asked for do not fit, before anything runs.
         call.asked = keep_last(call.policy.asked(call.prompt.spans, embeds), call.prompt, call.policy.method)
         call.refuse_uneven()
+        warn_if_crops(self.parts, call.prompt, ids, call.policy)
         look_at_tower(call)
         choose_raters(call, embeds)
         if not call.policy.starts:

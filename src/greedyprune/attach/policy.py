@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 from torch import Tensor
 
 from greedyprune.budget import Budget, Budgets, LayerAverage, PerFrame, PerLayer, Total, count
+from greedyprune.cues import Text
 from greedyprune.method import Method
 from greedyprune.stages import Layer, Layers, Stage
 
@@ -165,6 +166,18 @@ def keep_last(asks: dict[int, list[Ask]], prompt: Prompt, method: Method) -> dic
             each[number] = replace(ask, protect=tuple(sorted({*ask.protect, n - 1})))
             _check(number, each[number], prompt.spans[number].image)
     return asks
+
+
+def check_text(prompt: Prompt, method: Method) -> None:
+    """Raise where a method weighs an image's tokens by a prompt's text, and there is none."""
+    if not any(isinstance(need, Text) for need in method.needs):
+        return
+    for span in prompt.spans:
+        if not bool((prompt.asked[span.row] & ~prompt.visual[span.row]).any()):
+            raise ValueError(
+                f"prompt {span.row} holds no text, by which {type(method).__name__} weighs visual tokens: put a "
+                "question into it, or use a method that reads no text, such as DivPrune()."
+            )
 
 
 def as_protect(protect: object) -> Protect:

@@ -35,8 +35,8 @@ class Sight:
     """What was seen so far, by the tower's rows."""
 
 
-_SIGHT: ContextVar[Sight | None] = ContextVar("greedyprune_tower", default=None)
-"""The run of the tower in this thread; None if nothing is looked for."""
+_SIGHTS: ContextVar[tuple[tuple[object, Sight], ...]] = ContextVar("greedyprune_tower", default=())
+"""The runs of towers in this context that are looked into, each with the hooks that look: models may share a tower."""
 KIND: ContextVar[str] = ContextVar("greedyprune_kind", default="image")
 """What features are being computed of in this thread: image or video."""
 CARRIED = "greedyprune_seen"
@@ -63,11 +63,22 @@ class TowerHooks:
         return handles
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.forget()
         wanted = [placed(self._parts, need) for need in in_tower(self._policy())]
-        _SIGHT.set(Sight(wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None)) if wanted else None)
+        if wanted:
+            sight = Sight(wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
+            _SIGHTS.set((*_SIGHTS.get(), (self, sight)))
+
+    def _sight(self) -> Sight | None:
+        return next((sight for owner, sight in _SIGHTS.get() if owner is self), None)
+
+    def forget(self) -> None:
+        """Let go of what was seen, also where an interrupt ended the tower's run."""
+        if _SIGHTS.get():
+            _SIGHTS.set(tuple(pair for pair in _SIGHTS.get() if pair[0] is not self))
 
     def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sight = _SIGHT.get()
+        sight = self._sight()
         if sight is None:
             return
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
@@ -82,13 +93,13 @@ class TowerHooks:
                 sight.rows[need] = received_row(attention, states, kwargs, one=need.heads == "one")
 
     def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
-        sight = _SIGHT.get()
+        sight = self._sight()
         if sight is not None and (need := Features(index)) in sight.wanted:
             sight.rows[need] = (output[0] if isinstance(output, tuple) else output).detach()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        sight, call = _SIGHT.get(), self._call()
-        _SIGHT.set(None)
+        sight, call = self._sight(), self._call()
+        self.forget()
         if sight is None or output is None:  # nothing is looked for, or the tower raised
             return
         if (need := Features()) in sight.wanted:

@@ -160,6 +160,8 @@ class Family:
     """Kinds of input that it reads and that are refused, each with the reason."""
     note: str = ""
     """What a user should know, shown beside the family."""
+    crops: bool = False
+    """Whether its processor may make several pictures of one (pan and scan) that nothing but text marks as such."""
     proven: bool = True
     """False for a model type that is not in the table: it has to prove itself on the first prompt."""
 

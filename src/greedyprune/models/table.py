@@ -54,7 +54,8 @@ FAMILIES: dict[str, Family] = {
         Family(
             "gemma3",
             squares,
-            note="an image's tokens see each other; windows count the tokens that stay",
+            note="an image's tokens see each other; windows count what stays; a crop (pan and scan) is an image",
+            crops=True,
             readable=False,
         ),
         Family("paligemma", squares, note="the whole prompt sees itself"),
