@@ -7,10 +7,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= auto
 # Which tests: all of them, or those named here.
 TESTS ?=
+# A release of transformers, for the targets that take one.
+RELEASE ?= 5.23.0
+# The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
+TORCH ?= torch==2.13.0
+# The tests that face the model: what a release of transformers can break.
+FACING := tests/test_release.py tests/test_field_faults.py tests/test_families.py tests/test_attach*.py \
+	tests/test_calls.py tests/test_places.py tests/test_parts.py tests/test_accuracy.py
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help venv demo eval-quick test test-oldest test-slow test-all fuzz lint types format clean
+.PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
+	lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,23 +37,43 @@ demo: venv ## answer questions about fresh images with 1/4 and 1/9 of the visual
 test: venv ## run the tests on the newest supported transformers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
+fuzz: venv ## draw random cues for every method, and check each selection or refusal
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases 12000
+
 test-oldest: ## run the tests on the oldest supported transformers, in .venv-oldest
 	$(MAKE) venv VENV=.venv-oldest
 	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt transformers tokenizers
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
-eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
-	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick
+test-release: ## run the tests on transformers RELEASE=5.23.0, say, in an environment of its own
+	$(MAKE) venv VENV=.venv-$(RELEASE)
+	.venv-$(RELEASE)/bin/python -m pip install -q transformers==$(RELEASE)
+	OMP_NUM_THREADS=1 .venv-$(RELEASE)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-newest: ## once a week, say: the newest of everything, without pins, and the tests that face the model
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade '$(TORCH)' 'transformers<6' -e '.[dev]'
+	.venv-newest/bin/greedyprune doctor
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) $(FACING)
+
+test-wheel: ## install a wheel beside transformers RELEASE=5.24.0, say, without pins, and run what a user runs first
+	rm -rf dist .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
+	.venv-wheel/bin/python -m pip install -q '$(TORCH)' transformers==$(RELEASE) "$$(echo dist/*.whl)[all]"
+	OMP_NUM_THREADS=1 .venv-wheel/bin/python tests/first_steps.py
 
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
-test-all: ## the whole matrix of families too, on the newest and the oldest supported transformers
+eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
+	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick
+
+test-all: ## the whole matrix of families on three releases of transformers, a part of it on a fourth, and the fuzz
 	$(MAKE) test TESTS="-m 'not slow'"
 	$(MAKE) test-oldest TESTS="-m 'not slow'"
-
-fuzz: venv ## random cues for every method: each selection is right, or refused in words
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases 12000
+	$(MAKE) test-release RELEASE=5.23.0 TESTS="-m 'not slow'"
+	$(MAKE) test-release RELEASE=5.19.0 TESTS="$(FACING)"
+	$(MAKE) fuzz
 
 lint: venv ## ruff and basedpyright
 	$(BIN)/ruff check .
@@ -57,4 +85,4 @@ format: venv ## let ruff fix and format
 	$(BIN)/ruff format .
 
 clean: ## remove the environments and what the tools wrote
-	rm -rf .venv .venv-oldest build dist demo-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist demo-output .pytest_cache .ruff_cache .hypothesis
