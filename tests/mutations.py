@@ -1,4 +1,4 @@
-"""Mistakes that attaching could make, each as one changed line of `attach/`, with the proof that must notice it."""
+"""Mistakes that the package could make, each as one changed line, with the proof that must notice it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Mutation:
     name: str
     """What is wrong, as words."""
     file: str
-    """Which file of `attach/` it is made in."""
+    """Which file it is made in, of `attach/` or by its path in the package."""
     old: str
     """What stands there, exactly once."""
     new: str
@@ -137,15 +137,15 @@ MASKS = [
     Mutation(
         "padding in front of a prompt is kept as if it were text",
         "decide.py",
-        "keep = prompt.valid.clone()",
-        "keep = torch.ones_like(prompt.valid)",
+        "keep, last = prompt.valid.clone(), prompt.last",
+        "keep, last = torch.ones_like(prompt.valid), prompt.last",
         f"{PROOF}[llava-input-sdpa-ragged]",
     ),
     Mutation(
         "padding behind a prompt is kept as if it were text",
         "decide.py",
-        "keep = prompt.valid.clone()",
-        "keep = prompt.valid.int().cumsum(1) > 0",
+        "keep, last = prompt.valid.clone(), prompt.last",
+        "keep, last = prompt.valid.int().cumsum(1) > 0, prompt.last",
         "test_attach_generation.py::test_direct_logits_are_those_of_the_kept_tokens[padded right-input]",
     ),
     Mutation(
@@ -276,7 +276,7 @@ IMAGES = [
     Mutation(
         "a later cut finds images where they stood without padding",
         "decide.py",
-        "now[left] = torch.arange(cut.columns.shape[1])[cut.valid[self.row]]",
+        'now[left] = torch.arange(cut.columns.shape[1], device="cpu")[cut.valid[self.row]]',
         "now[left] = torch.arange(left.numel())",
         f"{LATER_CUTS}[ragged-sdpa-llava]",
     ),
@@ -398,7 +398,7 @@ CACHES = [
     Mutation(
         "the model's own methods stay wrapped",
         "features.py",
-        "own.pop(name, None)",
+        "del own[name]",
         "pass",
         "test_families.py::test_nothing_is_left_behind[llava-input-ragged]",
     ),
@@ -436,7 +436,7 @@ WAYS = [
     Mutation(
         "a compiled model is pruned without a word",
         "parts.py",
-        "_check_uncompiled([model, outer, text, *layers])",
+        "_check_uncompiled([*_holders(model, outer), text, *layers])",
         "_check_uncompiled([])",
         "test_generation_training.py::test_a_model_that_was_compiled_before_is_refused[compile()]",
     ),
@@ -449,4 +449,245 @@ WAYS = [
     ),
 ]
 
-MUTATIONS = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES, *WAYS]
+FIELD = "test_field_faults.py::"
+RELEASE = "test_release.py::"
+RENAMED = f"{RELEASE}test_whatever_a_release_renames_is_noticed_before_anything_is_attached"
+
+GUARDS = [
+    Mutation(
+        "an argument that a release renamed is not missed",
+        "release.py",
+        "return not names or any(name in names for name in self.arguments)",
+        "return True",
+        f"{RENAMED}[LlamaModel.forward(inputs_embeds)]",
+    ),
+    Mutation(
+        "a method that a release renamed is not missed",
+        "release.py",
+        'return self.name in getattr(self.owner, "__dataclass_fields__", {})',
+        "return True",
+        f"{RENAMED}[LlavaModel.get_image_features]",
+    ),
+    Mutation(
+        "any release counts as tested",
+        "release.py",
+        "return oldest <= _numbers(version) <= newest",
+        "return True",
+        f"{RELEASE}test_a_release_that_nobody_has_tested_is_met_with_a_word[5.25.0-False]",
+    ),
+    Mutation(
+        "the cache goes by its old name alone",
+        "release.py",
+        'CACHE_NAMES = ("cache", "past_key_values", "cache_params")',
+        'CACHE_NAMES = ("past_key_values", "cache_params")',
+        f"{RELEASE}test_a_cache_is_found_under_any_name[cache]",
+    ),
+    Mutation(
+        "the last token of a prompt may be dropped",
+        "policy.py",
+        "    for number in ends:",
+        "    for number in ends[:0]:",
+        f"{FIELD}test_the_next_token_is_read_off_the_last_one_of_an_image[one-grid-input]",
+    ),
+    Mutation(
+        "the newline that ends a prompt may be dropped",
+        "decide.py",
+        " or at == last[row]",
+        "",
+        f"{FIELD}test_a_newline_that_ends_a_prompt_stays",
+    ),
+    Mutation(
+        "prompts packed in one row are one prompt",
+        "entry.py",
+        "    if bool((steps < 0).any()):",
+        "    if False:",
+        f"{FIELD}test_two_prompts_in_one_row_are_refused[llava-input]",
+    ),
+    Mutation(
+        "borders of packed prompts are handed on",
+        "entry.py",
+        "    if named:",
+        "    if False:",
+        f"{FIELD}test_borders_of_packed_prompts_are_refused[seq_idx-input]",
+    ),
+    Mutation(
+        "generation goes on behind padding",
+        "entry.py",
+        "mask.shape[1] and not bool(mask[:, -1].all()):",
+        "False:",
+        f"{FIELD}test_generation_behind_padding_is_refused[llava-input]",
+    ),
+    Mutation(
+        "a part is pruned behind its model's back",
+        "hooks.py",
+        "                refuse_nested(module)",
+        "                pass",
+        f"{FIELD}test_a_part_is_not_pruned_behind_its_models_back",
+    ),
+    Mutation(
+        "the answer so far is part of the question",
+        "generating.py",
+        "return 0 if running is None else max(total - running.length, 0)",
+        "return 0",
+        f"{FIELD}test_an_answer_without_a_cache_is_that_with_one[llava-last-input]",
+    ),
+    Mutation(
+        "every step without a cache is reported as the prompt",
+        "hooks.py",
+        "        if running is not None and running.told:",
+        "        if False:",
+        f"{FIELD}test_an_answer_without_a_cache_is_that_with_one[llava-last-input]",
+    ),
+    Mutation(
+        "an early cut goes without a cache",
+        "hooks.py",
+        "if call.policy.early and (call.prompt.drafts or uncached):",
+        "if call.policy.early and call.prompt.drafts:",
+        f"{FIELD}test_an_early_cut_needs_a_cache",
+    ),
+    Mutation(
+        "a call that was interrupted opens the door for any cache",
+        "cache.py",
+        "((call := CALL.get()) is None or not call.holds(self))",
+        "(CALL.get() is None)",
+        f"{FIELD}test_an_interrupt_leaves_no_door_open_for_a_pruned_cache[llava-KeyboardInterrupt-input]",
+    ),
+    Mutation(
+        "what an interrupt left behind is kept for good",
+        "hooks.py",
+        "            call.close()",
+        "            pass",
+        f"{FIELD}test_an_interrupt_leaves_no_door_open_for_a_pruned_cache[llava-KeyboardInterrupt-layer:2]",
+    ),
+    Mutation(
+        "a second removal lifts another handle's guard",
+        "handle.py",
+        "        if self._removed:  # the model may carry the hooks of another handle by now",
+        "        if False:",
+        f"{FIELD}test_a_second_removal_lifts_no_other_handles_guard",
+    ),
+    Mutation(
+        "a removed handle goes on without a word",
+        "handle.py",
+        "        if self._removed:\n            raise RuntimeError",
+        "        if False:\n            raise RuntimeError",
+        f"{FIELD}test_a_removed_handle_says_so",
+    ),
+    Mutation(
+        "relevance that nobody weighs is not told",
+        "handle.py",
+        "if any(each is not None for each in relevance) and not method.weighs_relevance:",
+        "if False:",
+        f"{FIELD}test_relevance_that_nobody_weighs_is_told",
+    ),
+    Mutation(
+        "a budget of more than there is is not told",
+        "decide.py",
+        "isinstance(s.budget, int) and s.budget > s.n for s",
+        "False for s",
+        "test_attach.py::test_any_budget_is_right[99-input]",
+    ),
+    Mutation(
+        "crops of one picture are not told",
+        "entry.py",
+        "if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):",
+        "if False:",
+        f"{FIELD}test_crops_that_count_as_pictures_are_told",
+    ),
+    Mutation(
+        "a Pixtral tower has no rows",
+        "models/layouts.py",
+        'if config.vision_config.model_type == "pixtral":',
+        "if False:",
+        f"{FIELD}test_a_llava_with_pixtrals_tower_has_images_of_any_size[((0,),)-input]",
+    ),
+    Mutation(
+        "positions of logits beside images are taken by whoever holds the model",
+        "hooks.py",
+        "        if brings_media(self.parts, given):",
+        "        if False:",
+        f"{FIELD}test_what_is_as_long_as_the_prompt_is_refused_whoever_is_called[positional-logits_to_keep-model]",
+    ),
+]
+
+AROUND = [
+    Mutation(
+        "a batch costs what one prompt costs",
+        "call.py",
+        "prefill_flops=batch * prefill_flops(config, now, past)",
+        "prefill_flops=prefill_flops(config, now, past)",
+        "test_flops.py::test_a_batch_costs_what_all_its_prompts_cost[input]",
+    ),
+    Mutation(
+        "a later turn sees nothing of the first",
+        "call.py",
+        "past = [total - new for total, new in zip(left, now, strict=True)]",
+        "past = [0 for _ in now]",
+        "test_flops.py::test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too[input]",
+    ),
+    Mutation(
+        "what is left is printed as what is saved",
+        "report.py",
+        "saved = 1 - self.cache_bytes / self.cache_bytes_full",
+        "saved = self.cache_bytes / self.cache_bytes_full",
+        "test_flops.py::test_the_printed_shares_are_those_that_are_saved[2]",
+    ),
+    Mutation(
+        "a loop by hand is not read",
+        "verify/properties.py",
+        "    if not skipped:",
+        "    if False:",
+        "test_verify_faults.py::test_a_small_fault_is_found_by_the_property_that_it_breaks[a_long_cache]",
+    ),
+    Mutation(
+        "an image outside the folder is read",
+        "eval/folder.py",
+        "if not real.is_relative_to(root):",
+        "if False:",
+        "test_foreign_files.py::test_images_outside_the_folder_are_refused",
+    ),
+    Mutation(
+        "a line of too many words is taken",
+        "eval/folder.py",
+        "if len(question) > LONGEST_QUESTION:",
+        "if False:",
+        "test_foreign_files.py::test_a_malformed_line_is_named_shortly[question too long]",
+    ),
+    Mutation(
+        "a formula reaches the spreadsheet",
+        "outputs.py",
+        "if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):",
+        "if False:",
+        "test_outputs.py::test_no_cell_is_run_by_a_spreadsheet_and_numbers_stay_numbers",
+    ),
+    Mutation(
+        "the best other method may have been cut elsewhere",
+        "eval/answers.py",
+        "and other.at != config.at:",
+        "and False:",
+        "test_eval_guards.py::test_the_best_other_and_random_choice_are_those_of_the_same_stage",
+    ),
+    Mutation(
+        "a question of no rows is taken",
+        "checks.py",
+        "    if count and not chosen:",
+        "    if False:",
+        "test_cues.py::test_a_question_of_no_rows_is_refused",
+    ),
+    Mutation(
+        "attention below zero is taken",
+        "method.py",
+        "        cues.require_weights(method.needs)",
+        "        pass",
+        "test_cues.py::test_attention_below_0_is_refused_where_it_is_read",
+    ),
+    Mutation(
+        "a row may be kept twice",
+        "keep.py",
+        '((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),',
+        "",
+        "test_own_methods.py::test_what_a_method_returns_is_checked_in_words",
+    ),
+]
+
+MUTATIONS = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES, *WAYS, *GUARDS, *AROUND]

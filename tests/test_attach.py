@@ -64,6 +64,7 @@ def test_a_handle_works_without_with_and_is_removed_once(request) -> None:
         handle.remove()
         handle.remove()
         assert proofs.hooks_on(EAGER.model) > 0
+    assert proofs.hooks_on(MODEL) == 0
     assert same(generate(MODEL, ONE), plain)
 
 

@@ -146,7 +146,9 @@ def test_how_many_logits_are_kept_says_nothing_of_the_prompt(few: int, at: gp.St
 
 
 @cuts
-@pytest.mark.parametrize("method", [gp.GreedyPrune(), gp.GreedyPrune(text="question_mean"), gp.MMR()], ids=repr)
+@pytest.mark.parametrize(
+    "method", [gp.GreedyPrune(), gp.GreedyPrune(text="question_mean"), gp.MMR()], ids=["last", "question", "mmr"]
+)
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_an_answer_without_a_cache_is_that_with_one(family: str, method: gp.Method, at: gp.Stage) -> None:
     made = tiny(family)
@@ -168,8 +170,10 @@ def test_attention_without_a_cache_is_that_of_the_prompt() -> None:
 
 
 def test_an_early_cut_needs_a_cache() -> None:
-    with gp.prune(MODEL, GRID, 5, at=EARLY), pytest.raises(NotImplementedError, match="generate with a cache"):
-        generate(MODEL, ONE, use_cache=False)
+    with gp.prune(MODEL, GRID, 5, at=EARLY) as handle:
+        with pytest.raises(NotImplementedError, match="generate with a cache"):
+            generate(MODEL, ONE, use_cache=False)
+        assert not handle.selections  # at the first step, not at the second
 
 
 @cuts
@@ -194,7 +198,7 @@ BARE = [IMAGE] * 16
 
 
 @places
-@pytest.mark.parametrize("method", [gp.GreedyPrune(), gp.UniformGrid(), gp.Random()], ids=repr)
+@pytest.mark.parametrize("method", [gp.GreedyPrune(), gp.UniformGrid(), gp.Random()], ids=["greedy", "grid", "random"])
 @pytest.mark.parametrize("ids", [[5, 6, 7, 8, *BARE], [5, *BARE, 6, 7, *BARE]], ids=["one", "two"])
 def test_the_next_token_is_read_off_the_last_one_of_an_image(ids: list[int], method: gp.Method, at: gp.Stage) -> None:
     inputs = prompt_of(ids, ((0,),) if ids.count(IMAGE) == 16 else ((0, 1),))

@@ -1,4 +1,4 @@
-"""The proofs notice mistakes: every mutation of `attach/` makes the test fail that is named beside it."""
+"""The proofs notice mistakes: every mutation of the package makes the test fail that is named beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mutations import MUTATIONS, Mutation
 from proofs import CORE
 
 TESTS, ATTACH = Path(__file__).parent, Path(attach.__file__).parent
+PACKAGE = ATTACH.parent
 OPTIONS = [
     *("-q", "--tb=short", "--assert=plain", "-o", "addopts=", f"--rootdir={TESTS.parent}"),
     *("-p", "no:cacheprovider", "-p", "no:xdist"),
@@ -36,12 +37,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def path_of(mutation: Mutation) -> Path:
+    """The file that it is made in: of `attach/` where no other folder is named and it has one of that name."""
+    own = ATTACH / mutation.file
+    return own if own.exists() and "/" not in mutation.file else PACKAGE / mutation.file
+
+
 def source(mutation: Mutation) -> str:
     """The file with the mistake in it."""
-    text = (ATTACH / mutation.file).read_text()
+    text = path_of(mutation).read_text(encoding="utf-8")
     found = text.count(mutation.old)
     assert found == 1, (
-        f"the mutation {mutation.name!r} is out of date: attach/{mutation.file} holds {mutation.old!r} {found} times, "
+        f"the mutation {mutation.name!r} is out of date: {mutation.file} holds {mutation.old!r} {found} times, "
         "not once. Write what stands there now, and see that the check still notices."
     )
     return text.replace(mutation.old, mutation.new)
@@ -108,8 +115,9 @@ def run(checks: Sequence[str], mutation: Mutation | None) -> dict[str, Any]:
     gc.freeze()  # pytest collects garbage, and all that was here before is none
     forget()
     if mutation is not None:
-        name = f"greedyprune.attach.{mutation.file.removesuffix('.py')}"
-        sys.meta_path.insert(0, Mutated(name, ATTACH / mutation.file, source(mutation)))
+        path = path_of(mutation)
+        name = ".".join(("greedyprune", *path.relative_to(PACKAGE).with_suffix("").parts))
+        sys.meta_path.insert(0, Mutated(name, path, source(mutation)))
         importlib.import_module(name)
     tiny.NAMES[:] = named(checks)  # the matrix of all the others would be laid out for nothing
     noted = Noted()
