@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -44,4 +45,11 @@ def hooks_on(model: nn.Module) -> int:
         if name.endswith("_hooks") and value
         for hook in value.values()
     ]
-    return sum(getattr(hook, "__module__", "").startswith("greedyprune") for hook in hooks)
+    return sum(_home(hook).startswith("greedyprune") for hook in hooks)
+
+
+def _home(hook: Any) -> str:
+    """The module that a hook was written in; some are made of a method and its first arguments."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    return getattr(hook, "__module__", "") or ""
