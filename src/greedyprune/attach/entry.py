@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from greedyprune.attach.decide import PruneWarning
+from greedyprune.attach.parts import INPUTS
 from greedyprune.budget import Total
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
     from greedyprune.attach.policy import Policy
 
-INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
-"""The arguments that models take each kind of input by."""
 USUAL = ("inputs_embeds", "attention_mask", "position_ids")
 """The text model's arguments that have the sequence as an axis, in every family."""
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_length_k", "seq_idx")
@@ -33,8 +32,7 @@ def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
     """Whether images, videos or sounds come with these arguments."""
     if any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values()):
         return True
-    names = {*INPUTS.values(), *(name for medium, _ in parts.media for name in medium.inputs)}
-    return any(kwargs.get(name) is not None for name in names)
+    return any(kwargs.get(name) is not None for name in parts.media_inputs)
 
 
 def refuse_shorter(kwargs: dict[str, Any]) -> None:
@@ -112,6 +110,8 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
     They do if the prompt holds placeholders and some argument holds values that are no ids. `brought`: the kinds that
     came by a way that is known.
     """
+    if ids.shape[1] < 2:  # a step, which brings nothing
+        return
     strange = [
         name
         for name, value in kwargs.items()

@@ -125,14 +125,14 @@ class Hooks:
         ids: Any = kwargs.get("input_ids")
         cache = cache_in(kwargs)
         mask = kwargs.get("attention_mask")
+        computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
         brought = brings_media(self.parts, kwargs)
         refuse_unclear(ids, mask, media=brought or place_of(cache) is not None)
         if brought:
             refuse_shorter(kwargs)
+            refuse_unknown(self.parts, kwargs, computed)
             if len(self.parts.holders) == 1 and not hasattr(module, "generate"):
                 refuse_nested(module)
-        computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
-        refuse_unknown(self.parts, kwargs, computed)
         media: dict[str, Tensor] = {}
         for medium, token in self.parts.media:
             if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):

@@ -19,6 +19,10 @@ RECURRENT = ("linear_attention", "conv")
 """Kinds of layers that carry a state along."""
 
 
+INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
+"""The arguments that models take each kind of input by."""
+
+
 @dataclass(frozen=True, eq=False)
 class Kind:
     """A kind of decoder layer, by what one of its tokens can look at."""
@@ -73,6 +77,11 @@ class Parts:
     def plain(self) -> bool:
         """Whether all decoder layers see everything."""
         return all(kind.window is None and not kind.recurrent for kind in self.kinds)
+
+    @cached_property
+    def media_inputs(self) -> tuple[str, ...]:
+        """The arguments that images, videos and sounds come by, also of kinds that this family does not list."""
+        return tuple({*INPUTS.values(), *(name for medium, _ in self.media for name in medium.inputs)})
 
     @property
     def attention(self) -> str:
