@@ -6,6 +6,8 @@ import copy
 import gc
 import io
 import pickle
+import threading
+import time
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
+from transformers.generation import LogitsProcessorList
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import greedyprune as gp
@@ -119,6 +122,33 @@ def test_what_is_as_long_as_the_prompt_is_refused_whoever_is_called(held: str, o
         call(*args, **more)
 
 
+class Embedder(nn.Module):
+    """A model of one's own around a backbone; it generates nothing."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, **inputs: Any) -> Tensor:
+        return self.backbone(**inputs)[0][:, -1]
+
+
+@cuts
+def test_a_backbone_may_be_pruned_in_a_model_that_generates_nothing(at: gp.Stage) -> None:
+    embedder = Embedder(MODEL.model)
+    with gp.prune(MODEL.model, GRID, 5, at=at) as handle:
+        near(embedder(**ONE), forward(MODEL.model, ONE).last_hidden_state[:, -1])
+        assert [s.k for s in handle.selections] == [5]
+
+
+def test_a_second_head_over_a_pruned_model_is_refused() -> None:
+    one = fresh("llava").model
+    two = type(one)(one.config).eval()
+    two.model, two.generation_config = one.model, one.generation_config
+    with gp.prune(one, GRID, 5), pytest.raises(NotImplementedError, match="prune the LlavaForConditionalGeneration"):
+        generate(two, ONE)
+
+
 def test_a_part_is_not_pruned_behind_its_models_back() -> None:
     plain = generate(MODEL, ONE)
     with gp.prune(MODEL.model, GRID, 5) as handle:
@@ -167,6 +197,49 @@ def test_attention_without_a_cache_is_that_of_the_prompt() -> None:
         cached, kept = generate(MODEL, RAGGED, max_new_tokens=6), orders(handle)
         assert_near(generate(MODEL, RAGGED, max_new_tokens=6, use_cache=False), cached)
         assert orders(handle) == kept
+
+
+@cuts
+def test_a_forward_by_hand_inside_generate_is_a_prompt_of_its_own(at: gp.Stage) -> None:
+    other, found = MADE.prompt(((0, 1),)), list[Any]()
+    with gp.prune(MODEL, gp.GreedyPrune(), 5, at=at) as handle:
+        expected = forward(MODEL, other).logits[:, -1]
+
+        def look(ids: Tensor, scores: Tensor) -> Tensor:
+            found.append((forward(MODEL, other).logits[:, -1], [s.k for s in handle.selections]))
+            return scores
+
+        generate(MODEL, ONE, max_new_tokens=2, logits_processor=LogitsProcessorList([look]))
+    assert [kept for _, kept in found] == [[5, 5], [5, 5]]
+    for logits, _ in found:
+        near(logits, expected)
+
+
+@pytest.mark.parametrize(
+    "more", [{"num_beams": 2}, {"num_return_sequences": 2, "num_beams": 2}], ids=["beams", "returns"]
+)
+@pytest.mark.parametrize("hint", ["keep", "protect", "relevance"])
+def test_lists_per_image_follow_beams_without_a_cache(hint: str, more: dict[str, Any]) -> None:
+    hints = {"keep": [5], "protect": [[3]], "relevance": [torch.rand(16)]}
+    given = {"keep": 5, hint: hints[hint]}
+    with gp.prune(MODEL, gp.CDPruner(), at=gp.Layer(2), **given):
+        cached = generate(MODEL, ONE, max_new_tokens=4, **more)
+        uncached = generate(MODEL, ONE, max_new_tokens=4, use_cache=False, **more)
+    assert torch.equal(cached.sequences, uncached.sequences)
+
+
+def test_a_generate_that_was_fetched_before_is_refused() -> None:
+    made = fresh("llava")
+    early, plain = made.model.generate, generate(made.model, ONE, max_new_tokens=3)
+    with gp.prune(made.model, GRID, 5) as handle:
+        for call in (early, lambda **inputs: type(made.model).generate(made.model, **inputs)):
+            with pytest.raises(NotImplementedError, match="fetched before the model was pruned"):
+                call(**ONE, max_new_tokens=3)
+        assert not handle.selections
+        early(**MADE.prompt(((),)), max_new_tokens=3)  # text has nothing to prune
+        late = made.model.generate
+    again = late(**ONE, max_new_tokens=3, do_sample=False, suppress_tokens=proofs.SPECIAL)  # and one kept too long
+    assert torch.equal(again, plain.sequences)
 
 
 def test_an_early_cut_needs_a_cache() -> None:
@@ -318,6 +391,13 @@ def test_generation_behind_padding_is_refused(family: str, at: gp.Stage) -> None
         generate(made.model, right_padded(made, ((0,), (0,))), max_new_tokens=2)  # rows of one length have none
 
 
+def test_padding_that_generate_finds_itself_is_refused_too() -> None:
+    inputs = right_padded(MADE, ((0,), (1, 2)))
+    del inputs["attention_mask"]
+    with gp.prune(MODEL, GRID, 5), pytest.raises(NotImplementedError, match="padding_side"):
+        generate(MODEL, inputs)
+
+
 @cuts
 def test_a_forward_and_steps_by_hand_may_be_padded_on_the_right(at: gp.Stage) -> None:
     rows = ((0,), (1, 2))
@@ -401,14 +481,52 @@ def test_nothing_is_alive_after_an_interrupt(kind: Any) -> None:
     assert seen() is None
 
 
-def test_a_forward_that_looks_into_the_tower_forgets_it_after_an_interrupt() -> None:
+@pytest.mark.parametrize("where", ["tower", "decoder"])
+def test_a_method_that_looks_into_the_tower_goes_on_after_an_interrupt(where: str) -> None:
     made = fresh("llava")
+    module = made.model.model.vision_tower if where == "tower" else made.model.get_decoder().layers[1]
     with gp.prune(made.model, gp.ClsTopK(), 5) as handle:
-        tower = made.model.model.vision_tower
-        with proofs.hooked(tower.register_forward_pre_hook(stop(KeyboardInterrupt))), pytest.raises(KeyboardInterrupt):
+        with proofs.hooked(module.register_forward_pre_hook(stop(KeyboardInterrupt))), pytest.raises(KeyboardInterrupt):
             generate(made.model, ONE)
         generate(made.model, ONE, max_new_tokens=2)
         assert [s.k for s in handle.selections] == [5]
+
+
+@cuts
+def test_a_forward_is_pruned_as_a_whole_or_not_at_all(at: gp.Stage) -> None:
+    """While one thread is in the middle of a forward, another removes the pruning, and a third begins one."""
+    made = fresh("llava")
+    plain = forward(made.model, ONE).logits
+    inside, go, found = threading.Event(), threading.Event(), dict[str, Any]()
+
+    def wait(*_: Any) -> None:
+        if threading.current_thread().name == "first":
+            inside.set()
+            go.wait(10)
+
+    def run(name: str) -> None:
+        found[name] = forward(made.model, ONE, use_cache=True)
+
+    handle = gp.prune(made.model, GRID, 5, at=at)
+    pruned = forward(made.model, ONE).logits
+    threads = [threading.Thread(target=run, args=(name,), name=name) for name in ("first", "second")]
+    threads.append(threading.Thread(target=handle.remove))
+    with proofs.hooked(made.model.get_decoder().layers[1].register_forward_hook(wait)):
+        threads[0].start()
+        assert inside.wait(10)
+        threads[2].start()
+        while not handle._hooks._closing:
+            time.sleep(0.001)
+        threads[1].start()
+        threads[1].join(10)
+        assert threads[2].is_alive()  # it waits for the first
+        go.set()
+        for thread in threads:
+            thread.join(10)
+    near(found["first"].logits, pruned)
+    near(found["second"].logits, plain)
+    assert proofs.hooks_on(made.model) == 0
+    assert "forward" not in vars(made.model.model)
 
 
 def test_removal_waits_for_no_forward_that_an_interrupt_ended_and_refuses_inside_one() -> None:
@@ -517,6 +635,14 @@ def test_a_cache_without_a_length_is_no_matter_for_text_and_refused_for_images()
 def without_cache_argument(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A hook behind ours that takes away the cache that nothing here can fill."""
     return args, {key: value for key, value in kwargs.items() if not isinstance(value, Paged)}
+
+
+def test_a_placeholder_of_images_and_videos_alike_is_no_missing_video(recwarn: Any) -> None:
+    made = tiny("glm4v")
+    with gp.prune(made.model, gp.Random(), 3) as handle:
+        generate(made.model, made.prompt(((0,),)), max_new_tokens=2)
+    assert [s.k for s in handle.selections] == [3]
+    assert not [each for each in recwarn if issubclass(each.category, gp.PruneWarning)]
 
 
 # Crops of one picture -------------------------------------------------------------------------------------------------

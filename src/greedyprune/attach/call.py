@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from greedyprune.attach.sequence import Cut, uncut
 from greedyprune.models.flops import decode_flops, prefill_flops
 
 if TYPE_CHECKING:
+    from greedyprune.attach.generating import Generation
     from greedyprune.attach.needs import Seen
     from greedyprune.attach.parts import Parts
     from greedyprune.cues import Need
@@ -49,8 +51,8 @@ class Step:
 class Call:
     """One forward. It lives in a context variable while it runs, never on the model, so threads do not meet."""
 
-    owner: object | None
-    """The hooks it belongs to; None once it was closed."""
+    owner: object
+    """The hooks it belongs to."""
     parts: Parts
     policy: Policy
     input_ids: Tensor
@@ -73,6 +75,8 @@ class Call:
     """Whether there is nothing to do in the decoder layers."""
     open: bool = False
     """Whether there is nothing to do in those decoder layers that get no mask."""
+    generation: Generation | None = None
+    """The run of `generate` whose prompt this forward reads, None for a forward by hand."""
     prompt: Prompt | None = None
     """None while decoding and for text-only prompts."""
     asked: dict[int, list[Ask]] = field(default_factory=dict)
@@ -89,14 +93,8 @@ class Call:
     selections: list[Selection] = field(default_factory=list)
     seconds: float = 0.0
     memo: dict[tuple[int, int], tuple[Any, Any, Any]] = field(default_factory=dict)
-
-    def close(self) -> None:
-        """Let go of everything. An interrupt leaves a call behind that nobody ends; the handle's removal does."""
-        self.owner = self.cache = None
-        for held in (self.media, self.features, self.seen, self.probed, self.memo, self.steps, self.selections):
-            held.clear()
-        self.input_ids = self.input_ids[:0]
-        self.padding = self.positions = self.prompt = self.deep = None
+    thread: int = field(default_factory=threading.get_ident)
+    """Which thread runs it."""
 
     def holds(self, layer: object) -> bool:
         """Whether a cache layer is one of the cache that this forward fills."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,22 +16,13 @@ TRIAL: ContextVar[Any] = ContextVar("greedyprune_trial", default=None)
 """The run of a self-test (`selftest.py`) that is under way, None otherwise."""
 
 
-def wait_until_idle(module: nn.Module) -> None:
-    """Return once no thread runs a forward of this module. Raises RuntimeError if this thread itself does.
-
-    The threads' own stacks are asked: a forward that an interrupt ended is on none of them.
-    """
-    while running := [thread for thread, frame in sys._current_frames().items() if _runs(module, frame)]:
-        if threading.get_ident() in running:
-            raise RuntimeError("the pruning cannot be removed inside a forward of the model: call remove() after it.")
-        time.sleep(0.001)
-
-
-def _runs(module: nn.Module, frame: Any) -> bool:
-    """Whether a stack holds a call of this module."""
-    code = nn.Module._call_impl.__code__
+def callers(*methods: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose methods of these names this thread is in, the innermost first."""
+    frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is code and frame.f_locals.get("self") is module:
-            return True
+        code = frame.f_code
+        if code.co_name in methods and code.co_argcount:
+            first = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(first, nn.Module):
+                yield code.co_name, first
         frame = frame.f_back
-    return False

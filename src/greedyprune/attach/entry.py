@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from greedyprune.attach.context import callers
 from greedyprune.attach.decide import PruneWarning
 from greedyprune.attach.parts import INPUTS
 from greedyprune.budget import Total
@@ -47,25 +47,37 @@ def refuse_shorter(kwargs: dict[str, Any]) -> None:
         )
 
 
-def refuse_nested(outer: nn.Module) -> None:
-    """Raise where a model that was not pruned itself calls the part of it that was: it sees what that part cannot.
+def refuse_callers(parts: Parts, *, watched: bool) -> None:
+    """Raise where somebody calls the pruned model who knows of its prompt what the hooks are not told.
 
-    Labels, positions of logits and the length of the prompt in `generate` are known to the caller alone.
+    A model that can generate and was not pruned itself sees labels, positions of logits and the length of a prompt; so
+    does a `generate` that was fetched before the model was pruned. `watched`: whether one runs that is stood in front
+    of.
     """
-    frame = sys._getframe(1)
-    while frame is not None:
-        caller = frame.f_locals.get("self") if frame.f_code.co_name == "forward" else None
-        if isinstance(caller, nn.Module) and caller is not outer and any(part is outer for part in caller.modules()):
+    for method, module in callers("forward", "generate"):
+        holds = any(module is holder for holder in parts.holders)
+        if method == "generate" and holds and not watched:
             raise NotImplementedError(
-                f"this {type(outer).__name__} is a part of a {type(caller).__name__}, which alone sees labels, "
-                f"logits_to_keep and what generate() does: prune the {type(caller).__name__}."
+                f"this generate() of a {type(module).__name__} was fetched before the model was pruned, and does not "
+                "tell how long the prompt is: call model.generate(...) itself."
             )
-        frame = frame.f_back
+        stranger = method == "forward" and not holds and hasattr(type(module), "generate")
+        if stranger and any(part is parts.outer for part in module.modules()):
+            raise NotImplementedError(
+                f"a part of this {type(module).__name__} is pruned, and it alone sees labels, logits_to_keep and "
+                f"what generate() does: prune the {type(module).__name__}."
+            )
 
 
-def refuse_right_padding(mask: Any) -> None:
-    """Raise for prompts that `generate` would continue behind padding, where transformers' own positions are wrong."""
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] and not bool(mask[:, -1].all()):
+def refuse_right_padding(mask: Any, ids: Tensor | None = None, pad: int | None = None) -> None:
+    """Raise for prompts that `generate` would continue behind padding, where transformers' own positions are wrong.
+
+    Without a mask it takes tokens `pad` for padding.
+    """
+    ends = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] and not bool(mask[:, -1].all())
+    if mask is None and ids is not None and pad is not None:
+        ends = bool((ids[:, -1] == pad).any())
+    if ends:
         raise NotImplementedError(
             "generate() numbers the answers of prompts that are padded on the right wrongly: pad on the left, "
             'processor.tokenizer.padding_side = "left".'
@@ -118,8 +130,11 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
         if name not in USUAL
         and (isinstance(value, Mapping) or (isinstance(value, Tensor) and value.is_floating_point()))
     ]
+    known = {token for medium, token in parts.media if medium.kind in brought}
     for medium, token in parts.media if strange else []:
-        if medium.kind not in brought and bool((ids == token).any()):
+        if medium.kind in brought or token in known:
+            continue
+        if bool((ids == token).any()):
             warnings.warn(
                 f"the prompt holds {medium.kind} placeholders, none of "
                 f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it, but {', '.join(strange)} did: if "

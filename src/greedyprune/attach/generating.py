@@ -8,12 +8,14 @@ in front of its own method, which `remove()` takes away again.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from greedyprune.attach.entry import brings_media, refuse_right_padding
@@ -30,10 +32,19 @@ class Generation:
 
     owner: object
     """The pruned model's hooks."""
+    ids: Tensor
+    """(b, n) the token ids it was called with, on the CPU: the prompt, or what the cache lacks of it."""
     length: int
     """How many tokens the prompt has, those in the cache included."""
     told: bool = False
     """Whether the prompt was reported already: without a cache it is read again at every step."""
+
+    def reads(self, ids: Tensor, past: int) -> bool:
+        """Whether a forward reads this prompt, and is none that somebody makes by hand meanwhile. (b', q) on the CPU"""
+        count, times = self.length - past, ids.shape[0] // self.ids.shape[0]
+        if not 0 < count <= min(ids.shape[1], self.ids.shape[1]) or times * self.ids.shape[0] != ids.shape[0]:
+            return False
+        return torch.equal(ids[:, :count], self.ids[:, -count:].repeat_interleave(times, 0))
 
 
 _GENERATION: ContextVar[Generation | None] = ContextVar("greedyprune_generation", default=None)
@@ -48,13 +59,18 @@ class Generating:
         for holder in parts.holders:
             own = getattr(holder, "generate", None) if hasattr(type(holder), "generate") else None
             if own is not None:
-                self._undo.append(put_in_front(holder, "generate", wraps(own)(partial(self._generate, own))))
+                watched = wraps(own)(partial(self._generate, holder, own))
+                self._undo.append(put_in_front(holder, "generate", watched))
 
-    def _generate(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if brings_media(self._parts, kwargs):
-            refuse_right_padding(kwargs.get("attention_mask"))
-        length = _prompt_length(args, kwargs)
-        token = _GENERATION.set(Generation(self._owner, length) if length else None)
+    def _generate(self, holder: Any, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._undo:  # somebody kept it, and the model is not pruned any more
+            return own(*args, **kwargs)
+        given = {**dict(zip(inspect.signature(own).parameters, args, strict=False)), **kwargs}
+        ids: Any = given.get("input_ids", given.get("inputs"))
+        ids = ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+        if brings_media(self._parts, given):
+            refuse_right_padding(given.get("attention_mask"), ids, _padding(holder, given))
+        token = _GENERATION.set(None if ids is None else Generation(self._owner, ids.cpu(), _length(ids, given)))
         try:
             return own(*args, **kwargs)
         finally:
@@ -67,24 +83,23 @@ class Generating:
         self._undo.clear()
 
 
-def _prompt_length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """How many tokens the prompt has so far, 0 if that is not known. The ids are all of it, or what the cache lacks."""
-    ids: Any = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-    given = [each for each in (ids, kwargs.get("attention_mask")) if isinstance(each, Tensor) and each.ndim == 2]
-    if ids is None or not given:
-        return 0
-    length, held = max(each.shape[1] for each in given), cache_in(kwargs)
+def _length(ids: Tensor, given: dict[str, Any]) -> int:
+    """How many tokens the prompt has so far. The ids are all of it, or what the cache lacks."""
+    mask, held = given.get("attention_mask"), cache_in(given)
+    length = max(ids.shape[1], mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else 0)
     past = held.get_seq_length() if hasattr(held, "get_seq_length") else 0
     return length + past if length <= past else length
 
 
+def _padding(holder: Any, given: dict[str, Any]) -> int | None:
+    """The token that `generate` takes for padding where no mask is given; None if there is none."""
+    rules = given.get("generation_config") or getattr(holder, "generation_config", None)
+    pad, end = (given.get(name, getattr(rules, name, None)) for name in ("pad_token_id", "eos_token_id"))
+    ends = end if isinstance(end, (list, tuple)) else [end]
+    return pad if isinstance(pad, int) and pad not in ends else None
+
+
 def generation(owner: object) -> Generation | None:
-    """The run of `generate` that the forward of this pruned model belongs to; None for a forward by hand."""
+    """The run of `generate` of this pruned model that is under way, None outside."""
     running = _GENERATION.get()
     return running if running is not None and running.owner is owner else None
-
-
-def behind_prompt(owner: object, total: int) -> int:
-    """How many of the last tokens of `total` so far are no prompt, but guesses or an answer."""
-    running = generation(owner)
-    return 0 if running is None else max(total - running.length, 0)

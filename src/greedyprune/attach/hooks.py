@@ -8,25 +8,25 @@ cache layers that are physically short get a logical length (`cache.py`), so dec
 
 from __future__ import annotations
 
-import inspect
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from greedyprune.attach.cache import check_cache, cut_of, is_cut_once, is_shifted, place_of, shorten
 from greedyprune.attach.call import Call
-from greedyprune.attach.context import CALL, TRIAL, wait_until_idle
+from greedyprune.attach.context import CALL, TRIAL, callers
 from greedyprune.attach.decide import Prompt, warn_if_idle
 from greedyprune.attach.entry import (
     brings_media,
     check_arguments,
     newlines,
-    refuse_nested,
+    refuse_callers,
     refuse_packed,
     refuse_recomputation,
     refuse_shorter,
@@ -35,14 +35,14 @@ from greedyprune.attach.entry import (
     warn_if_crops,
     warn_if_unbrought,
 )
-from greedyprune.attach.features import Watch, lengths
-from greedyprune.attach.generating import Generating, behind_prompt, generation
+from greedyprune.attach.features import Watch, lengths, put_in_front
+from greedyprune.attach.generating import Generating, generation
 from greedyprune.attach.layers import LayerHooks
 from greedyprune.attach.look import choose_raters
 from greedyprune.attach.masks import nothing_masked, of_input
 from greedyprune.attach.needs import in_decoder
 from greedyprune.attach.policy import Policy, check_text, keep_last
-from greedyprune.attach.release import cache_in, cache_of
+from greedyprune.attach.release import argument_names, cache_in, cache_of
 from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.selftest import prove
 from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
@@ -61,9 +61,10 @@ class Hooks:
         self, parts: Parts, policy: Callable[[], Policy], done: Callable[[Report, list[Selection]], None]
     ) -> None:
         self.parts, self._policy, self._done = parts, policy, done
-        self._outer_names = list(inspect.signature(type(parts.outer).forward).parameters)[1:]
+        self._outer_names = argument_names(parts.outer)
         self._handles: list[RemovableHandle | Watch | Generating] = []
-        self._calls: WeakSet[Call] = WeakSet()
+        self._running: set[Call] = set()
+        self._lock, self._closing = threading.Lock(), False
         self._layers = LayerHooks(parts, self._call)
         self._proven: list[list[int]] = []
         try:
@@ -73,9 +74,9 @@ class Hooks:
             raise
 
     def _register(self) -> None:
-        parts = self.parts
+        parts, own = self.parts, self.parts.outer.forward
         for holder in parts.holders[:-1]:
-            names = list(inspect.signature(type(holder).forward).parameters)[1:]
+            names = argument_names(holder)
             self._handles.append(holder.register_forward_pre_hook(partial(self._hold, names), with_kwargs=True))
         self._handles += [
             parts.outer.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -87,19 +88,29 @@ class Hooks:
         self._handles += self._tower.register()
         self._handles.append(Watch(parts, self._call))
         self._handles.append(Generating(parts, self))
+        self._undo = put_in_front(parts.outer, "forward", wraps(own)(partial(self._forward, own)))
 
     def remove(self) -> None:
-        """Take every hook off, once no forward of the model runs, and let go of calls that an interrupt left behind."""
-        wait_until_idle(self.parts.outer)
+        """Take every hook off. Forwards that run are waited for, and those that begin meanwhile are not pruned at all.
+
+        Raises RuntimeError inside a forward of this thread.
+        """
+        with self._lock:
+            self._closing = True
+        while running := list(self._running):
+            mine = [call for call in running if call.thread == threading.get_ident()]
+            if mine and any(module is self.parts.outer for _, module in callers("_call_impl")):
+                self._closing = False
+                raise RuntimeError("the pruning cannot be removed inside a forward of the model: call remove() after.")
+            for call in mine:  # an interrupt ended them
+                self._end(call)
+            time.sleep(0.001)
         self._layers.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._undo()
         self._tower.forget()
-        for call in list(self._calls):
-            call.close()
-        if (call := CALL.get()) is not None and call.owner is None:
-            CALL.set(None)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
@@ -131,8 +142,7 @@ class Hooks:
         if brought:
             refuse_shorter(kwargs)
             refuse_unknown(self.parts, kwargs, computed)
-            if len(self.parts.holders) == 1 and not hasattr(module, "generate"):
-                refuse_nested(module)
+            refuse_callers(self.parts, watched=generation(self) is not None)
         media: dict[str, Tensor] = {}
         for medium, token in self.parts.media:
             if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
@@ -149,11 +159,28 @@ class Hooks:
         call = Call(self, self.parts, policy, ids, media, computed, cache)
         call.padding = mask
         call.seen = {kind: carried(features) for kind, features in computed.items()}
-        self._calls.add(call)
+        with self._lock:
+            if self._closing:
+                return
+            self._running.add(call)
         CALL.set(call)
 
+    def _forward(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The outer model's forward, behind which nothing is left, whatever ended it: interrupts pass by hooks."""
+        try:
+            return own(*args, **kwargs)
+        finally:
+            if (call := self._call()) is not None:
+                self._end(call)
+
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        CALL.set(None)
+        if (call := self._call()) is not None:  # another hook raised, or somebody replaced the forward
+            self._end(call)
+
+    def _end(self, call: Call) -> None:
+        self._running.discard(call)
+        if CALL.get() is call:
+            CALL.set(None)
 
     # -- the text model
 
@@ -219,8 +246,11 @@ class Hooks:
             visuals = Visuals(ids, places, rows, positions, breaks, medium.kind)
             images = medium.layout(self.parts.config, visuals)
             media.append((places, [replace(image, kind=medium.kind) for image in images]))
-        call.prompt = replace(Prompt.of(valid, media), drafts=behind_prompt(self, call.past + call.length))
-        uncached = generation(self) is not None and kwargs.get("use_cache") is False
+        running = generation(self)
+        call.generation = running if running is not None and running.reads(ids, call.past) else None
+        drafts = 0 if call.generation is None else call.past + call.length - call.generation.length
+        call.prompt = replace(Prompt.of(valid, media), drafts=drafts)
+        uncached = call.generation is not None and kwargs.get("use_cache") is False
         if call.policy.early and (call.prompt.drafts or uncached):
             raise NotImplementedError(
                 "an early cut cannot hide what it drops from tokens that are read together with the prompt: leave out "
@@ -228,7 +258,8 @@ class Hooks:
             )
         check_text(call.prompt, call.policy.method)
         # Raises where text, images and what was asked for do not fit, before anything runs.
-        call.asked = keep_last(call.policy.asked(call.prompt.spans, embeds), call.prompt, call.policy.method)
+        asked = call.policy.asked(call.prompt.spans, embeds[:, : call.length - drafts])
+        call.asked = keep_last(asked, call.prompt, call.policy.method)
         call.refuse_uneven()
         warn_if_crops(self.parts, call.prompt, ids, call.policy)
         look_at_tower(call)
@@ -274,7 +305,7 @@ class Hooks:
             return
         if not call.steps:
             if call.past == 0:
-                self._tell(call.report(), [])
+                self._done(call.report(), [])
             return
         trial = TRIAL.get()
         if trial is not None:
@@ -284,18 +315,12 @@ class Hooks:
         if call.cache is not None:
             check_cache(call.cache)
             self._shorten(call)
-        if self._tell(call.report(), call.told()):
-            warn_if_idle(call.policy, call.selections)
-
-    def _tell(self, report: Report, selections: list[Selection]) -> bool:
-        """Report a prompt: once in a `generate`, which reads it at every step where it has no cache."""
-        running = generation(self)
-        if running is not None and running.told:
-            return False
-        if running is not None:
-            running.told = True
-        self._done(report, selections)
-        return True
+        if call.generation is not None:
+            if call.generation.told:  # without a cache every step reads the prompt again
+                return
+            call.generation.told = True
+        self._done(call.report(), call.told())
+        warn_if_idle(call.policy, call.selections)
 
     def _shorten(self, call: Call) -> None:
         assert call.prompt is not None

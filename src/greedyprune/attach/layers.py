@@ -5,7 +5,6 @@ They are put on once a call needs them: the steps of a prompt that was cut befor
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from greedyprune.attach.cache import cut_of
 from greedyprune.attach.look import look_back
 from greedyprune.attach.masks import of_prompt, of_step
+from greedyprune.attach.release import argument_names
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -29,7 +29,7 @@ class LayerHooks:
 
     def __init__(self, parts: Parts, call: Callable[[], Call | None]) -> None:
         self.parts, self._call = parts, call
-        self._names = list(inspect.signature(type(parts.layers[0]).forward).parameters)[1:]
+        self._names = argument_names(parts.layers[0])
         self._handles: list[RemovableHandle] = []
         self._lock, self._removed = threading.Lock(), False
 

@@ -163,6 +163,8 @@ def keep_last(asks: dict[int, list[Ask]], prompt: Prompt, method: Method) -> dic
             ask, n = each[number], prompt.spans[number].image.n
             if not ask.count(n):
                 raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text behind the image.")
+            if len({*ask.protect, n - 1}) > ask.count(n):
+                raise ValueError(f"{why}, beside those of protect, which is more than the budget keeps: raise keep.")
             each[number] = replace(ask, protect=tuple(sorted({*ask.protect, n - 1})))
             _check(number, each[number], prompt.spans[number].image)
     return asks

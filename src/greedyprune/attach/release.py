@@ -49,6 +49,16 @@ def cache_name(model: Any) -> str:
     return next((name for name in CACHE_NAMES if name in _arguments(type(model), "forward")), CACHE_NAMES[1])
 
 
+def argument_names(module: Any) -> list[str]:
+    """The arguments of a module's forward by position, `self` aside, of the first class that names them."""
+    for owner in type(module).__mro__:
+        parameters = inspect.signature(owner.forward).parameters if hasattr(owner, "forward") else {}
+        names = [name for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        if len(names) > 1:
+            return names[1:]
+    return []
+
+
 def cached(model: Any, cache: Any) -> dict[str, Any]:
     """What hands a cache to this model's forward: `model(input_ids=ids, **cached(model, cache))`."""
     return {cache_name(model): cache}

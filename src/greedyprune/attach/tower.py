@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class Sight:
     """What was seen so far, by the tower's rows."""
 
 
-_SIGHTS: ContextVar[tuple[tuple[object, Sight], ...]] = ContextVar("greedyprune_tower", default=())
+_SIGHTS: ContextVar[tuple[tuple[ReferenceType[TowerHooks], Sight], ...]] = ContextVar("greedyprune_tower", default=())
 """The runs of towers in this context that are looked into, each with the hooks that look: models may share a tower."""
 KIND: ContextVar[str] = ContextVar("greedyprune_kind", default="image")
 """What features are being computed of in this thread: image or video."""
@@ -67,15 +68,15 @@ class TowerHooks:
         wanted = [placed(self._parts, need) for need in in_tower(self._policy())]
         if wanted:
             sight = Sight(wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
-            _SIGHTS.set((*_SIGHTS.get(), (self, sight)))
+            _SIGHTS.set((*_SIGHTS.get(), (ref(self), sight)))
 
     def _sight(self) -> Sight | None:
-        return next((sight for owner, sight in _SIGHTS.get() if owner is self), None)
+        return next((sight for owner, sight in _SIGHTS.get() if owner() is self), None)
 
     def forget(self) -> None:
         """Let go of what was seen, also where an interrupt ended the tower's run."""
         if _SIGHTS.get():
-            _SIGHTS.set(tuple(pair for pair in _SIGHTS.get() if pair[0] is not self))
+            _SIGHTS.set(tuple(pair for pair in _SIGHTS.get() if pair[0]() not in (None, self)))
 
     def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sight = self._sight()
