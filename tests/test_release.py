@@ -124,7 +124,7 @@ def test_this_release_has_everything(name: str) -> None:
 def test_a_release_that_nobody_has_tested_is_met_with_a_word(version: str, tested: bool, monkeypatch: Any) -> None:
     assert is_tested(version) == tested
     release._warn_of.cache_clear()
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(release.transformers, "__version__", version)
     if tested:
         gp.prune(MODEL, keep=4).remove()
         return
