@@ -513,8 +513,8 @@ GUARDS = [
     Mutation(
         "generation goes on behind padding",
         "entry.py",
-        "mask.shape[1] and not bool(mask[:, -1].all()):",
-        "False:",
+        "and mask.shape[1] and not bool(mask[:, -1].all())",
+        "and False",
         f"{FIELD}test_generation_behind_padding_is_refused[llava-input]",
     ),
     Mutation(
@@ -550,7 +550,7 @@ GUARDS = [
         "cache.py",
         "((call := CALL.get()) is None or not call.holds(self))",
         "(CALL.get() is None)",
-        f"{FIELD}test_an_interrupt_leaves_no_door_open_for_a_pruned_cache[llava-KeyboardInterrupt-input]",
+        f"{FIELD}test_a_call_that_nobody_ended_opens_no_door_for_a_pruned_cache",
     ),
     Mutation(
         "what an interrupt left behind is kept for good",
@@ -558,6 +558,27 @@ GUARDS = [
         "        finally:\n            if (call := self._call()) is not None:",
         "        finally:\n            if False:",
         f"{FIELD}test_an_interrupt_leaves_no_door_open_for_a_pruned_cache[llava-KeyboardInterrupt-layer:2]",
+    ),
+    Mutation(
+        "padding of a later turn is seen",
+        "masks.py",
+        "return mask is None or bool(mask[:, 0 if base is None else base.length :].all())",
+        "return True",
+        "test_attach_cache.py::test_padding_of_a_later_turn_is_seen_by_nobody[input]",
+    ),
+    Mutation(
+        "a forward that somebody put back leaves a call behind",
+        "hooks.py",
+        "parts.outer.register_forward_hook(self._leave, always_call=True)",
+        "parts.outer.register_forward_hook(self._leave)",
+        f"{FIELD}test_a_forward_that_somebody_put_back_leaves_nothing_either[input]",
+    ),
+    Mutation(
+        "half of the hooks stay where the others cannot be put on",
+        "hooks.py",
+        "        except BaseException:\n            self.remove()",
+        "        except BaseException:\n            pass",
+        f"{FIELD}test_what_cannot_be_put_on_whole_is_taken_off_again",
     ),
     Mutation(
         "a forward is pruned by halves while the pruning is removed",

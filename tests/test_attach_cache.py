@@ -56,6 +56,35 @@ def test_a_second_turn_of_text_continues_the_pruned_prompt(at, inputs) -> None:
     near(second.logits, proofs.masked(EAGER, {**inputs, **more}, second.sequences, dropped, at, prompts=ends))
 
 
+@pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2), EARLY], ids=str)
+def test_padding_of_a_later_turn_is_seen_by_nobody(at) -> None:
+    """Two prompts of one length, then words for both, fewer for the second: as if each were alone."""
+    rows, few = ((0,), (1,)), 2
+    with gp.prune(MODEL, GRID, 5, at=at):
+        alone = []
+        for row, count in zip(rows, (WORDS.shape[1], few), strict=True):
+            inputs = MADE.prompt((row,))
+            first = generate(MODEL, inputs, max_new_tokens=3)
+            more = proofs.turn(MADE, inputs, first, WORDS[:, :count])
+            alone.append(generate(MODEL, more, past_key_values=first.cache, max_new_tokens=1).logits[0, 0])
+        inputs = MADE.prompt(rows)
+        first = generate(MODEL, inputs, max_new_tokens=3)
+        past, lack = first.cache.get_seq_length(), WORDS.shape[1] - few
+        tail = first.sequences[:, past:]  # the last word of the answer, which is not in the cache yet
+        second = torch.cat([torch.zeros(1, lack, dtype=torch.long), tail[1:], WORDS[:, :few]], 1)
+        ids = torch.cat([torch.cat([tail[:1], WORDS], 1), second])
+        valid = torch.ones_like(ids)
+        valid[1, :lack] = 0
+        mask = torch.cat(
+            [inputs["attention_mask"], torch.ones(2, past - inputs["attention_mask"].shape[1]).long(), valid], 1
+        )
+        positions = (mask.cumsum(1) - 1)[:, -ids.shape[1] :].clamp(min=0)
+        step = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        out = forward(MODEL, step, past_key_values=first.cache).logits[:, -1]
+    for row, expected in zip(out, alone, strict=True):
+        near(row, expected)
+
+
 @pytest.mark.parametrize(
     ("at", "rows"),
     [

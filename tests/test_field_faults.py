@@ -457,6 +457,7 @@ def test_an_interrupt_leaves_no_door_open_for_a_pruned_cache(family: str, kind: 
     cache = copy.deepcopy(first.cache)
     with proofs.hooked(made.model.get_decoder().layers[3].register_forward_hook(stop(kind))), pytest.raises(kind):
         generate(made.model, inputs)
+    assert CALL.get() is None
     more = made.continued(
         {key: inputs[key] for key in ("attention_mask", "input_ids")}, torch.cat([first.sequences, WORDS], 1)
     )
@@ -540,6 +541,53 @@ def test_removal_waits_for_no_forward_that_an_interrupt_ended_and_refuses_inside
     assert [s.k for s in handle.selections] == [5]
     handle.remove()
     assert proofs.hooks_on(made.model) == 0
+
+
+@cuts
+def test_a_forward_that_somebody_put_back_leaves_nothing_either(at: gp.Stage) -> None:
+    """Libraries that wrap a module's forward put the former one back, and with it go what stood in front."""
+    made = fresh("llava")
+    outer = made.model.model
+    with gp.prune(made.model, GRID, 5, at=at) as handle:
+        outer.forward = type(outer).forward.__get__(outer)
+        hook = made.model.get_decoder().layers[3].register_forward_hook(stop(ValueError))
+        with proofs.hooked(hook), pytest.raises(ValueError, match="stop"):
+            generate(made.model, ONE)
+        assert CALL.get() is None
+        generate(made.model, ONE, max_new_tokens=2)
+        assert [s.k for s in handle.selections] == [5]
+    assert "forward" in vars(outer)  # which is theirs
+
+
+def test_a_call_that_nobody_ended_opens_no_door_for_a_pruned_cache() -> None:
+    made, other = fresh("llava"), fresh("llava")
+    outer = made.model.model
+    handle = gp.prune(made.model, GRID, 5)
+    first = generate(made.model, ONE, max_new_tokens=3)
+    outer.forward = type(outer).forward.__get__(outer)
+    hook = made.model.get_decoder().layers[3].register_forward_hook(stop(KeyboardInterrupt))
+    with proofs.hooked(hook), pytest.raises(KeyboardInterrupt):
+        generate(made.model, ONE)
+    assert CALL.get() is not None
+    more = proofs.turn(MADE, ONE, first, WORDS)
+    with pytest.raises(RuntimeError, match="filled while the model was pruned"):
+        generate(other.model, more, past_key_values=first.cache, max_new_tokens=2)
+    handle.remove()  # which ends it
+    assert CALL.get() is None
+
+
+def test_what_cannot_be_put_on_whole_is_taken_off_again(monkeypatch: Any) -> None:
+    made = fresh("llava")
+    generate(made.model, ONE, max_new_tokens=1)
+    before = proofs.fingerprint(made.model)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("greedyprune.attach.hooks.Watch", fail)
+    with pytest.raises(MemoryError):
+        gp.prune(made.model, GRID, 5)
+    assert changed(before, proofs.fingerprint(made.model)) == set()
 
 
 # Copies of a cache ----------------------------------------------------------------------------------------------------

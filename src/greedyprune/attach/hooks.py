@@ -67,6 +67,8 @@ class Hooks:
         self._lock, self._closing = threading.Lock(), False
         self._layers = LayerHooks(parts, self._call)
         self._proven: list[list[int]] = []
+        self._tower = TowerHooks(parts, self._policy, self._call)
+        self._undo: Callable[[], None] = lambda: None
         try:
             self._register()
         except BaseException:
@@ -78,13 +80,10 @@ class Hooks:
         for holder in parts.holders[:-1]:
             names = argument_names(holder)
             self._handles.append(holder.register_forward_pre_hook(partial(self._hold, names), with_kwargs=True))
-        self._handles += [
-            parts.outer.register_forward_pre_hook(self._enter, with_kwargs=True),
-            parts.outer.register_forward_hook(self._leave, always_call=True),
-            parts.text.register_forward_pre_hook(self._text, with_kwargs=True),
-            parts.text.register_forward_hook(self._after_text, with_kwargs=True),
-        ]
-        self._tower = TowerHooks(parts, self._policy, self._call)
+        self._handles.append(parts.outer.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(parts.outer.register_forward_hook(self._leave, always_call=True))
+        self._handles.append(parts.text.register_forward_pre_hook(self._text, with_kwargs=True))
+        self._handles.append(parts.text.register_forward_hook(self._after_text, with_kwargs=True))
         self._handles += self._tower.register()
         self._handles.append(Watch(parts, self._call))
         self._handles.append(Generating(parts, self))

@@ -31,12 +31,12 @@ class LayerHooks:
         self.parts, self._call = parts, call
         self._names = argument_names(parts.layers[0])
         self._handles: list[RemovableHandle] = []
-        self._lock, self._removed = threading.Lock(), False
+        self._lock = threading.Lock()
 
     def register(self) -> None:
         """Put them on, once."""
         with self._lock:
-            if self._handles or self._removed:  # on already, or taken off while this call ran
+            if self._handles:  # on already
                 return
             for index, layer in enumerate(self.parts.layers):
                 self._handles.append(layer.register_forward_pre_hook(partial(self._layer, index), with_kwargs=True))
@@ -44,9 +44,8 @@ class LayerHooks:
                     self._handles.append(layer.register_forward_hook(partial(self._after_layer, index)))
 
     def remove(self) -> None:
-        """Take them off for good."""
+        """Take them off. No forward runs any more that could put them on again."""
         with self._lock:
-            self._removed = True
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
