@@ -78,5 +78,5 @@ def test_the_family_is_pruned_without_a_self_test(added, at, attention) -> None:
 def test_without_them_it_has_to_prove_itself() -> None:
     made = fresh("llava")
     with gp.prune(pocket("sdpa"), gp.Random(), 4) as handle, pytest.warns(gp.PruneWarning, match="'pocket_vl' model"):
-        handle._parts.top(**made.prompt(((0,),)))
+        handle._parts.holders[0](**made.prompt(((0,),)))
     assert torch.tensor([s.k for s in handle.selections]).tolist() == [4]

@@ -59,7 +59,7 @@ def test_hooks_of_such_a_step_dispatch_no_operation_but_one_look_at_the_mask(at,
 
         monkeypatch.setattr(kind, name, watched)
 
-    for name in ("_top", "_enter", "_leave", "_text", "_after_text"):
+    for name in ("_hold", "_enter", "_leave", "_text", "_after_text"):
         counting(Hooks, name)
     counting(LayerHooks, "_layer")
     for masked in (False, True):

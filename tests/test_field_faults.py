@@ -93,6 +93,15 @@ def repeating(made: Tiny) -> dict[str, Tensor]:
     return {**inputs, "input_ids": ids}
 
 
+@pytest.mark.parametrize("held", ["adapter", "model"])
+def test_a_forward_of_an_adapter_is_pruned_whatever_is_held(held: str) -> None:
+    made = fresh("llava")
+    adapter = Adapter(made.model)
+    with gp.prune(adapter if held == "adapter" else made.model, GRID, 5) as handle:
+        near(adapter(**ONE).logits, made.model(**ONE).logits)
+        assert [s.k for s in handle.selections] == [5]
+
+
 @cuts
 @pytest.mark.parametrize("held", ["adapter", "model"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

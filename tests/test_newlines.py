@@ -57,6 +57,7 @@ def every(rows: proofs.Rows) -> list[tuple[int, bool]]:
 @families
 @places
 @pytest.mark.parametrize("keep", [0, 1, 5, gp.Ratio(0.3), gp.Total(12, floor=2), 99], ids=str)
+@pytest.mark.filterwarnings("ignore:keep=99 .* is more than all of them")
 def test_a_newline_stays_while_a_token_of_its_row_stays(name, at, keep) -> None:
     made = tiny(name)
     with gp.prune(made.model, gp.GreedyPrune(), keep, at=at) as handle:

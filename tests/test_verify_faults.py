@@ -108,8 +108,8 @@ def text_alone(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
 
     def text(self: Hooks, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         found, call = own(self, module, args, kwargs), self._call()
-        if found is not None and call is not None and not call.media and not call.past:
-            found[1]["inputs_embeds"] = found[1]["inputs_embeds"] * (1 + 2e-7)
+        if call is not None and not call.media and not call.past:
+            return args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"] * (1 + 2e-7)}
         return found
 
     monkeypatch.setattr(Hooks, "_text", text)

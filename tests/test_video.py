@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -39,6 +39,8 @@ places = pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 
 class Ranked(gp.Method):
     """Takes what a model of the user's own calls relevant; of a clip without that, the first tokens."""
+
+    weighs_relevance: ClassVar[bool] = True
 
     def select(self, cues: gp.Cues, k: int) -> gp.Keep:
         worth = torch.arange(cues.n, 0, -1.0) if cues.relevance is None else cues.relevance
@@ -99,6 +101,7 @@ def test_a_clip_is_pruned_as_its_states_alone(name, at, keep, method) -> None:
 
 @clips
 @places
+@pytest.mark.filterwarnings("ignore:keep=13 .* is more than all of them")
 def test_evs_keeps_the_first_frame(name, at) -> None:
     for keep in (3, 8, 13):
         for selection in run_of(name, gp.EVS(), keep, at).selections:

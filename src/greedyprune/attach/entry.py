@@ -54,14 +54,16 @@ def refuse_callers(parts: Parts, *, watched: bool) -> None:
     does a `generate` that was fetched before the model was pruned. `watched`: whether one runs that is stood in front
     of.
     """
+    met = False
     for method, module in callers("forward", "generate"):
         holds = any(module is holder for holder in parts.holders)
+        met = met or (holds and method == "forward" and module is not parts.outer)  # it sees them, and its hook with it
         if method == "generate" and holds and not watched:
             raise NotImplementedError(
                 f"this generate() of a {type(module).__name__} was fetched before the model was pruned, and does not "
                 "tell how long the prompt is: call model.generate(...) itself."
             )
-        stranger = method == "forward" and not holds and hasattr(type(module), "generate")
+        stranger = method == "forward" and not holds and not met and hasattr(type(module), "generate")
         if stranger and any(part is parts.outer for part in module.modules()):
             raise NotImplementedError(
                 f"a part of this {type(module).__name__} is pruned, and it alone sees labels, logits_to_keep and "

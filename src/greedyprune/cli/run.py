@@ -129,6 +129,7 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
 def method_of(text: str, option: str = "--method") -> Method:
     """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
     from greedyprune.method import Method, as_method
+    from greedyprune.plain import from_plain
 
     plain: Any = text.strip()
     try:
@@ -136,14 +137,15 @@ def method_of(text: str, option: str = "--method") -> Method:
             plain = json.loads(plain)
             if "type" not in plain:
                 raise ValueError('the JSON has no "type", the name of a method: {"type": "greedyprune", "tau": 0.9}.')
-        found: Any = as_method(plain)
-        if not isinstance(found, Method):
-            raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
+            found = from_plain(plain)
+            if not isinstance(found, Method):
+                raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
+            plain = found
+        return as_method(plain)
     except json.JSONDecodeError as error:
         raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
     except (ValueError, TypeError) as error:
         raise misuse(f"{option}: {error}") from error
-    return found
 
 
 def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
