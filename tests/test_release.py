@@ -37,8 +37,10 @@ def hide(monkeypatch: pytest.MonkeyPatch, seam: Seam) -> None:
     for owner in seam.owner.__mro__:
         if seam.name in vars(owner):
             monkeypatch.delattr(owner, seam.name)
-    if seam.name in getattr(seam.owner, "__dataclass_fields__", {}):
-        monkeypatch.delitem(seam.owner.__dataclass_fields__, seam.name)
+    fields = getattr(seam.owner, "__dataclass_fields__", {})
+    if seam.name in fields:  # in a dict of its own, whose order is that of the arguments
+        others = {name: field for name, field in fields.items() if name != seam.name}
+        monkeypatch.setattr(seam.owner, "__dataclass_fields__", others)
 
 
 def without(method: Callable[..., Any], arguments: tuple[str, ...]) -> Callable[..., Any]:
