@@ -157,8 +157,10 @@ def cut_of(cache: Any, index: int | None = None) -> Cut | None:
 
 def place_of(cache: Any) -> str | None:
     """Where the prompt in this cache was cut, None if nowhere."""
-    layers = getattr(cache, "layers", None) or []
-    return next((layer.place for layer in layers if isinstance(layer, ShortLayer) and layer.prompt), None)
+    for layer in getattr(cache, "layers", None) or []:
+        if isinstance(layer, ShortLayer) and layer.prompt:
+            return layer.place
+    return None
 
 
 def is_cut_once(cache: Any) -> bool:

@@ -98,7 +98,10 @@ class Call:
 
     def holds(self, layer: object) -> bool:
         """Whether a cache layer is one of the cache that this forward fills."""
-        return any(layer is mine for mine in getattr(self.cache, "layers", None) or [])
+        for mine in getattr(self.cache, "layers", None) or []:  # noqa: SIM110 - mostly the first, so no generator
+            if mine is layer:
+                return True
+        return False
 
     def once(self, value: Any, cut: Any, make: Callable[[Any], Any]) -> Any:
         """make(value) for one cut, computed once per forward although every layer asks; both are held, so ids stay."""

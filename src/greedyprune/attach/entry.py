@@ -30,9 +30,13 @@ PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_l
 
 def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
     """Whether images, videos or sounds come with these arguments."""
-    if any(value is not None for value in (kwargs.get("mm_encoder_outputs") or {}).values()):
+    computed = kwargs.get("mm_encoder_outputs")
+    if computed and any(value is not None for value in computed.values()):
         return True
-    return any(kwargs.get(name) is not None for name in parts.media_inputs)
+    for name in parts.media_inputs:  # noqa: SIM110 - a loop, and no generator: every step of decoding asks
+        if kwargs.get(name) is not None:
+            return True
+    return False
 
 
 def refuse_shorter(kwargs: dict[str, Any]) -> None:
@@ -107,13 +111,13 @@ def refuse_packed(call: Call, kwargs: dict[str, Any], flash: bool) -> None:
         )
 
 
-def refuse_unclear(ids: Tensor | None, mask: Any, *, media: bool) -> None:
-    """Raise where it cannot be told what is an image and what is padding. `media`: whether there are any."""
+def refuse_unclear(ids: Tensor | None, mask: Any, *, cut: bool) -> None:
+    """Raise where it cannot be told what is an image and what is padding, if anything is to be cut or was."""
     if ids is None:
         raise NotImplementedError(
             "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
         )
-    if media and mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+    if cut and mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
 
@@ -124,8 +128,6 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
     They do if the prompt holds placeholders and some argument holds values that are no ids. `brought`: the kinds that
     came by a way that is known.
     """
-    if ids.shape[1] < 2:  # a step, which brings nothing
-        return
     strange = [
         name
         for name, value in kwargs.items()

@@ -135,18 +135,21 @@ class Hooks:
         ids: Any = kwargs.get("input_ids")
         cache = cache_in(kwargs)
         mask = kwargs.get("attention_mask")
-        computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
-        brought = brings_media(self.parts, kwargs)
-        refuse_unclear(ids, mask, media=brought or place_of(cache) is not None)
-        if brought:
+        computed: dict[str, Any] = {}
+        media: dict[str, Tensor] = {}
+        if brings_media(self.parts, kwargs):
+            refuse_unclear(ids, mask, cut=True)
             refuse_shorter(kwargs)
+            computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
             refuse_unknown(self.parts, kwargs, computed)
             refuse_callers(self.parts, watched=generation(self) is not None)
-        media: dict[str, Tensor] = {}
-        for medium, token in self.parts.media:
-            if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
-                media[medium.kind] = ids.cpu() == token
-        warn_if_unbrought(self.parts, kwargs, ids, {*media, *computed})
+            for medium, token in self.parts.media:
+                if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
+                    media[medium.kind] = ids.cpu() == token
+        else:
+            refuse_unclear(ids, mask, cut=place_of(cache) is not None)
+        if ids.shape[1] > 1:  # a step brings nothing
+            warn_if_unbrought(self.parts, kwargs, ids, {*media, *computed})
         policy = self._policy() if trial is None else trial.policy
         if media:
             check_cache(cache, early=policy.early)

@@ -33,7 +33,10 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
     """The cache among keyword arguments, under whichever name it comes; None if there is none."""
-    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+    for name in CACHE_NAMES:
+        if (cache := arguments.get(name)) is not None:
+            return cache
+    return None
 
 
 def cache_of(output: Any) -> Any:
