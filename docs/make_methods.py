@@ -13,7 +13,8 @@ from pathlib import Path
 
 from greedyprune.cli.methods import families_of, matrix
 from greedyprune.method import Method
-from greedyprune.registry import METHODS, method_class
+from greedyprune.naming import method_class
+from greedyprune.registry import METHODS
 
 HERE = Path(__file__).parent
 PAGE = HERE / "methods.md"

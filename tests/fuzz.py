@@ -23,8 +23,8 @@ from torch import Tensor
 
 import brute
 import greedyprune as gp
-from greedyprune.frames import select_frames
-from greedyprune.method import as_method
+from greedyprune.choosing import select_frames
+from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
 REFUSALS = (ValueError, TypeError, NotImplementedError)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import greedyprune as gp
-from greedyprune.attach.parts import find_parts
-from greedyprune.attach.release import cache_name, cache_of
-from greedyprune.attach.report import Report, Selection
+from greedyprune.models.parts import find_parts
+from greedyprune.models.release import cache_name, cache_of
 from greedyprune.models.table import FAMILIES
+from greedyprune.selection import Report, Selection
 from greedyprune.verify.reference import gathered
 from greedyprune.verify.subject import Subject
 from greedyprune.verify.traces import fingerprint as fingerprint

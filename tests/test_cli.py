@@ -15,9 +15,9 @@ import greedyprune
 from greedyprune import testbed
 from greedyprune.budget import Ratio
 from greedyprune.cli.app import app
-from greedyprune.method import as_method
 from greedyprune.methods.random import Random
 from greedyprune.models.table import FAMILIES, IMPOSSIBLE
+from greedyprune.naming import as_method
 from greedyprune.plain import from_plain, to_plain
 from greedyprune.registry import METHODS
 from greedyprune.stages import Layer

@@ -11,7 +11,7 @@ import torch
 import cases
 import greedyprune as gp
 from greedyprune.checks import check_tensor
-from greedyprune.method import as_method
+from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
 N, D = 24, 8

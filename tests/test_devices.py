@@ -12,12 +12,12 @@ import torch
 
 import cases
 import greedyprune as gp
-from greedyprune.frames import select_frames
-from greedyprune.method import as_method
+from greedyprune.choosing import select_frames
+from greedyprune.naming import as_method, method_class
 from greedyprune.ops.grid import covered_cells
 from greedyprune.ops.runs import even_runs
 from greedyprune.probes.decoder import raters
-from greedyprune.registry import METHODS, method_class
+from greedyprune.registry import METHODS
 
 ROOT = Path(gp.__file__).parent
 FILES = [

@@ -16,7 +16,8 @@ from greedyprune.cli.app import app
 from greedyprune.cli.models import ATTENTION, markdown
 from greedyprune.models import table
 from greedyprune.models._family import Family
-from greedyprune.registry import METHODS, method_class
+from greedyprune.naming import method_class
+from greedyprune.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from greedyprune.eval.auc import auc_rows
 from greedyprune.eval.digits import Digits
 from greedyprune.eval.engine import ItemError
 from greedyprune.eval.loop import _next, _serve, plan, refused
-from greedyprune.method import as_method
+from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
 for extra in ("sklearn", "skimage", "matplotlib"):

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.models.table import FAMILIES, READABLE
 from proofs import (
     CASES,

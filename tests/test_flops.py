@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import greedyprune as gp
 import tiny
-from greedyprune.attach.release import cache_of, cached
 from greedyprune.models.flops import Sizes, decode_flops, prefill_flops
+from greedyprune.models.release import cache_of, cached
 
 
 def counted(model: Any, work: Any) -> int:

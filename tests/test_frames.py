@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import cases
 import greedyprune as gp
 from greedyprune.budget import as_budgets, count, parse_budget
+from greedyprune.choosing import select_frames
 from greedyprune.cues import Keys
-from greedyprune.frames import select_frames
-from greedyprune.method import as_method
+from greedyprune.naming import as_method, method_class
 from greedyprune.plain import from_plain, to_plain
-from greedyprune.registry import METHODS, method_class
+from greedyprune.registry import METHODS
 
 T, H, W, D = 3, 2, 4, 8
 SIZE = H * W

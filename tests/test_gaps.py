@@ -9,7 +9,7 @@ import torch
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from tiny import NAMES, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")

@@ -13,7 +13,7 @@ from transformers.generation import BaseStreamer
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from proofs import EARLY, MODEL, ONE, Case, assert_near, can_be_cut, generate, near, same
 from tiny import SPECIAL, Tiny, decoder, fresh, tiny
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import cases
 import greedyprune as gp
 from greedyprune.cues import Attention
-from greedyprune.registry import method_class
+from greedyprune.naming import method_class
 
 N, D, M = 10, 5, 3
 X = torch.tensor([[math.sin(1 + 1.7 * i + 0.9 * j * j + 0.37 * i * j * j) for j in range(D)] for i in range(N)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.verify.reference import gathered_row
 from proofs import CORE, forward, generate, near, start_of
 from tinies import multimodal_positions, native, newest, videos, windows

@@ -13,7 +13,8 @@ import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.cli.app import app
 from greedyprune.cli.methods import matrix
-from greedyprune.registry import METHODS, method_class
+from greedyprune.naming import method_class
+from greedyprune.registry import METHODS
 from proofs import CORE, generate
 from tiny import tiny
 

@@ -15,9 +15,9 @@ import cases
 import greedyprune as gp
 from greedyprune.cli.methods import matrix
 from greedyprune.eval.configs import usual_methods
-from greedyprune.method import as_method
+from greedyprune.naming import as_method, method_class
 from greedyprune.plain import to_plain
-from greedyprune.registry import METHODS, method_class
+from greedyprune.registry import METHODS
 from tiny import tiny
 
 NAMES = sorted(METHODS)

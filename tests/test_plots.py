@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from greedyprune.attach.report import Selection
 from greedyprune.keep import Keep
 from greedyprune.plots import overlay, seen, side_by_side
+from greedyprune.selection import Selection
 
 
 def keep(n: int, *order: int) -> Keep:

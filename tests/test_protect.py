@@ -10,8 +10,8 @@ import torch
 
 import greedyprune as gp
 import proofs
-from greedyprune.method import as_method
-from greedyprune.registry import METHODS, method_class
+from greedyprune.naming import as_method, method_class
+from greedyprune.registry import METHODS
 from proofs import GRID, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, near, places, same, truth, turn
 from tiny import tiny
 

@@ -13,9 +13,9 @@ from transformers import DynamicCache
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach import release
-from greedyprune.attach.parts import find_parts
-from greedyprune.attach.release import Seam, cache_in, cache_of, is_tested, missing, probe_seams, seams
+from greedyprune.models import release
+from greedyprune.models.parts import find_parts
+from greedyprune.models.release import Seam, cache_in, cache_of, is_tested, missing, probe_seams, seams
 from proofs import MODEL, ONE, near
 from tiny import NAMES, fresh, tiny
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greedyprune as gp
-from greedyprune.attach.policy import Policy
 from greedyprune.plain import from_plain, to_plain
+from greedyprune.policy import Policy
 from greedyprune.stages import parse_stage
 from proofs import MODEL, ONE, RAGGED, TWO, generate, near
 

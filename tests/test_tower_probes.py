@@ -15,8 +15,8 @@ from transformers import InternVLForConditionalGeneration, LlavaConfig, LlavaFor
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
 from greedyprune.cues import Attention, Features, Keys
+from greedyprune.models.parts import find_parts
 from greedyprune.models.table import FAMILIES
 from greedyprune.probes import rows as arithmetic
 from looks import asking, near
@@ -321,7 +321,7 @@ def test_what_a_tower_cannot_give_is_refused_with_the_methods_that_run(family, n
 
 
 def test_an_unknown_tower_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("greedyprune.attach.parts.READABLE_TOWERS", ("clip_vision_model",))
+    monkeypatch.setattr("greedyprune.models.parts.READABLE_TOWERS", ("clip_vision_model",))
     for need in (Attention("received"), Keys("tower"), Features()):
         with pytest.raises(ValueError, match=r"is of type 'smolvlm_vision', which is not known here, only clip_"):
             gp.prune(tiny("smolvlm").model, asking([], need, gp.Input()), 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.verify.reference import gathered_row
 from proofs import WORDS, Run, can_be_cut, generate, near, start_of
 from tiny import NAMES, Rows, Tiny, tiny

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 import greedyprune as gp
 import proofs
 from greedyprune import testbed
-from greedyprune.attach.sequence import Cut
+from greedyprune.ops.cut import Cut
 from greedyprune.verify import PROPERTIES, Case, Subject, Verdict, cases, open_subject, prove, stages_of
 from greedyprune.verify.cases import held, worst
 from greedyprune.verify.prompts import joined
@@ -140,7 +140,7 @@ def test_positions_that_lag_are_found_by_the_proofs_about_logits(
 
 
 def test_one_token_too_many_is_found(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from greedyprune.attach.policy import Ask
+    from greedyprune.attach.forward.quotas import Ask
 
     own = Ask.count
     monkeypatch.setattr(Ask, "count", lambda ask, n: min(n, 1 + own(ask, n)))

@@ -13,9 +13,9 @@ import greedyprune as gp
 import tiny
 from greedyprune.attach.cache import ShortLayer
 from greedyprune.attach.call import Call, Step
+from greedyprune.attach.forward.quotas import Ask
 from greedyprune.attach.hooks import Hooks
-from greedyprune.attach.policy import Ask
-from greedyprune.attach.sequence import Cut
+from greedyprune.ops.cut import Cut
 from greedyprune.verify import PROPERTIES, Subject, cases, prove
 from test_verify import failures
 

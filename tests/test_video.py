@@ -12,11 +12,11 @@ from torch import Tensor
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.decide import Span
-from greedyprune.attach.policy import Policy
 from greedyprune.budget import parse_budget
 from greedyprune.models._family import ImageTokens
+from greedyprune.models.prompt import Span
 from greedyprune.models.table import FAMILIES
+from greedyprune.policy import Policy
 from proofs import EARLY, Case, generate
 from tiny import tiny
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.parts import Parts, find_parts
 from greedyprune.cues import Need
+from greedyprune.models.parts import Parts, find_parts
 from looks import asking, near
 from proofs import CASES, forward, hooked
 from tiny import Tiny, tiny

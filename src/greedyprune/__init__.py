@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from greedyprune import plots as plots
     from greedyprune import testbed as testbed
     from greedyprune.attach import Pruned as Pruned
-    from greedyprune.attach import PruneWarning as PruneWarning
     from greedyprune.attach import prune as prune
     from greedyprune.attach import remove as remove
     from greedyprune.budget import LayerAverage as LayerAverage
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
+    from greedyprune.choosing import select as select
     from greedyprune.cues import Attention as Attention
     from greedyprune.cues import Cues as Cues
     from greedyprune.cues import Features as Features
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
-    from greedyprune.method import select as select
     from greedyprune.methods.adaptprune import AdaptPrune as AdaptPrune
     from greedyprune.methods.agileprune import AgilePruner as AgilePruner
     from greedyprune.methods.cdpruner import CDPruner as CDPruner
@@ -76,6 +75,7 @@ if TYPE_CHECKING:
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
+    from greedyprune.selection import PruneWarning as PruneWarning
     from greedyprune.stages import Depths as Depths
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
@@ -123,7 +123,7 @@ _HOMES = {
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",
     "PruneSID": "methods.prunesid",
-    "PruneWarning": "attach",
+    "PruneWarning": "selection",
     "Pruned": "attach",
     "PyramidDrop": "methods.pyramiddrop",
     "Quantile": "ops.threshold",
@@ -148,7 +148,7 @@ _HOMES = {
     "from_plain": "plain",
     "prune": "attach",
     "remove": "attach",
-    "select": "method",
+    "select": "choosing",
     "to_plain": "plain",
 }
 _MODULES = ("plots", "testbed")

@@ -1,20 +1,16 @@
-"""Method: the base of every pruning method; and `select`, which runs one on plain tensors, every check made once."""
+"""Method: the base of every pruning method."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
-from greedyprune.budget import as_budget, count
-from greedyprune.cues import Cues, Need
-from greedyprune.keep import Keep
-from greedyprune.plain import from_plain
-from greedyprune.registry import METHODS, method_class
 from greedyprune.stages import Depths, Input, Layer, Layers, Stage
+
+if TYPE_CHECKING:
+    from greedyprune.cues import Cues, Need
+    from greedyprune.keep import Keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,98 +61,3 @@ class Method:
         if not isinstance(stage, self.stages):
             places = ", ".join(place.__name__ for place in self.stages)
             raise ValueError(f"{type(self).__name__} cannot run at {stage!r}: it runs at {places}.")
-
-
-def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method:
-    """A method as a user gives it: an instance, a class (with its defaults), a registered name, or a plain dict."""
-    if isinstance(method, str):
-        return method_class(method)()
-    found = from_plain(method) if isinstance(method, Mapping) else method
-    if isinstance(found, type) and issubclass(found, Method):
-        _check_class(found)
-        found = found()
-    if isinstance(found, Method):
-        _check_class(type(found))
-        _check_needs(found)
-        return found
-    raise TypeError(f"{method!r} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}.")
-
-
-def _check_class(cls: type[Method]) -> None:
-    """Raise unless a method's class can select and names stages: a mistake is told before anything runs."""
-    if cls.select is Method.select:
-        raise TypeError(
-            f"{cls.__name__} has no select(): write def select(self, cues, k), which returns "
-            "Keep.from_order(order, gains, cues.n)."
-        )
-    stages = cast("tuple[object, ...]", cls.stages) if isinstance(cls.stages, tuple) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not stages or not all(isinstance(each, type) and issubclass(each, Stage) for each in stages):
-        raise TypeError(f"{cls.__name__}.stages is {cls.stages!r}: list classes of stages, such as (Input, Layer).")
-
-
-def _check_needs(method: Method) -> None:
-    """Raise unless what a method needs is told as needs."""
-    name, needs = type(method).__name__, cast("object", method.needs)
-    if not isinstance(needs, (tuple, list)):
-        raise TypeError(f"{name}.needs is {needs!r}: write a tuple of needs, such as (Text(), Attention('cls')).")
-    for need in cast("tuple[object, ...]", needs):
-        if not isinstance(need, Need):
-            raise TypeError(f"{name}.needs holds {need!r}: write a need, such as Text(), Grid() or Attention('cls').")
-
-
-def select(method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, keep: object) -> Keep:
-    """Choose which visual tokens of one image stay, on plain tensors, with no model anywhere.
-
-    `method` is an instance, a class or a registered name; `keep` an int (that many tokens) or `Ratio(share)`. A budget
-    of n or more keeps everything, 0 keeps nothing. Raises ValueError for cues that the method needs and are missing, or
-    that hold NaN or infinity, or attention below 0; and TypeError or ValueError, which name the method's class, where a
-    method of your own returns no `Keep` that can be carried out. Runs without gradients and outside autocast, so
-    decisions are made in full precision.
-
-        keep = select("greedyprune", Cues(features, text=text), 64)
-        features, positions = keep(features), keep(positions)
-    """
-    method = as_method(method)
-    if not isinstance(cues, Cues):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"cues is a {type(cues).__name__}: wrap the rows, Cues(features).")
-    k = count(as_budget(keep), cues.n)
-    for need in method.needs:
-        if not need.met(cues):
-            raise ValueError(
-                f"{type(method).__name__} needs {type(need).__name__.lower()}, and the cues hold none: {need.remedy}."
-            )
-    protected = 0 if cues.protect is None else cues.protect.shape[0]
-    if protected and method.merges:
-        raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
-    if protected > k:
-        raise ValueError(f"protect holds {protected} tokens and the budget keeps {k}: raise keep, or protect fewer.")
-    if k == 0 or (k == cues.n and not method.exact):
-        chosen = torch.arange(k, device=cues.features.device)
-        return Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
-    with torch.no_grad(), torch.autocast(cues.features.device.type, enabled=False):
-        cues.require_finite()
-        cues.require_weights(method.needs)
-        return _checked(method, method.select(cues, k), cues, k)
-
-
-def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
-    """What a method returned, where it can be carried out; else an error that names its class and says what to do."""
-    name = f"{type(method).__name__}.select()"
-    if not isinstance(found, Keep):
-        raise TypeError(
-            f"{name} returned {'None' if found is None else f'a {type(found).__name__}'}: "
-            "return Keep.from_order(order, gains, cues.n), order the (k,) rows that stay, in the order of taking them."
-        )
-    try:
-        found.check(cues.n, cues.features.device)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} returned a Keep that cannot be carried out: {error}") from None
-    if found.k > k or (method.exact and found.k != k):
-        rule = "at most" if not method.exact else "exactly"
-        hint = "" if not method.exact or found.k > k else ", or let exact be False where it may return fewer"
-        raise ValueError(
-            f"{name} kept {found.k} of {cues.n} tokens where {k} were asked for: return {rule} k rows{hint}."
-        )
-    if cues.protect is not None and not bool(torch.isin(cues.protect, found.rows).all()):
-        raise ValueError(f"{name} dropped a protected token: take the rows in cues.protect first.")
-    return found

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from greedyprune.method import Method
-
 METHODS: dict[str, str] = {
     "greedyprune": "greedyprune.methods.greedyprune:GreedyPrune",
     "divprune": "greedyprune.methods.divprune:DivPrune",
@@ -70,13 +68,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return ValueError(f"there is no {kind} {name!r}: {hint}Known: {', '.join(known)}.")
-
-
-def method_class(name: str) -> type[Method]:
-    """The class registered under a name."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return load(METHODS[name])
 
 
 def load(home: str) -> Any:

@@ -4,5 +4,5 @@ from greedyprune.attach.decide import PruneWarning as PruneWarning
 from greedyprune.attach.handle import Pruned as Pruned
 from greedyprune.attach.handle import prune as prune
 from greedyprune.attach.handle import remove as remove
-from greedyprune.attach.report import Report as Report
-from greedyprune.attach.report import Selection as Selection
+from greedyprune.selection import Report as Report
+from greedyprune.selection import Selection as Selection

@@ -20,7 +20,7 @@ from greedyprune.attach.context import CALL
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
-    from greedyprune.attach.sequence import Cut
+    from greedyprune.ops.cut import Cut
 
     Base = DynamicLayer
 else:

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from greedyprune.attach.cache import bytes_of, cut_of
-from greedyprune.attach.decide import Prompt, decide
-from greedyprune.attach.policy import Ask, Policy
-from greedyprune.attach.report import Report, Selection
-from greedyprune.attach.sequence import Cut, uncut
+from greedyprune.attach.decide import decide
+from greedyprune.attach.forward.quotas import Ask
 from greedyprune.models.flops import decode_flops, prefill_flops
+from greedyprune.models.prompt import Prompt
+from greedyprune.ops.cut import Cut, uncut
+from greedyprune.policy import Policy
+from greedyprune.selection import Report, Selection
 
 if TYPE_CHECKING:
     from greedyprune.attach.generating import Generation
-    from greedyprune.attach.needs import Seen
-    from greedyprune.attach.parts import Parts
     from greedyprune.cues import Need
     from greedyprune.keep import Keep
+    from greedyprune.models.needs import Seen
+    from greedyprune.models.parts import Parts
 
 
 UNEVEN = (

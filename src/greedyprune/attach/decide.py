@@ -9,113 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from greedyprune.attach.report import Selection
-from greedyprune.attach.sequence import Cut
 from greedyprune.budget import PerFrame, Ratio
+from greedyprune.choosing import select, select_frames
 from greedyprune.cues import Cues, Keys
-from greedyprune.frames import select_frames
 from greedyprune.keep import Keep
-from greedyprune.method import Method, select
+from greedyprune.method import Method
 from greedyprune.models._family import ImageTokens
+from greedyprune.ops.cut import Cut
+from greedyprune.selection import Selection
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from greedyprune.attach.policy import Ask, Policy
+    from greedyprune.attach.forward.quotas import Ask
     from greedyprune.cues import Need
-
-
-class PruneWarning(UserWarning):
-    """Fewer visual tokens were asked for, and nothing left the sequence."""
-
-
-@dataclass(frozen=True, eq=False)
-class Span:
-    """Where one image, video or sound stands in the sequence of one forward."""
-
-    row: int
-    """The prompt it belongs to, -1 if nothing is left of it."""
-    columns: Tensor
-    """(n,) its tokens, ascending."""
-    image: ImageTokens
-    breaks: tuple[tuple[int, Tensor], ...] = ()
-    """Structure tokens: the column of each, and the columns of the tokens that it closes."""
-
-    def after(self, cut: Cut, keep: Keep) -> Span:
-        """Where it stands once the cut was made, which left of it what `keep` says."""
-        if not keep.k:
-            return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
-        now = torch.full((cut.length,), -1, device="cpu")
-        left = cut.columns[self.row][cut.valid[self.row]]
-        now[left] = torch.arange(cut.columns.shape[1], device="cpu")[cut.valid[self.row]]
-        breaks = tuple((int(now[at]), now[closed][now[closed] >= 0]) for at, closed in self.breaks if now[at] >= 0)
-        columns, whole = now[self.columns[keep.rows.cpu()]], keep.k == self.image.n
-        return Span(self.row, columns, replace(self.image, n=keep.k, grid=self.image.grid if whole else None), breaks)
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """Where things are in the sequence of one forward. Index tensors live on the CPU."""
-
-    visual: Tensor
-    """(b, q) bool: which tokens are visual, structure tokens included."""
-    valid: Tensor
-    """(b, q) bool: which are not padding."""
-    spans: list[Span]
-    """Where each image, video and sound stands, in the order of their placeholders."""
-    drafts: int = 0
-    """How many of the last tokens are no prompt, but an assistant's guesses or the answer so far."""
-
-    @property
-    def asked(self) -> Tensor:
-        """(b, q) bool: which tokens are the prompt itself."""
-        asked = self.valid.clone()
-        asked[:, asked.shape[1] - self.drafts :] = False
-        return asked
-
-    @property
-    def last(self) -> list[int]:
-        """The column of each prompt's last token, off which the next one is read; 0 of a row that is empty."""
-        asked = self.asked
-        return [int(column) for column in (asked.int() * torch.arange(1, asked.shape[1] + 1, device="cpu")).argmax(1)]
-
-    @classmethod
-    def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
-        """From the placeholders of each medium, (b, q) bool, and what stands behind them, in order."""
-        visual, spans = torch.zeros_like(valid), list[Span]()
-        for places, images in media:
-            here = places & valid
-            visual |= here
-            spans += _spans(here, images)
-        if len(media) > 1:
-            spans.sort(key=lambda span: (span.row, int(span.columns[0])))
-        return cls(visual, valid, spans)
-
-    def after(self, cut: Cut, keeps: list[Keep]) -> Prompt:
-        """Where things are once the cut was made."""
-        local = replace(cut, columns=cut.columns.cpu(), valid=cut.valid.cpu())
-        spans = [span.after(local, keep) for span, keep in zip(self.spans, keeps, strict=True)]
-        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans, self.drafts)
-
-
-def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
-    """Share the placeholders of one medium out to what stands behind them. (b, q) bool -> ..."""
-    rows, columns = visual.nonzero(as_tuple=True)
-    spans: list[Span] = []
-    start, total = 0, sum(image.length for image in images)
-    for image in images:
-        mine, here = rows[start : start + image.length], columns[start : start + image.length]
-        if total != rows.numel() or not image.length or int(mine[0]) != int(mine[-1]):
-            raise ValueError(
-                f"the prompt holds {rows.numel()} {image.kind} placeholders, its {image.kind}s have {total} visual "
-                "tokens: build text and images with the model's own processor."
-            )
-        plain = torch.ones(image.length, dtype=torch.bool, device="cpu")
-        plain[[at for at, _, _ in image.breaks]] = False
-        breaks = tuple((int(here[at]), here[first:end][plain[first:end]]) for at, first, end in image.breaks)
-        spans.append(Span(int(mine[0]), here[plain], image, breaks))
-        start += image.length
-    return spans
+    from greedyprune.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from greedyprune.attach.context import callers
-from greedyprune.attach.decide import PruneWarning
-from greedyprune.attach.parts import INPUTS
 from greedyprune.budget import Total
+from greedyprune.models.parts import INPUTS
+from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from greedyprune.attach.call import Call
-    from greedyprune.attach.decide import Prompt
-    from greedyprune.attach.parts import Parts
-    from greedyprune.attach.policy import Policy
+    from greedyprune.models.parts import Parts
+    from greedyprune.models.prompt import Prompt
+    from greedyprune.policy import Policy
 
 USUAL = ("inputs_embeds", "attention_mask", "position_ids")
 """The text model's arguments that have the sequence as an axis, in every family."""

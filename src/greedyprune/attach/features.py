@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from greedyprune.attach.call import Call
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 
 INSIDE: ContextVar[bool] = ContextVar("greedyprune_features", default=False)

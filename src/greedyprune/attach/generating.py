@@ -20,10 +20,10 @@ from torch import Tensor
 
 from greedyprune.attach.entry import brings_media, refuse_right_padding
 from greedyprune.attach.features import put_in_front
-from greedyprune.attach.release import cache_in
+from greedyprune.models.release import cache_in
 
 if TYPE_CHECKING:
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 
 @dataclass(eq=False)

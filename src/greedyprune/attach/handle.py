@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from greedyprune.attach.decide import PruneWarning
 from greedyprune.attach.hooks import Hooks
-from greedyprune.attach.needs import check_needs
-from greedyprune.attach.parts import find_parts
-from greedyprune.attach.policy import Policy, Positions, Relevance, as_protect, as_relevance
-from greedyprune.attach.release import check_release
-from greedyprune.attach.report import Report, Selection
 from greedyprune.budget import PerLayer, as_budgets
-from greedyprune.method import Method, as_method
-from greedyprune.registry import METHODS, method_class
+from greedyprune.hints import Relevance, as_protect, as_relevance
+from greedyprune.method import Method
+from greedyprune.models.needs import check_needs
+from greedyprune.models.parts import find_parts
+from greedyprune.models.release import check_release
+from greedyprune.naming import as_method, method_class
+from greedyprune.policy import Policy, Positions
+from greedyprune.registry import METHODS
+from greedyprune.selection import PruneWarning, Report, Selection
 from greedyprune.stages import Depths, Layer, Layers, as_stage
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from greedyprune.attach.parts import Parts
     from greedyprune.budget import Budget, LayerAverage, Total
+    from greedyprune.models.parts import Parts
     from greedyprune.stages import Stage
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor

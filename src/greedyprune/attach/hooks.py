@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from greedyprune.attach.cache import check_cache, cut_of, is_cut_once, is_shifted, place_of, shorten
 from greedyprune.attach.call import Call
 from greedyprune.attach.context import CALL, TRIAL, callers
-from greedyprune.attach.decide import Prompt, warn_if_idle
+from greedyprune.attach.decide import warn_if_idle
 from greedyprune.attach.entry import (
     brings_media,
     check_arguments,
@@ -36,22 +36,24 @@ from greedyprune.attach.entry import (
     warn_if_unbrought,
 )
 from greedyprune.attach.features import Watch, lengths, put_in_front
+from greedyprune.attach.forward.quotas import check_text, keep_last
 from greedyprune.attach.generating import Generating, generation
 from greedyprune.attach.layers import LayerHooks
 from greedyprune.attach.look import choose_raters
 from greedyprune.attach.masks import nothing_masked, of_input
-from greedyprune.attach.needs import in_decoder
-from greedyprune.attach.policy import Policy, check_text, keep_last
-from greedyprune.attach.release import argument_names, cache_in, cache_of
-from greedyprune.attach.report import Report, Selection
 from greedyprune.attach.selftest import prove
 from greedyprune.attach.tower import TowerHooks, carried, look_at_tower
 from greedyprune.models._family import ImageTokens, Visuals
+from greedyprune.models.needs import in_decoder
+from greedyprune.models.prompt import Prompt
+from greedyprune.models.release import argument_names, cache_in, cache_of
+from greedyprune.policy import Policy
+from greedyprune.selection import Report, Selection
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 
 class Hooks:

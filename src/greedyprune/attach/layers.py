@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from greedyprune.attach.cache import cut_of
 from greedyprune.attach.look import look_back
 from greedyprune.attach.masks import of_prompt, of_step
-from greedyprune.attach.release import argument_names
+from greedyprune.models.release import argument_names
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from greedyprune.attach.call import Call, Step
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 
 class LayerHooks:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from greedyprune.attach.needs import in_decoder
 from greedyprune.cues import Attention, Keys
+from greedyprune.models.needs import in_decoder
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
 
 if TYPE_CHECKING:
     from greedyprune.attach.call import Call
-    from greedyprune.attach.decide import Prompt
-    from greedyprune.attach.policy import Policy
+    from greedyprune.models.prompt import Prompt
+    from greedyprune.policy import Policy
 
 
 def choose_raters(call: Call, embeds: Tensor) -> None:

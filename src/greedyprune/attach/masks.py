@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from greedyprune.attach.cache import cut_of, is_ragged
-from greedyprune.attach.sequence import Cut, additive, uncut
+from greedyprune.ops.cut import Cut, additive, uncut
 
 if TYPE_CHECKING:
     from greedyprune.attach.call import Call, Step
-    from greedyprune.attach.parts import Kind
+    from greedyprune.models.parts import Kind
 
 
 def of_prompt(call: Call, step: Step, index: int, mask: Tensor | None, hidden: Tensor) -> Tensor | None:

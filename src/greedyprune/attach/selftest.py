@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from greedyprune.attach.context import TRIAL
-from greedyprune.attach.decide import PruneWarning
-from greedyprune.attach.release import without_cache
-from greedyprune.attach.sequence import additive, uncut
 from greedyprune.budget import Ratio
 from greedyprune.keep import Keep
 from greedyprune.method import Method
+from greedyprune.models.release import without_cache
+from greedyprune.ops.cut import additive, uncut
+from greedyprune.selection import PruneWarning
 from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from greedyprune.attach.parts import Parts
-    from greedyprune.attach.policy import Policy
-    from greedyprune.attach.sequence import Cut
     from greedyprune.cues import Cues
+    from greedyprune.models.parts import Parts
+    from greedyprune.ops.cut import Cut
+    from greedyprune.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,17 +11,17 @@ from weakref import ReferenceType, ref
 
 from torch import Tensor, nn
 
-from greedyprune.attach.needs import Seen, in_tower, placed, told
 from greedyprune.cues import Attention, Features, Keys
+from greedyprune.models.needs import Seen, in_tower, placed, told
 from greedyprune.probes.tower import class_row, received_row, tower_keys
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from greedyprune.attach.call import Call
-    from greedyprune.attach.parts import Parts
-    from greedyprune.attach.policy import Policy
     from greedyprune.models._family import ImageTokens
+    from greedyprune.models.parts import Parts
+    from greedyprune.policy import Policy
 
 
 @dataclass(eq=False)

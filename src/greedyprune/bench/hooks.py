@@ -21,8 +21,8 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 from greedyprune.attach.cache import cut_of
 from greedyprune.attach.handle import prune
-from greedyprune.attach.release import cache_of, cached
 from greedyprune.bench.clock import threads_set
+from greedyprune.models.release import cache_of, cached
 from greedyprune.stages import Input, Layer, Stage
 
 SIZES = ((128, 5), (416, 5), (352, 10))

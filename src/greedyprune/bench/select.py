@@ -14,8 +14,8 @@ from torch import Tensor
 
 from greedyprune.bench.clock import in_turn, threads_set
 from greedyprune.bench.features import image_like
+from greedyprune.choosing import select
 from greedyprune.cues import Cues
-from greedyprune.method import select
 from greedyprune.methods.greedyprune import GreedyPrune
 from greedyprune.ops.cosine import saliency
 from greedyprune.ops.suppression import suppress

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from greedyprune.attach import Selection
-    from greedyprune.attach.policy import Positions
     from greedyprune.budget import Budget, Total
     from greedyprune.cli._load import Loaded
     from greedyprune.method import Method
+    from greedyprune.policy import Positions
+    from greedyprune.selection import Selection
     from greedyprune.stages import Stage
 
 PATIENCE = 2.0
@@ -131,7 +131,7 @@ def _pruned(model: Any, how: Pruning) -> gp.Pruned:
 def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:
     """The median time from inputs to first token in milliseconds, and the bytes of the cache."""
     from greedyprune.attach.cache import bytes_of
-    from greedyprune.attach.release import cache_of
+    from greedyprune.models.release import cache_of
 
     seconds: list[float] = []
     held = 0

@@ -13,7 +13,7 @@ from greedyprune.cli._errors import Failure
 from greedyprune.cli._show import console, print_json, table, tick
 
 if TYPE_CHECKING:
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 EXAMPLES = "Examples: greedyprune doctor · greedyprune doctor my-checkpoint --json"
 PACKAGES = (
@@ -39,7 +39,7 @@ def doctor(
 
     Exit status 1 if something is missing: `prune()` would refuse the model with the same words.
     """
-    from greedyprune.attach.release import is_tested, missing_attributes
+    from greedyprune.models.release import is_tested, missing_attributes
 
     names = [model] if model is not None else ["llava", "qwen"]
     found = [_examined(name) for name in names]
@@ -82,7 +82,7 @@ def _devices() -> list[str]:
 
 def _examined(name: str) -> dict[str, Any]:
     """What a model's classes have and lack of what pruning relies on, as plain values."""
-    from greedyprune.attach.release import missing, seams
+    from greedyprune.models.release import missing, seams
 
     parts = _parts(name)
     return {
@@ -99,8 +99,8 @@ def _parts(name: str) -> Parts:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from greedyprune.attach.parts import find_parts
     from greedyprune.cli._load import checked_place, quieten
+    from greedyprune.models.parts import find_parts
 
     quieten()
     where = checked_place(name)
@@ -114,7 +114,7 @@ def _parts(name: str) -> Parts:
 
 def _print(report: dict[str, Any]) -> None:
     """Two tables and a verdict."""
-    from greedyprune.attach.release import TESTED
+    from greedyprune.models.release import TESTED
 
     out, installed = console(), table("installed", "version")
     installed.add_row("greedyprune", report["greedyprune"])

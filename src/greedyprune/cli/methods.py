@@ -16,7 +16,8 @@ def methods(
     as_matrix: Annotated[bool, typer.Option("--matrix", help="Print which method runs on which model family.")] = False,
 ) -> None:
     """List the pruning methods: what each does, where it cuts by default and what it needs to know."""
-    from greedyprune.registry import METHODS, method_class
+    from greedyprune.naming import method_class
+    from greedyprune.registry import METHODS
 
     if as_matrix:
         _print_matrix(as_json)
@@ -44,7 +45,8 @@ def matrix() -> dict[str, dict[str, str]]:
     """
     from greedyprune.cues import Grid
     from greedyprune.models.table import FAMILIES
-    from greedyprune.registry import METHODS, method_class
+    from greedyprune.naming import method_class
+    from greedyprune.registry import METHODS
 
     found: dict[str, dict[str, str]] = {}
     for name in METHODS:

@@ -128,7 +128,8 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
 
 def method_of(text: str, option: str = "--method") -> Method:
     """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
-    from greedyprune.method import Method, as_method
+    from greedyprune.method import Method
+    from greedyprune.naming import as_method
     from greedyprune.plain import from_plain
 
     plain: Any = text.strip()

@@ -16,8 +16,9 @@ from greedyprune.eval.engine import Batch, Engine
 from greedyprune.eval.items import Item
 from greedyprune.eval.loop import plan
 from greedyprune.eval.stats import auc
-from greedyprune.method import Method, as_method
+from greedyprune.method import Method
 from greedyprune.methods.greedyprune import GreedyPrune
+from greedyprune.naming import as_method
 from greedyprune.stages import Input, Layer, Stage
 
 STAGES: tuple[Stage, ...] = (Input(), Layer(1), Layer(2), Layer(3))

@@ -16,7 +16,8 @@ import torch
 from greedyprune.budget import Budget
 from greedyprune.cues import Cues, Grid, Need
 from greedyprune.keep import Keep
-from greedyprune.method import Method, as_method
+from greedyprune.method import Method
+from greedyprune.naming import as_method
 from greedyprune.ops.grid import uniform_cells
 from greedyprune.plain import to_plain
 from greedyprune.registry import METHODS

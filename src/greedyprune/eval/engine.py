@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 
-from greedyprune.attach import Selection, prune
-from greedyprune.attach.parts import find_parts
+from greedyprune.attach import prune
 from greedyprune.budget import Ratio, count
 from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.images import Images
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
 from greedyprune.models.flops import prefill_flops
+from greedyprune.models.parts import find_parts
 from greedyprune.models.seen import seen
 from greedyprune.models.transforms import downscale
+from greedyprune.selection import Selection
 
 
 class ItemError(RuntimeError):

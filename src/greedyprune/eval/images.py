@@ -9,9 +9,9 @@ from greedyprune.attach.context import CALL
 from greedyprune.attach.features import put_in_front
 
 if TYPE_CHECKING:
-    from greedyprune.attach.parts import Parts
     from greedyprune.cues import Need
     from greedyprune.method import Method
+    from greedyprune.models.parts import Parts
 
 
 class Images:

@@ -12,8 +12,8 @@ from greedyprune.plots.given import Picture, as_picture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from greedyprune.attach.report import Selection
     from greedyprune.keep import Keep
+    from greedyprune.selection import Selection
 
 Box: TypeAlias = tuple[float, float, float, float]
 """left, top, right, bottom, in pixels of the image."""

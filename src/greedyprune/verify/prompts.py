@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.models.processors import load_processor
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.raw import from_config

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import greedyprune as gp
-from greedyprune.attach.parts import find_parts
-from greedyprune.attach.release import cache_of
 from greedyprune.budget import count
+from greedyprune.models.parts import find_parts
+from greedyprune.models.release import cache_of
 from greedyprune.verify.cases import Case, Untold, Verdict, apart_from, cases, failed, held, untold, worst
 from greedyprune.verify.ready import check_model, check_prompts
 from greedyprune.verify.reference import dropped_columns, image_columns, is_early, start_of
@@ -23,7 +23,7 @@ from greedyprune.verify.traces import changed, fingerprint, hooks_on, without_we
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 PLACES_ONLY = gp.Random()
 """A method whose choice does not change when text is added to a prompt, nor with rounding."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.subject import Subject, banned_tokens, placeholder
 

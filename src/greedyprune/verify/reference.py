@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.stages import Layer
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.subject import FULL, SLIDING, Subject, attending, exactly, is_recurrent, kinds_of
 
 if TYPE_CHECKING:
-    from greedyprune.attach import Selection
+    from greedyprune.selection import Selection
     from greedyprune.stages import Stage
 
 

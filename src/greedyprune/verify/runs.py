@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 import greedyprune as gp
-from greedyprune.attach.release import cache_of, cached
+from greedyprune.models.release import cache_of, cached
 from greedyprune.verify.cases import Case, Untold
 from greedyprune.verify.reference import reference
 from greedyprune.verify.subject import Subject
 from greedyprune.verify.traces import Fingerprint, fingerprint, without_weights
 
 if TYPE_CHECKING:
-    from greedyprune.attach import Selection
+    from greedyprune.selection import Selection
 
 NEAR = 1e-4 / 6.5
 """How far float32 logits may be apart, as a share of the largest: other shapes, other summation orders.

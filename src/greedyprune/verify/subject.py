@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.attach.parts import find_parts
+from greedyprune.models.parts import find_parts
 from greedyprune.verify.cases import Rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"

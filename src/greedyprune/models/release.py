@@ -19,10 +19,10 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
-from greedyprune.attach.decide import PruneWarning
+from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
-    from greedyprune.attach.parts import Parts
+    from greedyprune.models.parts import Parts
 
 TESTED = ("5.16", "5.24")
 """The oldest and the newest release of transformers whose every test passes."""

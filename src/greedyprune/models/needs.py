@@ -6,17 +6,17 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from greedyprune.attach.release import probe_seams
 from greedyprune.cues import Attention, Features, Keys
-from greedyprune.method import as_method
+from greedyprune.models.release import probe_seams
 from greedyprune.models.table import READABLE, READABLE_TOWERS
+from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
 if TYPE_CHECKING:
-    from greedyprune.attach.parts import Parts
-    from greedyprune.attach.policy import Policy
     from greedyprune.cues import Need
     from greedyprune.method import Method
+    from greedyprune.models.parts import Parts
+    from greedyprune.policy import Policy
 
 Seen: TypeAlias = Attention | Keys | Features
 """Needs that something inside the model has to be looked at for."""

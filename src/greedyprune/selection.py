@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from greedyprune.keep import Certificate, Keep
 
 
+class PruneWarning(UserWarning):
+    """Fewer visual tokens were asked for, and nothing left the sequence."""
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What was kept of one image. Indices are the image's own visual tokens, 0 the first."""

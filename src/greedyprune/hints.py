@@ -1,0 +1,70 @@
+"""Hints: what a user knows about the images of one call, beside the policy."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, TypeAlias, cast
+
+from torch import Tensor
+
+Relevance: TypeAlias = tuple[Tensor | None, ...]
+"""Per image of a call how relevant each token is to the question, by a model of the user's own; None where unsaid."""
+
+Protect: TypeAlias = tuple[tuple[int, ...], ...]
+"""Per image of a call the tokens that must be kept; empty where nothing is protected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hints:
+    """What is known of the images of one call: it belongs to these images and is no part of a policy."""
+
+    protect: Protect = ()
+    relevance: Relevance = ()
+
+
+def as_protect(protect: object) -> Protect:
+    """Check `protect` as a user gives it: per image the token numbers that must be kept, None where there are none."""
+    if protect is None:
+        return ()
+    images = protect.tolist() if isinstance(protect, Tensor) else protect
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+        raise TypeError(f"protect={protect!r}: write one list of token numbers per image, such as [[0, 5], None].")
+    return tuple(() if given is None else _numbers(protect, given) for given in cast("Sequence[object]", images))
+
+
+def as_relevance(relevance: object) -> Relevance:
+    """Check `relevance` as a user gives it: per image the (n,) values of its tokens, None where there are none."""
+    if relevance is None:
+        return ()
+    if isinstance(relevance, (str, bytes, Mapping)) or not isinstance(relevance, Sequence):
+        kind = type(relevance).__name__
+        raise TypeError(f"relevance is a {kind}: write a list with one (n,) tensor, or None, per image of the call.")
+    found: list[Tensor | None] = []
+    for each in cast("Sequence[object]", relevance):
+        if each is not None and not (isinstance(each, Tensor) and each.ndim == 1 and each.is_floating_point()):
+            shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise TypeError(f"relevance holds {shape}: write one floating-point (n,) tensor, or None, per image.")
+        found.append(each.detach() if isinstance(each, Tensor) else None)
+    return tuple(found)
+
+
+def _numbers(protect: object, given: object) -> tuple[int, ...]:
+    """The token numbers of one image, ascending."""
+    plain: Any = given.tolist() if isinstance(given, Tensor) else given
+    if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
+        raise TypeError(
+            f"protect={protect!r} does not say which image {given!r} belongs to: write one list per image of the "
+            "call, for a single image [[0, 5]]."
+        )
+    numbers: set[int] = set()
+    for number in cast("Iterable[object]", plain):
+        if isinstance(number, bool) or not isinstance(number, SupportsIndex):
+            raise TypeError(
+                f"protect holds {number!r}, which is no token number: write ints, of a mask its mask.nonzero()[:, 0]."
+            )
+        if operator.index(number) < 0:
+            raise ValueError(f"protect holds {number}: an image's visual tokens are counted from 0.")
+        numbers.add(operator.index(number))
+    return tuple(sorted(numbers))
