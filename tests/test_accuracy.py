@@ -6,11 +6,10 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor
 
 import greedyprune as gp
 from greedyprune import testbed
-from greedyprune.attach.call import Call
+from greedyprune.attach.forward.prefill import Prefill
 
 SEED, QUESTIONS, KEPT = 2026, 200, 16
 MARGIN = {"llava": 0.1, "qwen": 0.05}
@@ -68,17 +67,18 @@ def test_wrong_positions_lose_where_things_are(monkeypatch: pytest.MonkeyPatch) 
     name = "llava"
     model, _, _ = questions(name)
     where = testbed.sample(60, split="dev", seed=1, tasks=["where"], sizes=SIZES[name])
-    own = Call.own_positions
+    own = Prefill._cut_input
 
-    def scrambled(call: Call, embeds: Tensor) -> Tensor:
-        positions = own(call, embeds).clone()
-        for span in call.prompt.spans if call.prompt else ():
+    def scrambled(work: Prefill, arguments: dict[str, Any]) -> None:
+        positions = work.text.own_positions(arguments["inputs_embeds"].device).clone()
+        for span in work.prompt.spans:
             positions[..., span.row, span.columns] = positions[..., span.row, span.columns.flip(0)]
-        return positions
+        work.text.positions = positions
+        own(work, arguments)
 
     with gp.prune(model, gp.Random(), keep=120, at=gp.Input()):
         right = answers(name, where)
-        monkeypatch.setattr(Call, "own_positions", scrambled)
+        monkeypatch.setattr(Prefill, "_cut_input", scrambled)
         wrong = answers(name, where)
     assert sum(right) >= 50
     assert sum(wrong) <= sum(right) - 8

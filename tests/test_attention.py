@@ -14,7 +14,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.tower import _SIGHTS
+from greedyprune.attach.hooks.encoders import _SIGHTS
 from greedyprune.cues import Attention, Features, Keys
 from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
 from proofs import CASES, CORE, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same

@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
-from greedyprune.attach.hooks import Hooks
-from greedyprune.attach.layers import LayerHooks
+from greedyprune.attach.hooks.decoder import DecoderHooks
+from greedyprune.attach.hooks.outer import OuterHooks
 from greedyprune.bench import hooks
 from greedyprune.cli.app import app
 
@@ -59,9 +59,10 @@ def test_hooks_of_such_a_step_dispatch_no_operation_but_one_look_at_the_mask(at,
 
         monkeypatch.setattr(kind, name, watched)
 
-    for name in ("_hold", "_enter", "_leave", "_text", "_after_text"):
-        counting(Hooks, name)
-    counting(LayerHooks, "_layer")
+    for name in ("_hold", "_enter", "_leave"):
+        counting(OuterHooks, name)
+    for name in ("_before", "_after", "_before_layer"):
+        counting(DecoderHooks, name)
     for masked in (False, True):
         with gp.prune(MODEL, gp.Random(), 36, at=at):
             ours, _ = both(masked)

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.context import CALL
+from greedyprune.attach.context import FORWARD
 from greedyprune.verify.traces import changed
 from proofs import (
     EARLY,
@@ -466,7 +466,7 @@ def test_an_interrupt_leaves_no_door_open_for_a_pruned_cache(family: str, kind: 
     cache = copy.deepcopy(first.cache)
     with proofs.hooked(made.model.get_decoder().layers[3].register_forward_hook(stop(kind))), pytest.raises(kind):
         generate(made.model, inputs)
-    assert CALL.get() is None
+    assert FORWARD.get() is None
     more = made.continued(
         {key: inputs[key] for key in ("attention_mask", "input_ids")}, torch.cat([first.sequences, WORDS], 1)
     )
@@ -476,7 +476,7 @@ def test_an_interrupt_leaves_no_door_open_for_a_pruned_cache(family: str, kind: 
             handle.remove()
         with pytest.raises(RuntimeError, match="filled while the model was pruned"):
             generate(model, more, past_key_values=copy.deepcopy(cache), max_new_tokens=2)
-    assert CALL.get() is None
+    assert FORWARD.get() is None
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
@@ -525,7 +525,7 @@ def test_a_forward_is_pruned_as_a_whole_or_not_at_all(at: gp.Stage) -> None:
         threads[0].start()
         assert inside.wait(10)
         threads[2].start()
-        while not handle._hooks._closing:
+        while not handle._outer._closing:
             time.sleep(0.001)
         threads[1].start()
         threads[1].join(10)
@@ -562,7 +562,7 @@ def test_a_forward_that_somebody_put_back_leaves_nothing_either(at: gp.Stage) ->
         hook = made.model.get_decoder().layers[3].register_forward_hook(stop(ValueError))
         with proofs.hooked(hook), pytest.raises(ValueError, match="stop"):
             generate(made.model, ONE)
-        assert CALL.get() is None
+        assert FORWARD.get() is None
         generate(made.model, ONE, max_new_tokens=2)
         assert [s.k for s in handle.selections] == [5]
     assert "forward" in vars(outer)  # which is theirs
@@ -577,12 +577,12 @@ def test_a_call_that_nobody_ended_opens_no_door_for_a_pruned_cache() -> None:
     hook = made.model.get_decoder().layers[3].register_forward_hook(stop(KeyboardInterrupt))
     with proofs.hooked(hook), pytest.raises(KeyboardInterrupt):
         generate(made.model, ONE)
-    assert CALL.get() is not None
+    assert FORWARD.get() is not None
     more = proofs.turn(MADE, ONE, first, WORDS)
     with pytest.raises(RuntimeError, match="filled while the model was pruned"):
         generate(other.model, more, past_key_values=first.cache, max_new_tokens=2)
     handle.remove()  # which ends it
-    assert CALL.get() is None
+    assert FORWARD.get() is None
 
 
 def test_what_cannot_be_put_on_whole_is_taken_off_again(monkeypatch: Any) -> None:
@@ -593,7 +593,7 @@ def test_what_cannot_be_put_on_whole_is_taken_off_again(monkeypatch: Any) -> Non
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("greedyprune.attach.hooks.Watch", fail)
+    monkeypatch.setattr("greedyprune.attach.handle.FeatureWatch", fail)
     with pytest.raises(MemoryError):
         gp.prune(made.model, GRID, 5)
     assert changed(before, proofs.fingerprint(made.model)) == set()

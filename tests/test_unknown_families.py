@@ -10,8 +10,8 @@ import torch
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach import selftest
-from greedyprune.attach.call import Call
+from greedyprune.attach.forward.prefill import Prefill
+from greedyprune.attach.hooks import selftest
 from greedyprune.models import table
 from proofs import CASES, generate, hooked
 from tiny import fresh, tiny
@@ -76,7 +76,7 @@ def test_a_type_that_counts_positions_by_itself_is_refused(forgotten) -> None:
 @pytest.mark.parametrize("dropping", [True, False], ids=["half is dropped", "all is kept"])
 def test_a_type_whose_states_are_off_by_a_hundredth_is_refused(forgotten, monkeypatch, at, dropping) -> None:
     """What a cut gives is wrong by ten times what rounding may do, either where tokens go or where all stay."""
-    made, own = fresh("llava"), Call.cut_now
+    made, own = fresh("llava"), Prefill.cut
     forgotten("llava")
 
     def scaled(call, hidden, start):
@@ -85,7 +85,7 @@ def test_a_type_whose_states_are_off_by_a_hundredth_is_refused(forgotten, monkey
         return short * 1.02 if dropped == dropping else short
 
     inputs, states = made.prompt(((0,),)), []
-    monkeypatch.setattr(Call, "cut_now", scaled)
+    monkeypatch.setattr(Prefill, "cut", scaled)
     noted = made.model.get_decoder().register_forward_hook(lambda module, args, out: states.append(out[0]))
     with gp.prune(made.model, gp.Random(), 4, at=at) as handle, hooked(noted):
         with pytest.raises(NotImplementedError, match="did not pass the self-test") as refused:

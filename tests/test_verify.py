@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 import greedyprune as gp
 import proofs
 from greedyprune import testbed
+from greedyprune.attach.forward.quotas import Quota
 from greedyprune.ops.cut import Cut
 from greedyprune.verify import PROPERTIES, Case, Subject, Verdict, cases, open_subject, prove, stages_of
 from greedyprune.verify.cases import held, worst
@@ -140,18 +142,22 @@ def test_positions_that_lag_are_found_by_the_proofs_about_logits(
 
 
 def test_one_token_too_many_is_found(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from greedyprune.attach.forward.quotas import Ask
+    from greedyprune.attach.forward.decide import Decider
 
-    own = Ask.count
-    monkeypatch.setattr(Ask, "count", lambda ask, n: min(n, 1 + own(ask, n)))
+    own = Decider._choose
+
+    def one_more(decider: Decider, cues: gp.Cues, quota: Quota) -> gp.Keep:
+        return own(decider, cues, replace(quota, k=min(cues.n, quota.k + 1)))
+
+    monkeypatch.setattr(Decider, "_choose", one_more)
     verdict = every_image_gets_its_budget(Lab(llava), gp.Input(), SEVERAL)
     assert (verdict.passed, verdict.error) == (False, 2)
 
 
 def test_hooks_that_stay_are_found(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from greedyprune.attach.hooks import Hooks
+    from greedyprune.attach.hooks.outer import OuterHooks
 
-    monkeypatch.setattr(Hooks, "remove", lambda self: None)
+    monkeypatch.setattr(OuterHooks, "remove", lambda self: None)
     left = next(each for each in PROPERTIES if each.name == "nothing is left behind")
     verdict = left.check(Lab(llava), gp.Input(), BATCH)
     assert verdict.passed is False

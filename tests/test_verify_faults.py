@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor
 
 import greedyprune as gp
 import tiny
-from greedyprune.attach.cache import ShortLayer
-from greedyprune.attach.call import Call, Step
-from greedyprune.attach.forward.quotas import Ask
-from greedyprune.attach.hooks import Hooks
+from greedyprune.attach.forward.cache import ShortLayer
+from greedyprune.attach.forward.decide import Decider, Step
+from greedyprune.attach.forward.prefill import Prefill
+from greedyprune.attach.forward.quotas import Quota
+from greedyprune.attach.hooks.decoder import DecoderHooks
+from greedyprune.attach.hooks.outer import OuterHooks
 from greedyprune.ops.cut import Cut
 from greedyprune.verify import PROPERTIES, Subject, cases, prove
 from test_verify import failures
@@ -36,38 +39,40 @@ def subject_of(name: str) -> Subject:
     return Subject(made.model, made.prompt, tuple(tiny.SPECIAL), extend=made.continued)
 
 
-def scaled(monkeypatch: pytest.MonkeyPatch, when: Callable[[Call, Step], bool], by: float = 1e-3) -> None:
+def scaled(monkeypatch: pytest.MonkeyPatch, when: Callable[[Prefill, Step], bool], by: float = 1e-3) -> None:
     """Break pruning by a thousandth: scale the states of visual tokens where a cut is made."""
-    own = Call.cut_now
+    own = Prefill.cut
 
-    def cut(self: Call, hidden: Tensor, start: int) -> Tensor:
+    def cut(self: Prefill, hidden: Tensor, start: int) -> Tensor:
         short, step = own(self, hidden, start), self.steps[-1]
         if not when(self, step):
             return short
-        visual = torch.isin(self.input_ids.gather(1, step.fresh.columns), torch.tensor([self.parts.media[0][1]]))
+        visual = torch.isin(
+            self.text.forward.ids.gather(1, step.fresh.columns), torch.tensor([self.text.forward.parts.media[0][1]])
+        )
         return torch.where((visual & step.fresh.valid)[..., None], short * (1 + by), short)
 
-    monkeypatch.setattr(Call, "cut_now", cut)
+    monkeypatch.setattr(Prefill, "cut", cut)
 
 
 def keeping_all(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
-    scaled(monkeypatch, lambda call, step: all(keep.k == keep.n for keep in step.keeps))
+    scaled(monkeypatch, lambda work, step: all(keep.k == keep.n for keep in step.keeps))
 
 
 def a_cut(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
-    scaled(monkeypatch, lambda call, step: any(keep.k < keep.n for keep in step.keeps))
+    scaled(monkeypatch, lambda work, step: any(keep.k < keep.n for keep in step.keeps))
 
 
 def reading_again(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """Only where a step reads prompt and answer once more, without a cache."""
     prompts = {subject.prompt(case.rows)["input_ids"].shape[1] for case in cases().values()}
-    scaled(monkeypatch, lambda call, step: call.cache is None and call.length not in prompts)
+    scaled(monkeypatch, lambda work, step: work.text.forward.cache is None and work.text.length not in prompts)
 
 
 def decoding_by_hand(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """Only where the caller leaves it to the model to make a cache, as loops by hand do."""
     lengths = {subject.prompt(case.rows)["input_ids"].shape[1] for case in cases().values()}
-    scaled(monkeypatch, lambda call, step: call.cache is None and call.length in lengths)
+    scaled(monkeypatch, lambda work, step: work.text.forward.cache is None and work.text.length in lengths)
 
 
 def a_long_cache(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -77,14 +82,14 @@ def a_long_cache(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 
 def in_batches(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
-    scaled(monkeypatch, lambda call, step: len(call.input_ids) > 1)
+    scaled(monkeypatch, lambda work, step: len(work.text.forward.ids) > 1)
 
 
 def other_rows(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """In a batch, random choice takes the neighbours of the tokens that it takes elsewhere."""
-    select, enter, batches = gp.Random.select, Hooks._enter, [1]
+    select, enter, batches = gp.Random.select, OuterHooks._enter, [1]
 
-    def entered(self: Hooks, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def entered(self: OuterHooks, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         batches[0] = len(kwargs["input_ids"])
         enter(self, module, args, kwargs)
 
@@ -94,36 +99,40 @@ def other_rows(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
         return gp.Keep.from_order(rows.sort().values, torch.zeros(keep.k), cues.n)
 
     monkeypatch.setattr(gp.Random, "select", moved)
-    monkeypatch.setattr(Hooks, "_enter", entered)
+    monkeypatch.setattr(OuterHooks, "_enter", entered)
 
 
 def one_more(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
-    own = Ask.count
-    monkeypatch.setattr(Ask, "count", lambda ask, n: min(n, 1 + own(ask, n)))
+    own = Decider._choose
+
+    def one_more(decider: Decider, cues: gp.Cues, quota: Quota) -> gp.Keep:
+        return own(decider, cues, replace(quota, k=min(cues.n, quota.k + 1)))
+
+    monkeypatch.setattr(Decider, "_choose", one_more)
 
 
 def text_alone(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """Prompts without images change by the last bit of their embeddings."""
-    own = Hooks._text
+    own = DecoderHooks._before
 
-    def text(self: Hooks, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        found, call = own(self, module, args, kwargs), self._call()
-        if call is not None and not call.media and not call.past:
+    def text(self: DecoderHooks, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        found, forward = own(self, module, args, kwargs), self._running()
+        if forward is not None and not forward.places and forward.plain_prompt:
             return args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"] * (1 + 2e-7)}
         return found
 
-    monkeypatch.setattr(Hooks, "_text", text)
+    monkeypatch.setattr(DecoderHooks, "_before", text)
 
 
 def the_same_trace_every_time(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """An attribute that stays as soon as a model was pruned once, and does not change any more."""
-    own = Hooks.remove
+    own = OuterHooks.remove
 
-    def remove(self: Hooks) -> None:
+    def remove(self: OuterHooks) -> None:
         own(self)
-        self.parts.text.was_pruned = True
+        self._parts.text.was_pruned = True
 
-    monkeypatch.setattr(Hooks, "remove", remove)
+    monkeypatch.setattr(OuterHooks, "remove", remove)
 
 
 def a_masked_column(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:

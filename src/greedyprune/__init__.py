@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from greedyprune import plots as plots
     from greedyprune import testbed as testbed
-    from greedyprune.attach import Pruned as Pruned
-    from greedyprune.attach import prune as prune
-    from greedyprune.attach import remove as remove
+    from greedyprune.attach.handle import Pruned as Pruned
+    from greedyprune.attach.handle import prune as prune
+    from greedyprune.attach.handle import remove as remove
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
@@ -124,7 +124,7 @@ _HOMES = {
     "PruMergePlus": "methods.prumerge",
     "PruneSID": "methods.prunesid",
     "PruneWarning": "selection",
-    "Pruned": "attach",
+    "Pruned": "attach.handle",
     "PyramidDrop": "methods.pyramiddrop",
     "Quantile": "ops.threshold",
     "Random": "methods.random",
@@ -146,8 +146,8 @@ _HOMES = {
     "ZSPAPrune": "methods.zspaprune",
     "downscale": "models.transforms",
     "from_plain": "plain",
-    "prune": "attach",
-    "remove": "attach",
+    "prune": "attach.handle",
+    "remove": "attach.handle",
     "select": "choosing",
     "to_plain": "plain",
 }

@@ -1,8 +1,9 @@
-"""The one place that joins methods and models: it owns the cut of the sequence and everything that must follow it."""
+"""The one place where methods and models meet: it cuts the sequence, and makes everything else follow.
 
-from greedyprune.attach.decide import PruneWarning as PruneWarning
-from greedyprune.attach.handle import Pruned as Pruned
-from greedyprune.attach.handle import prune as prune
-from greedyprune.attach.handle import remove as remove
-from greedyprune.selection import Report as Report
-from greedyprune.selection import Selection as Selection
+- `handle.py`, `request.py`: what lives as long as a model is pruned, and one request.
+- `forward/`: one forward as values. It touches no module of the model.
+- `hooks/`: hooks on the model's modules. They decide nothing.
+- `context.py`: what is true only while something runs.
+
+docs/inside.md walks through one forward.
+"""

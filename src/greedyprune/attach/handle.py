@@ -1,27 +1,29 @@
-"""`prune`: attach a method to a model; and its handle, which reports and undoes."""
+"""`prune` attaches a policy to a model. `Pruned` is the handle: it makes requests, reports and undoes."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from greedyprune.attach.hooks import Hooks
-from greedyprune.budget import PerLayer, as_budgets
-from greedyprune.hints import Relevance, as_protect, as_relevance
+from greedyprune.attach.hooks.decoder import DecoderHooks
+from greedyprune.attach.hooks.encoders import FeatureWatch, TowerHooks, carried
+from greedyprune.attach.hooks.generate import GenerateWatch
+from greedyprune.attach.hooks.outer import OuterHooks
+from greedyprune.attach.request import Request, Requests, empty_report
+from greedyprune.budget import PerLayer
+from greedyprune.hints import Hints, as_protect, as_relevance
 from greedyprune.method import Method
+from greedyprune.models._front import Attached
 from greedyprune.models.needs import check_needs
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import check_release
 from greedyprune.naming import as_method, method_class
-from greedyprune.policy import Policy, Positions
+from greedyprune.policy import Policy
 from greedyprune.registry import METHODS
-from greedyprune.selection import PruneWarning, Report, Selection
-from greedyprune.stages import Depths, Layer, Layers, as_stage
+from greedyprune.selection import PruneWarning
+from greedyprune.stages import Layer, Layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,69 +34,76 @@ if TYPE_CHECKING:
 
     from greedyprune.budget import Budget, LayerAverage, Total
     from greedyprune.models.parts import Parts
+    from greedyprune.policy import Positions
+    from greedyprune.selection import Report, Selection
     from greedyprune.stages import Stage
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
     """What `protect` may be: one entry per image of the call."""
     Kept: TypeAlias = Budget | LayerAverage | Total | PerLayer | Sequence[Budget | LayerAverage]
     """What `keep` may be."""
+    Named: TypeAlias = Method | type[Method] | str | Mapping[str, Any]
+    """What `method` may be."""
 
-_USING: ContextVar[tuple[tuple[Any, Policy], ...]] = ContextVar("greedyprune_using", default=())
-"""What `using` overrides in this thread, innermost last."""
 _PRUNED: weakref.WeakKeyDictionary[Any, weakref.ref[Pruned]] = weakref.WeakKeyDictionary()
 """The text models that carry hooks now, with the handle of each: pruning one twice would cut the cut."""
 
 
 def prune(
     model: Any,
-    method: Method | type[Method] | str | Mapping[str, Any] = "greedyprune",
+    method: Named | Policy = "greedyprune",
     keep: Kept | None = None,
     *,
     at: Stage | str | None = None,
-    positions: Positions = "original",
+    positions: Positions | None = None,
     protect: Given | None = None,
     relevance: Sequence[Tensor | None] | None = None,
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
-    `method`: an instance, a class, a registered name, or a plain dict. `keep`: an int (visual tokens kept per image),
-    `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on average), a list with one of these per image of the
-    call, `Total(128)` for all images of a prompt together, `PerFrame(8)` for every frame of a video, or
-    `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`. `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8,
-    16))` or `Depths((1/4, 1/2))`, after the last of which `keep` stay, or what they print as, such as "layer:2"; the
-    method's own by default. `positions`:
-    "original" ids, or "compact" ones without gaps, which is how several published VQA numbers were made (grounding
-    suffers). `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
-    None]`; they count towards `keep`. `relevance`: per image of the call how relevant each token is to the question by
-    a model of your own, such as a CLIP text tower, (n,); methods that weigh relevance (CDPruner) use it.
-    The model's weights, config and forward stay as they are: everything is done by hooks, and tokens that are dropped
-    leave the sequence and the KV cache physically. Positions stay the original ones.
+    - `method`: an instance, a class, a registered name or a plain dict; or a whole `Policy`.
+    - `keep`: an int (visual tokens kept per image), `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on
+      average), a list with one of these per image of the call, `Total(128)` for all images of a prompt together,
+      `PerFrame(8)` for every frame of a video, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
+    - `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8, 16))` or `Depths((1/4, 1/2))`, after the last of which
+      `keep` stay; or its text, such as "layer:2". The default is the method's own stage.
+    - `positions`: "original" ids (the default), or "compact" ones without gaps, which is how several published VQA
+      numbers were made (grounding suffers).
+    - `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
+      None]`. They count towards `keep`.
+    - `relevance`: per image of the call, (n,), the relevance of each token to the question by a model of your own, such
+      as a CLIP text tower; methods that weigh relevance (CDPruner) use it.
+
+    The model's weights, config and forward stay as they are: hooks do everything, and tokens that are dropped leave the
+    sequence and the KV cache physically.
 
         with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
             out = model.generate(**inputs)
         print(pruned.report())
 
-    Without `with`, call `.remove()` on what it returns, or `gp.remove(model)`. Raises TypeError or ValueError for a
-    method, budget, stage or model that cannot work, before anything is attached; RuntimeError if the model is pruned
-    already; NotImplementedError if this release of transformers lacks something that pruning relies on.
+    Without `with`, call `.remove()` on the handle, or `gp.remove(model)`. If several requests run at a time, or answers
+    are streamed, give each request its own object: `pruned.request(keep=32).generate(**inputs)`.
+
+    Raises TypeError or ValueError for a method, budget, stage or model that cannot work, before anything is attached;
+    RuntimeError if the model is pruned already; NotImplementedError if this release of transformers lacks something
+    that pruning relies on.
     """
-    if keep is None:
+    if keep is None and not isinstance(method, Policy):
         raise TypeError("keep is missing: write keep=64 for 64 visual tokens per image, or keep=Ratio(0.25).")
-    method = as_method(method)
-    as_budgets(keep)
+    wished = _policy(None, method, keep, at, positions)
     parts = find_parts(model)
-    policy = _policy(parts, method, keep, at, positions, protect, as_relevance(relevance))
+    policy, hints = _checked(parts, wished, Hints(as_protect(protect), as_relevance(relevance)))
     if parts.text in _PRUNED:
         raise RuntimeError(
             "this model is pruned already: call remove() on the first handle, leave its with block, or call "
             "gp.remove(model) if the handle is lost."
         )
     check_release(parts)
-    return Pruned(parts, policy)
+    return Pruned(parts, policy, hints)
 
 
 def remove(model: Any) -> None:
-    """Take the pruning off a model whose handle is lost, in a notebook say; nothing happens if it is not pruned.
+    """Take the pruning off a model whose handle is lost, in a notebook say. Nothing happens if it is not pruned.
 
     gp.prune(model, keep=64)  # whoever runs this twice has no handle of the first
     gp.remove(model)
@@ -106,122 +115,149 @@ def remove(model: Any) -> None:
 
 
 def _policy(
-    parts: Parts,
-    method: Method,
-    keep: Any,
-    at: Stage | str | None,
-    positions: Positions,
-    protect: Given | None,
-    relevance: Relevance,
+    base: Policy | None, method: Named | Policy | None, keep: Any, at: Stage | str | None, positions: Positions | None
 ) -> Policy:
-    """What was asked for, checked against the model."""
-    budgets, at = as_budgets(keep), None if at is None else as_stage(at)
-    if positions not in get_args(Positions):
-        raise ValueError(f"positions={positions!r} is unknown: choose one of {', '.join(get_args(Positions))}.")
-    guarded = as_protect(protect)
-    if any(guarded) and method.merges:
+    """A policy from what is given; what is left out is as in `base`. A new method brings its own stage."""
+    if isinstance(method, Policy):
+        base, method = method, None
+    if base is None:
+        assert method is not None
+        return Policy(as_method(method), keep, at, positions or "original")
+    if at is None and method is None and not isinstance(base.keep, PerLayer) and not isinstance(keep, PerLayer):
+        at = base.at
+    return Policy(
+        base.method if method is None else as_method(method),
+        base.keep if keep is None else keep,
+        at,
+        positions or base.positions,
+    )
+
+
+def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]:
+    """A policy and hints for this model, or an error that says what does not fit."""
+    method = policy.method
+    if any(hints.protect) and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
-    if any(each is not None for each in relevance) and not method.weighs_relevance:
+    if any(each is not None for each in hints.relevance) and not method.weighs_relevance:
         weighing = ", ".join(name for name in METHODS if method_class(name).weighs_relevance)
         warnings.warn(
             f"{type(method).__name__} does not weigh relevance, so relevance= changes nothing; these do: {weighing}.",
             PruneWarning,
             stacklevel=3,
         )
-    place = method.at if at is None else at
-    if isinstance(budgets, PerLayer):
-        if at is not None:
-            raise ValueError(f"keep={budgets!r} says itself where to cut: leave out at={at!r}.")
-        place = Layers(tuple(budgets.schedule))
-    if isinstance(place, Depths):
-        place = place.of(len(parts.layers))
-    policy = Policy(method, budgets, place, positions, guarded, len(parts.layers), relevance)
+    policy = policy.on(len(parts.layers))
     check_needs(parts, policy)
-    stages = [Layer(index) for index in place.indices] if isinstance(place, Layers) else [place]
-    for stage in stages:
-        method.check_stage(stage)
+    for stage in [Layer(index) for index in policy.at.indices] if isinstance(policy.at, Layers) else [policy.at]:
         parts.check_stage(stage)
-    return policy
+    return policy, hints
 
 
-class Pruned:
-    """The handle of a pruned model: `selections` and `report()` tell what the last call did, `remove()` undoes it."""
+class Pruned(Attached):
+    """The handle of a pruned model. `request` and `using` prune single calls otherwise; `remove` undoes everything.
 
-    def __init__(self, parts: Parts, policy: Policy) -> None:
-        self._parts, self._policy = parts, policy
-        self._last: tuple[Report, list[Selection]] | None = None
-        self._mine = threading.local()
-        self._hooks, self._removed = Hooks(parts, self._current, self._done), False
+    `selections` and `report()` tell about the last prompt. If several requests run at a time, ask each request.
+    """
+
+    def __init__(self, parts: Parts, policy: Policy, hints: Hints) -> None:
+        self._parts, self._requests = parts, Requests(parts.holders, policy, hints)
+        self._outer = OuterHooks(parts, self._wish, carried)
+        running = self._outer.running
+        self._inner = (
+            DecoderHooks(parts, running),
+            TowerHooks(parts, self._wish, running),
+            FeatureWatch(parts, running),
+            GenerateWatch(parts, self._wish),
+        )
+        try:
+            for hooks in (self._outer, *self._inner):
+                hooks.register()
+        except BaseException:
+            self.remove()
+            raise
         _PRUNED[parts.text] = weakref.ref(self)
 
-    def _current(self) -> Policy:
-        """The policy of a call that starts now, in this thread."""
-        return next((policy for owner, policy in reversed(_USING.get()) if owner is self), self._policy)
+    def _wish(self) -> Request:
+        """The wish for a call that starts now. The hooks ask the handle, which so lives as long as they do."""
+        return self._requests.wish()
 
-    @contextmanager
-    def using(
+    def request(
         self,
-        method: Method | type[Method] | str | Mapping[str, Any] | None = None,
+        method: Named | Policy | None = None,
         keep: Kept | None = None,
         *,
         at: Stage | str | None = None,
         positions: Positions | None = None,
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
-    ) -> Iterator[Pruned]:
-        """Prune the calls inside otherwise: what is left out stays as it is. Other threads are not touched.
+    ) -> Request:
+        """A request of its own: `request.generate(**inputs)` once, in any thread or task, then `request.report()`.
 
-        `protect=[]` protects nothing, `relevance=[]` says nothing.
+        What is left out is as the handle, or the block around, has it. `protect=[]` protects nothing, `relevance=[]`
+        says nothing. Takes what `prune` takes, and raises as it does.
 
-        with pruned.using(keep=gp.Ratio(0.5)):
-            out = model.generate(**inputs)
+            request = pruned.request(keep=gp.Ratio(0.5))
+            out = request.generate(**inputs)
+            print(request.selections[0].k)
         """
-        if self._removed:
-            raise RuntimeError("this handle was removed, so nothing would be pruned: call gp.prune(model, ...) again.")
-        now = self._current()
-        if at is None and method is None and not isinstance(now.keep, PerLayer) and not isinstance(keep, PerLayer):
-            at = now.at  # a new method brings its own stage, all else stays
-        policy = _policy(
-            self._parts,
-            now.method if method is None else as_method(method),
-            now.keep if keep is None else keep,
-            at,
-            now.positions if positions is None else positions,
-            now.protect if protect is None else protect,
-            now.relevance if relevance is None else as_relevance(relevance),
+        self._requests.check_attached()
+        now = self._requests.in_force() or self._requests.own
+        policy = _policy(now.policy, method, keep, at, positions)
+        hints = Hints(
+            now.hints.protect if protect is None else as_protect(protect),
+            now.hints.relevance if relevance is None else as_relevance(relevance),
         )
-        token = _USING.set((*_USING.get(), (self, policy)))
-        try:
-            yield self
-        finally:
-            _USING.reset(token)
+        return Request(self._requests, *_checked(self._parts, policy, hints))
 
-    def _done(self, report: Report, selections: list[Selection]) -> None:
-        self._last = self._mine.last = (report, selections)
+    def using(
+        self,
+        method: Named | Policy | None = None,
+        keep: Kept | None = None,
+        *,
+        at: Stage | str | None = None,
+        positions: Positions | None = None,
+        protect: Given | None = None,
+        relevance: Sequence[Tensor | None] | None = None,
+    ) -> Request:
+        """A request for the calls inside a `with` block: what is left out stays as it is.
 
-    def _seen(self) -> tuple[Report, list[Selection]]:
-        """The last call of this thread, or of any thread if this one made none."""
-        empty = Report(type(self._policy.method).__name__, self._policy.place), []
-        return getattr(self._mine, "last", None) or self._last or empty
+        A thread that is started inside does not know the block: start it with `target=request.generate`.
+
+            with pruned.using(keep=gp.Ratio(0.5)) as request:
+                out = model.generate(**inputs)
+            print(request.report())
+        """
+        return self.request(method, keep, at=at, positions=positions, protect=protect, relevance=relevance)
+
+    # -- what was done
 
     @property
     def selections(self) -> list[Selection]:
-        """What was kept of each image of the last prompt, in the user's own visual token indices."""
+        """What was kept of each image of the last prompt, in the user's own visual token indices.
+
+        Inside a `using` block whose request ran, of that request's last prompt.
+        """
         return list(self._seen()[1])
 
     def report(self) -> Report:
-        """The counts of the last prompt."""
+        """The counts of the last prompt; inside a `using` block whose request ran, of that request's last prompt."""
         return self._seen()[0]
+
+    def _seen(self) -> tuple[Report, list[Selection]]:
+        request = self._requests.in_force()
+        mine = None if request is None else request.result
+        return mine or self._requests.last or (empty_report(self._requests.own.policy), [])
 
     def remove(self) -> None:
         """Take the pruning off. The model is as it was; caches it filled stay usable only while pruned. Idempotent.
 
         Waits for forwards that other threads run; raises RuntimeError inside a forward of this thread.
         """
-        if self._removed:  # the model may carry the hooks of another handle by now
+        if self._requests.removed:  # the model may carry the hooks of another handle by now
             return
-        self._hooks.remove()
-        self._removed = True
+        self._outer.close()
+        for hooks in (*self._inner, self._outer):
+            hooks.remove()
+        self._requests.removed = True
         _PRUNED.pop(self._parts.text, None)
 
     def __enter__(self) -> Pruned:
@@ -232,9 +268,6 @@ class Pruned:
     ) -> None:
         self.remove()
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
-
     def __repr__(self) -> str:
-        policy = self._policy
+        policy = self._requests.own.policy
         return f"Pruned({self._parts.family.model_type}, {policy.method!r}, keep={policy.keep}, at={policy.place})"

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
-from greedyprune.attach.cache import cut_of
+from greedyprune.attach.forward.cache import cut_of
 from greedyprune.attach.handle import prune
 from greedyprune.bench.clock import threads_set
 from greedyprune.models.release import cache_of, cached

@@ -130,7 +130,7 @@ def _pruned(model: Any, how: Pruning) -> gp.Pruned:
 
 def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:
     """The median time from inputs to first token in milliseconds, and the bytes of the cache."""
-    from greedyprune.attach.cache import bytes_of
+    from greedyprune.attach.forward.cache import bytes_of
     from greedyprune.models.release import cache_of
 
     seconds: list[float] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from greedyprune.attach import prune
+from greedyprune.attach.handle import prune
 from greedyprune.eval.configs import USUAL
 from greedyprune.eval.engine import Batch, Engine
 from greedyprune.eval.items import Item

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from greedyprune.attach import prune
+from greedyprune.attach.handle import prune
 from greedyprune.budget import Ratio, count
 from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.images import Images

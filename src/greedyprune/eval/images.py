@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.attach.context import CALL
-from greedyprune.attach.features import put_in_front
+from greedyprune.attach.context import FORWARD
+from greedyprune.models._front import put_in_front
 
 if TYPE_CHECKING:
     from greedyprune.cues import Need
@@ -35,7 +35,7 @@ class Images:
 
         @functools.wraps(real)  # generate() reads the signature
         def remembered(*args: Any, **kwargs: Any) -> Any:
-            if self.looked and CALL.get() is not None:
+            if self.looked and FORWARD.get() is not None:
                 return real(*args, **kwargs)
             key = self.looked, *map(id, args), *((name, id(value)) for name, value in sorted(kwargs.items()))
             if key not in held:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from greedyprune.models._family import ImageTokens
+from greedyprune.models._family import ImageTokens, Visuals
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Mapping
 
     from greedyprune.keep import Keep
+    from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
 
 
@@ -51,20 +53,29 @@ class Prompt:
     spans: list[Span]
     """Where each image, video and sound stands, in the order of their placeholders."""
     drafts: int = 0
-    """How many of the last tokens are no prompt, but an assistant's guesses or the answer so far."""
+    """The number of last tokens that are not the prompt: draft tokens of an assistant model, or the answer so far."""
 
     @property
-    def asked(self) -> Tensor:
-        """(b, q) bool: which tokens are the prompt itself."""
-        asked = self.valid.clone()
-        asked[:, asked.shape[1] - self.drafts :] = False
-        return asked
+    def is_prompt(self) -> Tensor:
+        """(b, q) bool: True for tokens of the prompt; False for padding and for draft tokens behind it."""
+        mine = self.valid.clone()
+        mine[:, mine.shape[1] - self.drafts :] = False
+        return mine
+
+    @property
+    def is_text(self) -> Tensor:
+        """(b, q) bool: True for the prompt's text tokens."""
+        return self.is_prompt & ~self.visual
 
     @property
     def last(self) -> list[int]:
-        """The column of each prompt's last token, off which the next one is read; 0 of a row that is empty."""
-        asked = self.asked
-        return [int(column) for column in (asked.int() * torch.arange(1, asked.shape[1] + 1, device="cpu")).argmax(1)]
+        """The column of each prompt's last token, from which the model predicts the next one; 0 of an empty row."""
+        mine = self.is_prompt
+        return [int(column) for column in (mine.int() * torch.arange(1, mine.shape[1] + 1, device="cpu")).argmax(1)]
+
+    def text_of(self, row: int) -> Tensor:
+        """The columns of one prompt's text. -> (m,)"""
+        return self.is_text[row].nonzero()[:, 0]
 
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
@@ -103,3 +114,47 @@ def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
         spans.append(Span(int(mine[0]), here[plain], image, breaks))
         start += image.length
     return spans
+
+
+def find_images(
+    parts: Parts,
+    places: Mapping[str, Tensor],
+    features: Mapping[str, Any],
+    ids: Tensor,
+    positions: Tensor | None,
+    embeds: Tensor,
+) -> list[tuple[Tensor, list[ImageTokens]]]:
+    """The images, videos and sounds of a call, in the order of their placeholders, for each kind that came.
+
+    `places`: the placeholders of each kind, (b, q) bool; `features`: what the model computed for each kind; `ids`
+    (b, q) and `positions` (3, b, q) on the CPU; `embeds` (b, q, d) the merged embeddings.
+    """
+    found: list[tuple[Tensor, list[ImageTokens]]] = []
+    for medium, _ in parts.media:
+        here = places.get(medium.kind)
+        if here is None or not bool(here.any()):
+            continue
+        rows = _rows_of_features(features.get(medium.kind))
+        visuals = Visuals(ids, here, rows, positions, _newlines(parts, embeds, here), medium.kind)
+        images = medium.layout(parts.config, visuals)
+        found.append((here, [replace(image, kind=medium.kind) for image in images]))
+    return found
+
+
+def _rows_of_features(features: Any) -> list[int] | None:
+    """The number of rows of each image's features; None if the model does not give them image by image."""
+    rows = getattr(features, "pooler_output", features)
+    if isinstance(rows, Tensor):
+        return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else None
+    if isinstance(rows, (list, tuple)) and all(isinstance(each, Tensor) for each in rows):
+        return [each.shape[:-1].numel() for each in rows]
+    return None
+
+
+def _newlines(parts: Parts, embeds: Tensor, places: Tensor) -> Tensor | None:
+    """The placeholders that carry the row that ends a row of patches. -> (placeholders,) bool"""
+    row = getattr(parts.outer, parts.family.newline or "", None)
+    if row is None:
+        return None
+    tokens = embeds[places.to(embeds.device)]
+    return (tokens == row.detach().to(tokens)).all(-1).cpu()

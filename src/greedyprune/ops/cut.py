@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from greedyprune.ops.masks import forbidden
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
@@ -134,15 +136,3 @@ def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -
     columns = torch.arange(length, device=device).expand(batch, -1)
     mask = torch.ones(batch, length, dtype=torch.bool, device=device) if valid is None else valid[:, :length].bool()
     return Cut.of(length, columns, mask)
-
-
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask of this type, for a bool one as it is. (b, 1, q, l) bool -> (b, 1, q, l)"""
-    if dtype == torch.bool:
-        return allowed
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
-
-
-def forbidden(dtype: torch.dtype) -> float | bool:
-    """What a mask of this type holds where a query must not look."""
-    return False if dtype == torch.bool else torch.finfo(dtype).min

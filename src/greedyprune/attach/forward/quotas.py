@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from greedyprune.budget import Budget, LayerAverage, PerFrame, PerLayer, Total, count
-from greedyprune.cues import Text
 
 if TYPE_CHECKING:
     from greedyprune.hints import Hints
@@ -37,7 +36,7 @@ class Quota:
 
 
 def quotas(policy: Policy, hints: Hints, depth: int, spans: list[Span], embeds: Tensor) -> dict[int, list[Quota]]:
-    """One quota per image for the cut before each decoder layer. `depth`: the number of decoder layers. (b, q, d) -> ...
+    """One quota per image for the cut before each decoder layer. `embeds` (b, q, d), `depth`: the decoder's layers.
 
     Raises ValueError if a list given per image does not fit the call's images.
     """
@@ -101,10 +100,10 @@ def _budgets(policy: Policy, depth: int, last: Budget | LayerAverage | PerLayer,
     return [*counts(count(last, n))[:-1], last]
 
 
-def keep_last(found: dict[int, list[Quota]], prompt: Prompt, method: Method) -> dict[int, list[Quota]]:
-    """What is asked for, with the last token of each prompt protected where it is visual: the next one is read off it.
+def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Method) -> dict[int, list[Quota]]:
+    """Protect the last token of each prompt if it is visual, since the model predicts the next token from it.
 
-    Raises where it cannot be: by a method that merges, or a budget that keeps nothing.
+    Raises ValueError if the method merges tokens, or if the budget keeps too few.
     """
     last = prompt.last
     ends = [number for number, span in enumerate(prompt.spans) if span.image.n and last[span.row] == span.columns[-1]]
@@ -123,20 +122,8 @@ def keep_last(found: dict[int, list[Quota]], prompt: Prompt, method: Method) -> 
     return found
 
 
-def check_text(prompt: Prompt, method: Method) -> None:
-    """Raise where a method weighs an image's tokens by a prompt's text, and there is none."""
-    if not any(isinstance(need, Text) for need in method.needs):
-        return
-    for span in prompt.spans:
-        if not bool((prompt.asked[span.row] & ~prompt.visual[span.row]).any()):
-            raise ValueError(
-                f"prompt {span.row} holds no text, by which {type(method).__name__} weighs visual tokens: put a "
-                "question into it, or use a method that reads no text, such as DivPrune()."
-            )
-
-
 def _check(number: int, quota: Quota, image: ImageTokens) -> None:
-    """Raise where what must be kept of an image is not there, or is more than the budget keeps."""
+    """Raise ValueError if the hints for an image do not fit its tokens or its budget."""
     n = image.n
     if isinstance(quota.budget, PerFrame) and image.kind == "video" and image.grid is None:
         raise ValueError(
@@ -170,10 +157,9 @@ def _check(number: int, quota: Quota, image: ImageTokens) -> None:
 
 
 def _places(given: int, rows: list[int], embeds: Tensor, what: str) -> list[int]:
-    """Which of the `given` values belongs to each image of a call. `rows` has each image's prompt. (b, q, d) -> ...
+    """Match each image of the batch to one of the `given` values of the user's list. `rows`: each image's prompt.
 
-    Beams and several returns repeat every prompt, its images with it; a list per image repeats alike. They are known
-    by their embeddings, which are those of the prompt they repeat.
+    `generate` copies each prompt once per beam or returned sequence. Copies have equal embeddings. `embeds` (b, q, d)
     """
     times = len(rows) // given
     once = [image for image, row in enumerate(rows) if times and row % times == 0]
@@ -188,7 +174,7 @@ def _places(given: int, rows: list[int], embeds: Tensor, what: str) -> list[int]
 
 
 def _repeats(embeds: Tensor, times: int) -> bool:
-    """Whether a batch is made of prompts that each stand there `times` times in a row. (b, q, d) -> bool"""
+    """True if every prompt of a batch stands there `times` times in a row. (b, q, d) -> bool"""
     if times == 1:
         return True
     if embeds.shape[0] % times:

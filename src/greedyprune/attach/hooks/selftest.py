@@ -10,28 +10,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from greedyprune.attach.context import TRIAL
+from greedyprune.attach.context import TRIAL, Trial
 from greedyprune.budget import Ratio
+from greedyprune.hints import Hints
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.models.release import without_cache
-from greedyprune.ops.cut import additive, uncut
+from greedyprune.ops.cut import uncut
+from greedyprune.ops.masks import additive, allowed_by
+from greedyprune.policy import Policy
 from greedyprune.selection import PruneWarning
 from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from greedyprune.cues import Cues
     from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
-    from greedyprune.policy import Policy
+    from greedyprune.selection import Report, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +53,29 @@ class EveryOther(Method):
 
 
 @dataclass
-class Trial:
-    """One run of the test; the hooks do what `policy` says, nothing if it is None."""
+class _Check:
+    """What a run of the test does to its prompt. Nobody wants its report."""
 
-    policy: Policy | None
-    cut: Cut | None = None
-    """What the hooks cut."""
-    states: Tensor | None = None
-    """What came out of the text model."""
+    policy: Policy
+    hints: Hints = field(default_factory=Hints)
+    of_one_call: bool = True
+
+    def record(self, report: Report | None, selections: list[Selection]) -> None:
+        """Nothing is kept."""
 
 
 def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]) -> None:
     """Raise unless this prompt shows that tokens can be cut at the place that the policy names."""
     place = Layer(policy.starts[0]) if policy.starts else policy.at
-    calm = replace(policy, at=place, positions="original", protect=(), relevance=())
     kwargs = without_cache(kwargs)
     if kwargs.get("attention_mask") is not None:  # of this turn alone
         kwargs["attention_mask"] = kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :]
     run = partial(_run, parts, outer, kwargs)
     plain = run(None)
-    kept = run(replace(calm, method=EveryOther(), keep=Ratio(1.0)))
+    kept = run(Policy(EveryOther(), Ratio(1.0), place))
     worst = _apart(plain, kept, kept.cut)
     if parts.plain and not worst > _bound(plain):
-        half = run(replace(calm, method=EveryOther(), keep=Ratio(0.5)))
+        half = run(Policy(EveryOther(), Ratio(0.5), place))
         with _masked(parts, half.cut, policy.starts[0] if policy.starts else 0):
             worst = _apart(run(None), half, half.cut)
     if not worst <= _bound(plain):
@@ -90,7 +93,7 @@ def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]
 
 @torch.no_grad()
 def _run(parts: Parts, outer: nn.Module, kwargs: dict[str, Any], policy: Policy | None) -> Trial:
-    trial = Trial(policy)
+    trial = Trial(None if policy is None else _Check(policy))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         trial.states = output[0]
@@ -131,7 +134,7 @@ def _masked(parts: Parts, cut: Cut | None, start: int) -> Iterator[None]:
         dtype = states.dtype if mask is None else mask.dtype
         allowed = whole.allowed(cut.length).to(states.device)
         if mask is not None and mask.ndim == 4:
-            allowed = allowed & (mask if mask.dtype == torch.bool else mask == 0)
+            allowed = allowed & allowed_by(mask)
         return args, {**kwargs, "attention_mask": additive(allowed, dtype)}
 
     handles = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in list(parts.layers)[start:]]

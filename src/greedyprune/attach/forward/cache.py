@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from greedyprune.attach.context import CALL
+from greedyprune.attach.context import FORWARD
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
@@ -60,7 +60,7 @@ class ShortLayer(Base):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The physical width of the mask, and the offset of its first column in the logical numbering."""
         dropped = self.dropped
-        if self.prompt and ((call := CALL.get()) is None or not call.holds(self)):
+        if self.prompt and ((forward := FORWARD.get()) is None or not forward.fills(self)):
             raise RuntimeError(
                 "this cache was filled while the model was pruned and is short: prune the model again, "
                 "or start with an empty cache."
@@ -181,33 +181,6 @@ def is_ragged(cache: Any) -> bool:
 def _cuts(cache: Any) -> Iterator[Cut]:
     """The cuts that its layers carry."""
     return (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer) and layer.cut is not None)
-
-
-def check_cache(cache: Any, *, early: bool = False) -> None:
-    """Raise for a cache whose layers cannot become shorter, before anything runs. `early`: after they were filled."""
-    if cache is None:
-        return
-    layers = getattr(cache, "layers", None)
-    if layers is None:
-        raise NotImplementedError(
-            f"a {type(cache).__name__} cannot be pruned: pass a DynamicCache, or no cache and let generate() make one."
-        )
-    for layer in layers:
-        if isinstance(layer, StaticLayer):
-            raise NotImplementedError(
-                f"a static cache ({type(cache).__name__}) has a fixed length and cannot hold a pruned prompt: "
-                'use the default dynamic cache (leave out cache_implementation="static").'
-            )
-        if early and _is_quantised(layer):
-            raise NotImplementedError(
-                f"an early cut takes keys out of the cache, which a {type(layer).__name__} does not give back: "
-                "leave out early=True, or use the default dynamic cache."
-            )
-
-
-def _is_quantised(layer: Any) -> bool:
-    """Whether keys and values are held in a form of the layer's own."""
-    return callable(getattr(layer, "_dequantize", None))
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:

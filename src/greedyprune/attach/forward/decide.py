@@ -1,0 +1,263 @@
+"""Deciding: from hidden states to the columns that stay, image by image."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from greedyprune.attach.forward.quotas import keep_last_tokens, quotas
+from greedyprune.budget import PerFrame, Ratio
+from greedyprune.choosing import select, select_frames
+from greedyprune.cues import Cues, Keys
+from greedyprune.keep import Keep
+from greedyprune.models.needs import in_tower, placed, told
+from greedyprune.ops.cut import Cut
+from greedyprune.selection import PruneWarning, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from greedyprune.attach.forward.quotas import Quota
+    from greedyprune.cues import Need
+    from greedyprune.hints import Hints
+    from greedyprune.models._family import ImageTokens
+    from greedyprune.models.needs import Seen
+    from greedyprune.models.parts import Parts
+    from greedyprune.models.prompt import Prompt, Span
+    from greedyprune.policy import Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The outcome for one forward at one place."""
+
+    cut: Cut
+    """Of the sequence as it stood there."""
+    keeps: list[Keep]
+    """Per image, in rows of the image as it stood there."""
+    selections: list[Selection]
+    """Per image, in the user's original visual tokens."""
+    seconds: float
+
+    def shorten(self, hidden: Tensor, prompt: Prompt) -> Tensor:
+        """The states that stay; a kept token of a merging method holds the mean of its group. (b, q, d) -> (b, q', d)
+
+        `prompt`: where the images stood before this cut.
+        """
+        short = self.cut.take(hidden, -2)
+        for span, keep in zip(prompt.spans, self.keeps, strict=True):
+            if keep.weights is None:
+                continue
+            columns = span.columns.to(hidden.device)
+            at = (self.cut.columns[span.row] == keep(columns)[:, None]) & self.cut.valid[span.row]
+            short[span.row, at.to(torch.uint8).argmax(1)] = keep.merge(hidden[span.row, columns])
+        return short
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One cut made in this forward."""
+
+    start: int
+    """The decoder layer before which it was made, 0 for a cut before the decoder."""
+    fresh: Cut
+    """Of this forward's tokens, in their original columns."""
+    whole: Cut
+    """Of everything so far and this forward's tokens: what a cache layer behind the cut then holds."""
+    masked: Cut
+    """Like `whole`, but numbered in the columns of the text model's own masks.
+
+    They differ if the layer that sizes these masks is already short."""
+    keeps: list[Keep]
+    """Per image, from all its tokens to those that stay."""
+
+    def planes(self, features: list[Tensor]) -> list[Tensor]:
+        """DeepStack features of the tokens that stay, merged where the tokens were. (n of all images, d) each"""
+        cut: list[Tensor] = []
+        for plane in features:
+            parts, start = [], 0
+            for keep in self.keeps:
+                parts.append(keep.merge(plane[start : start + keep.n]))
+                start += keep.n
+            cut.append(torch.cat(parts))
+        return cut
+
+
+@dataclass(frozen=True, eq=False)
+class Decider:
+    """A policy for the images of one prompt: its budgets are numbers, and every check is made."""
+
+    policy: Policy
+    quotas: Mapping[int, list[Quota]]
+    """For the cut before each decoder layer, the quota of each image."""
+    norm: Tensor | None
+    """The weight of the decoder's final norm, if it is at hand."""
+
+    @classmethod
+    def of(cls, policy: Policy, hints: Hints, parts: Parts, prompt: Prompt, embeds: Tensor) -> Decider:
+        """Resolve the budgets. Raises ValueError if budgets or hints do not fit the images. `embeds` (b, q, d)"""
+        found = quotas(policy, hints, len(parts.layers), prompt.spans, embeds)
+        return cls(policy, keep_last_tokens(found, prompt, policy.method), parts.norm)
+
+    def uneven(self, prompt: Prompt) -> bool:
+        """True if the prompts of a batch may keep different numbers of tokens behind some cut."""
+        for cut in self.quotas.values():
+            counts = (prompt.valid & ~prompt.visual).sum(1)
+            for span, quota in zip(prompt.spans, cut, strict=True):
+                whole = quota.k == span.image.n
+                counts[span.row] += span.image.length if whole else quota.k
+                if not whole and quota.k and (not self.policy.method.exact or span.breaks):
+                    return True
+            if bool((counts != counts[0]).any()):
+                return True
+        return False
+
+    def decide(
+        self, start: int, hidden: Tensor, prompt: Prompt, seen: Mapping[Need, list[Tensor]], earlier: list[Selection]
+    ) -> Decision:
+        """Decide before decoder layer `start`. (b, q, d) -> Decision
+
+        `seen`: the cues beyond the states, per image. `earlier`: what a cut before an earlier layer chose.
+        """
+        begun = time.perf_counter()
+        stays, last = prompt.valid.clone(), prompt.last
+        keeps: list[Keep] = []
+        selections: list[Selection] = []
+        for index, (span, quota) in enumerate(zip(prompt.spans, self.quotas[start], strict=True)):
+            original = earlier[index].keep if earlier else None
+            if min(quota.k, span.image.n) == span.image.n:
+                chosen = Keep.everything(span.image.n, hidden.device)
+            else:
+                cues = self._cues(hidden[span.row], prompt, span, quota, original)
+                cues = replace(
+                    cues,
+                    more={
+                        need: _left(need, values[index].to(hidden.device), original) for need, values in seen.items()
+                    },
+                )
+                chosen = self._choose(cues, quota)
+            dropped = torch.ones(span.image.n, dtype=torch.bool, device="cpu")
+            dropped[chosen.rows.to("cpu")] = False
+            stays[span.row, span.columns[dropped]] = False
+            for at, closed in span.breaks:
+                stays[span.row, at] = bool(stays[span.row, closed].any()) or at == last[span.row]
+            keeps.append(chosen)
+            selections.append(_selection(index, span, quota, chosen, stays, earlier))
+        return Decision(Cut.keeping(stays.to(hidden.device)), keeps, selections, time.perf_counter() - begun)
+
+    def _choose(self, cues: Cues, quota: Quota) -> Keep:
+        if isinstance(quota.budget, PerFrame):
+            return select_frames(self.policy.method, cues, quota.budget)
+        return select(self.policy.method, cues, quota.k)
+
+    def _cues(self, states: Tensor, prompt: Prompt, span: Span, quota: Quota, original: Keep | None) -> Cues:
+        """The cues of one image at this place. (q, d) -> Cues"""
+        text, device = prompt.text_of(span.row), states.device
+        last_visual = int(prompt.visual[span.row].nonzero()[-1, 0])
+        before, total = int((text < last_visual).sum()), text.numel()
+        relevance = None if quota.relevance is None else quota.relevance.to(device)
+        if relevance is not None and original is not None:
+            relevance = relevance[original.rows]
+        return Cues(
+            features=states[span.columns.to(device)],
+            text=states[text.to(device)],
+            question=slice(before if before < total else 0, total),
+            grid=span.image.grid,
+            norm=None if self.norm is None else self.norm.to(device),
+            protect=_protected(quota, original, device),
+            relevance=relevance,
+        )
+
+
+def _left(need: Need, values: Tensor, original: Keep | None) -> Tensor:
+    """A cue of the tokens that an earlier cut left; text always stays. (n, ...) -> (k, ...)"""
+    if original is None or (isinstance(need, Keys) and need.of == "text"):
+        return values
+    return values[original.rows.to(values.device)]
+
+
+def _protected(quota: Quota, original: Keep | None, device: torch.device) -> Tensor | None:
+    """The tokens that must stay, in the rows that an earlier cut left. -> (p,)"""
+    if not quota.protect:
+        return None
+    rows = torch.tensor(quota.protect, device=device)
+    return rows if original is None else torch.searchsorted(original.rows, rows)
+
+
+def _selection(
+    index: int, span: Span, quota: Quota, chosen: Keep, stays: Tensor, earlier: list[Selection]
+) -> Selection:
+    """The choice, in the image's original visual tokens. `stays` (b, q): the columns that stay."""
+    if earlier:
+        first = earlier[index]
+        breaks = tuple(b for b, (at, _) in zip(first.breaks, span.breaks, strict=True) if stays[span.row, at])
+        return replace(first, budget=quota.budget, keep=chosen.of(first.keep), breaks=breaks)
+    structure = tuple(place for place, _, _ in span.image.breaks)
+    breaks = tuple(place for (at, _), place in zip(span.breaks, structure, strict=True) if stays[span.row, at])
+    return Selection(index, span.row, span.image.grid, quota.budget, chosen, breaks, span.image.kind, structure)
+
+
+def tower_cues(
+    policy: Policy, parts: Parts, prompt: Prompt, seen: Mapping[str, Mapping[Seen, Tensor]]
+) -> dict[Need, list[Tensor]]:
+    """What the method needs of the vision tower, per image. Raises ValueError if the features came without it.
+
+    `seen`: for each kind of input, what the hooks saw in the tower, by the visual tokens of all its inputs.
+    """
+    found: dict[Need, list[Tensor]] = {}
+    for need in in_tower(policy):
+        found[need] = [span.columns.new_empty(0) for span in prompt.spans]
+        for kind in dict.fromkeys(span.image.kind for span in prompt.spans):
+            numbers = [number for number, span in enumerate(prompt.spans) if span.image.kind == kind]
+            mine = [prompt.spans[number] for number in numbers]
+            rows = seen.get(kind, {}).get(placed(parts, need))
+            values = None if rows is None else _by_image(rows, [s.row for s in mine], [s.image for s in mine])
+            if values is None:
+                raise ValueError(
+                    f"{type(policy.method).__name__} needs {told(need)}, and the {kind} features of this call "
+                    "came without it: pass pixel_values, or compute the features while the model is pruned."
+                )
+            for number, value in zip(numbers, values, strict=True):
+                found[need][number] = value
+    return found
+
+
+def _by_image(seen: Tensor, rows: list[int], images: list[ImageTokens]) -> list[Tensor] | None:
+    """What was seen, image by image; None if it does not belong to these images. `rows`: each image's prompt.
+
+    Beams and several returned sequences repeat every prompt and its images, and the tower ran once.
+    """
+    total = sum(image.n for image in images)
+    times = max(total // max(seen.shape[0], 1), 1)
+    first: dict[tuple[int, int], int] = {}
+    places = [first.setdefault((row // times, rows[:i].count(row)), len(first)) for i, row in enumerate(rows)]
+    lengths = [images[places.index(place)].n for place in range(len(first))]
+    if sum(lengths) != seen.shape[0] or any(lengths[p] != i.n for p, i in zip(places, images, strict=True)):
+        return None
+    parts = seen.split(lengths)
+    return [parts[place] for place in places]
+
+
+def warn_if_nothing_pruned(policy: Policy, selections: list[Selection]) -> None:
+    """Warn if a share of less than all, or more tokens than there are, kept all tokens of all images."""
+    if not selections or any(s.k != s.n for s in selections):
+        return
+    sizes = ", ".join(sorted({str(s.n) for s in selections}, key=int))
+    shares = [s.budget.tokens if isinstance(s.budget, PerFrame) else s.budget for s in selections]
+    if any(isinstance(share, Ratio) and share.share < 1 for share in shares):
+        what = "rounds to all of them"
+    elif all(isinstance(s.budget, int) and s.budget > s.n for s in selections):
+        what = "is more than all of them"
+    else:
+        return
+    warnings.warn(
+        f"keep={policy.keep} of images with {sizes} visual tokens {what}: nothing was pruned.",
+        PruneWarning,
+        stacklevel=2,
+    )

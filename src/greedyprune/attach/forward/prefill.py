@@ -1,0 +1,333 @@
+"""The work of one forward that reads a prompt with images: find them, decide, cut, and make everything else follow.
+
+At `Input()` the text model gets a shorter sequence. At `Layer(l)` the states are cut before decoder layer l, and the
+layers from l on get masks and positions of the tokens that stay. Afterwards the cache layers that are short get their
+original length as a logical one (`cache.py`), so that decoding goes on in the original numbering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.attach.forward import refusals
+from greedyprune.attach.forward.cache import bytes_of, cut_of, place_of, shorten
+from greedyprune.attach.forward.decide import Decider, Step, tower_cues, warn_if_nothing_pruned
+from greedyprune.attach.forward.decode import TextInputs, held_before, mask_of
+from greedyprune.attach.forward.record import Lengths, report_of
+from greedyprune.models.prompt import Prompt, find_images
+from greedyprune.ops.cut import Cut, uncut
+from greedyprune.ops.masks import anew, anew_with, padding_mask
+
+if TYPE_CHECKING:
+    from greedyprune.cues import Need
+    from greedyprune.policy import Policy
+    from greedyprune.selection import Report, Selection
+
+
+@dataclass(eq=False)
+class Prefill:
+    """The work of one forward that reads a prompt with images."""
+
+    text: TextInputs
+    prompt: Prompt
+    """Where the images stand now: it changes with each cut."""
+    decider: Decider
+    seen: dict[Need, list[Tensor]]
+    """What the method needs beyond the states, per image in its original visual tokens."""
+    generated: bool
+    """True if this is the prompt of the `generate` that runs; False for a forward by hand."""
+    raters: list[Tensor] = field(default_factory=list[Tensor])
+    """Per image, the numbers of the text tokens that rate it, if the method asks what they look at."""
+    deepstack: tuple[Tensor, list[Tensor]] | None = None
+    """Mask and features that this library adds behind early layers, since the model would index a longer state."""
+    steps: list[Step] = field(default_factory=list[Step])
+    selections: list[Selection] = field(default_factory=list["Selection"])
+    seconds: float = 0.0
+    skips_unmasked: bool = False
+
+    @classmethod
+    def begin(cls, text: TextInputs, arguments: dict[str, Any]) -> Prefill:
+        """Find the images, check everything, and cut here if the policy cuts before the decoder.
+
+        Edits the text model's arguments. Raises before anything runs if text, images and the wish do not fit.
+        """
+        forward, parts, embeds = text.forward, text.forward.parts, arguments["inputs_embeds"]
+        wish = forward.wish
+        assert wish is not None
+        policy, ids = wish.policy, forward.ids.cpu()
+        text.fit_to_cache(arguments, unmasked=False)
+        refusals.refuse_other_place(place_of(forward.cache), policy.place)
+        refusals.refuse_unknown_arguments(parts, ids, arguments)
+        refusals.refuse_packed(parts, text.positions, text.padding_now, arguments)
+        valid = torch.ones(ids.shape, dtype=torch.bool, device="cpu")
+        padding, positions = text.padding_now, text.positions
+        valid = valid if padding is None else padding.cpu()
+        positions = positions.cpu() if positions is not None and positions.ndim == 3 else None
+        media = find_images(parts, forward.places, forward.features, ids, positions, embeds)
+        generation = forward.generation
+        generated = generation is not None and generation.reads(ids, text.past)
+        drafts = text.total - generation.length if generation is not None and generated else 0
+        prompt = replace(Prompt.of(valid, media), drafts=drafts)
+        uncached = generated and arguments.get("use_cache") is False
+        refusals.refuse_early_cut(policy, followed=bool(drafts) or uncached)
+        refusals.refuse_no_text(prompt, policy.method)
+        decider = Decider.of(policy, wish.hints, parts, prompt, embeds[:, : text.length - drafts])
+        if text.past and not parts.plain and policy.starts and ids.shape[0] > 1 and decider.uneven(prompt):
+            refusals.refuse_uneven()
+        refusals.warn_if_crops(parts, prompt, ids, policy)
+        work = cls(text, prompt, decider, tower_cues(policy, parts, prompt, forward.seen), generated)
+        if not policy.starts:
+            work._cut_input(arguments)
+        else:
+            work._take_deepstack(arguments)
+        return work
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of this prompt."""
+        return self.decider.policy
+
+    @property
+    def _compact(self) -> bool:
+        return self.policy.positions == "compact"
+
+    def step_at(self, index: int) -> Step | None:
+        """The last cut before decoder layer `index`, None if there is none."""
+        return next((step for step in reversed(self.steps) if step.start <= index), None)
+
+    def held_before(self, index: int, device: torch.device) -> Cut:
+        """What cache layer `index` held before this forward."""
+        return held_before(self.text, index, device, compact=self._compact)
+
+    def held_keys(self, index: int, device: torch.device) -> Tensor:
+        """The keys of earlier tokens in the cache of decoder layer `index`. -> (b, g, p, c)"""
+        layer = self.text.forward.cache.layers[index]
+        if layer.keys.shape[2] != self.held_before(index, device).columns.shape[1]:
+            refusals.refuse_look_back(layer, self.policy.method)
+        return layer.keys
+
+    # -- the cut
+
+    def cut(self, hidden: Tensor, start: int) -> Tensor:
+        """Decide before decoder layer `start` and cut the states. (b, q, d) -> (b, q', d)"""
+        text, parts, device = self.text, self.text.forward.parts, hidden.device
+        made = self.decider.decide(start, hidden, self.prompt, self.seen, self.selections)
+        fresh = made.cut.inside(self.steps[-1].fresh) if self.steps else made.cut
+        if self._compact:
+            valid = text.padding_now
+            valid = torch.ones_like(text.forward.ids, dtype=torch.bool) if valid is None else valid
+            lost = valid.to(device).sum(1, keepdim=True) - fresh.valid.sum(1, keepdim=True)
+            fresh = replace(fresh, shift=lost)
+        if text.past and fresh.ragged and not parts.plain:
+            refusals.refuse_uneven()
+        whole = masked = self.held_before(start, device).then(fresh)
+        if cut_of(text.forward.cache, parts.full) is not None:  # masks are sized on this layer, which is short already
+            base = self.held_before(parts.full, device)
+            masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
+        self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections]))
+        short = made.shorten(hidden, self.prompt)
+        self.prompt = self.prompt.after(made.cut, made.keeps)
+        self.selections, self.seconds = made.selections, self.seconds + made.seconds
+        return short
+
+    def _cut_input(self, arguments: dict[str, Any]) -> None:
+        """Cut what enters the decoder, and every argument that has the sequence as an axis."""
+        text, parts = self.text, self.text.forward.parts
+        arguments["inputs_embeds"] = hidden = self.cut(arguments["inputs_embeds"], 0)
+        step, positions = self.steps[-1], text.own_positions(hidden.device)
+        compact = self._compact
+        arguments["position_ids"] = self._compact_ids(step) if compact else step.fresh.take(positions, -1)
+        for name in parts.family.along:
+            if arguments.get(name) is not None:
+                arguments[name] = step.fresh.take(arguments[name], 1 - arguments[name].ndim)
+        mask: Any = arguments.get("attention_mask")
+        if isinstance(mask, dict) and text.outer_masks:
+            first = {kind.name: kind.first for kind in parts.kinds}
+            masks = {name: self._mask(step, first.get(name, 0), m, hidden) for name, m in mask.items()}
+            arguments["attention_mask"] = masks
+        elif text.outer_masks:
+            arguments["attention_mask"] = self._mask(step, parts.full, mask, hidden)
+        else:
+            # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
+            # several packed sequences and lets them not see each other. It covers the logical past and the physical
+            # prompt, which is the length that the cache layers imply.
+            past = step.fresh.valid[:, :0].long()
+            if text.past:
+                past = self.held_before(0, hidden.device).padding_mask(None, text.past)
+            arguments["attention_mask"] = torch.cat([past, step.fresh.valid.long()], 1)
+        if (names := parts.family.deepstack) is not None and arguments.get(names[1]) is not None:
+            arguments[names[0]] = step.fresh.take(arguments[names[0]], -1) & step.fresh.valid
+            arguments[names[1]] = step.planes(arguments[names[1]])
+
+    def _take_deepstack(self, arguments: dict[str, Any]) -> None:
+        """Take over the features that the model would add behind a layer whose states are cut already."""
+        names = self.text.forward.parts.family.deepstack
+        features = None if names is None else arguments.get(names[1])
+        if names is not None and features is not None and len(features) > self.policy.starts[0]:
+            self.deepstack = arguments.pop(names[0]), arguments.pop(names[1])
+
+    # -- the decoder layers
+
+    def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Cut before decoder layer `index` if that is its place; behind a cut, make mask and positions follow."""
+        text, starts = self.text, self.policy.starts
+        if not starts:
+            return self._without_gaps(arguments)  # the sequence was short from the start
+        if index in starts:
+            arguments["hidden_states"] = self.cut(arguments["hidden_states"], index)
+        mask, hidden = arguments.get("attention_mask"), arguments["hidden_states"]
+        if index < starts[0]:
+            full = cut_of(text.forward.cache, index) is None
+            if not text.past or not full or mask is None or text.outer_masks:
+                return None
+            # A later turn's padding mask was made for layers that are short, as this one is not.
+            arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=False)
+            return self._without_gaps(arguments)
+        step = self.steps[-1]
+        arguments["attention_mask"] = self._mask(step, index, mask, hidden)
+        for name in text.forward.parts.family.along:
+            if arguments.get(name) is not None:
+                arguments[name] = self._along(step, name, arguments[name])
+        self._positions(step, index, arguments)
+        return self._without_gaps(arguments)
+
+    def _without_gaps(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take the position ids away if FlashAttention would take their gaps for packed prompts.
+
+        Keys and queries are turned by `position_embeddings`; few decoders have another use for the numbers.
+        """
+        parts, ids = self.text.forward.parts, arguments.get("position_ids")
+        if "flash" in parts.attention and ids is not None:
+            if not parts.counts:
+                arguments["position_ids"] = None
+            elif self.text.past and ids.shape[0] == 1:
+                refusals.refuse_gaps(parts)
+        return arguments
+
+    def after_layer(self, index: int, output: Tensor) -> Tensor | None:
+        """DeepStack: add the features of visual tokens behind an early layer, to those that are still there."""
+        if self.deepstack is None or index >= len(self.deepstack[1]):
+            return None
+        (mask, features), step = self.deepstack, self.step_at(index)
+        if step is not None:
+            found = self.text.made(("deepstack", step), mask)
+            if found is None:
+                pair = step.fresh.take(mask, -1) & step.fresh.valid, step.planes(features)
+                found = self.text.share(("deepstack", step), mask, pair)
+            mask, features = found
+        output, mask = output.clone(), mask.to(output.device)
+        output[mask] = output[mask] + features[index].to(output)
+        return output
+
+    def _mask(self, step: Step, index: int, mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+        """The mask of decoder layer `index` behind a cut of this forward. `hidden` (b, q', d) is cut already."""
+        text, queries = self.text, hidden.shape[1]
+        kind = text.forward.parts.kinds[index]
+        if kind.recurrent:  # a layer that carries a state is told what is padding; None if nothing is
+            return step.fresh.valid.long() if step.fresh.ragged and not text.past else None
+        if mask is None:
+            return text.kernel_mask(step.masked, kind, hidden)
+        key = ("mask", step, kind.name)
+        found = text.made(key, mask)
+        if found is not None:
+            return found
+        if text.must_rebuild_masks:
+            width = text.width_of(index, queries)
+            if mask.ndim == 2:
+                return anew(step.whole, mask, queries, kind.window, width)
+            made = anew_with(step.whole, step.fresh, mask, queries, kind.window, width)
+        elif mask.ndim == 2:
+            made = padding_mask(step.masked, mask)
+        else:
+            made = step.fresh.mask_rows(step.masked.mask_columns(mask))
+        return text.share(key, mask, made)
+
+    def _along(self, step: Step, name: str, value: Tensor) -> Tensor:
+        """A further argument of a layer that has the sequence as its second axis."""
+        found = self.text.made((name, step), value)
+        if found is None:
+            found = self.text.share((name, step), value, step.fresh.take(value, 1 - value.ndim))
+        return found
+
+    def _positions(self, step: Step, index: int, arguments: dict[str, Any]) -> None:
+        """Give decoder layer `index` the position ids and the rotary embeddings of the tokens that stay."""
+        text, parts = self.text, self.text.forward.parts
+        rotary, ids = arguments["position_embeddings"], arguments.get("position_ids")
+        key = ("positions", step, parts.kinds[index].name)
+        found = text.made(key, rotary)
+        if found is None and self._compact:
+            ids = self._compact_ids(step)
+            found = text.share(key, rotary, (ids, parts.rotate(arguments["hidden_states"], ids, index)))
+        elif found is None:
+            ids = None if ids is None else step.fresh.take(ids, -1)
+            found = text.share(key, rotary, (ids, tuple(step.fresh.take(x, -2) for x in rotary)))
+        if found[0] is not None:
+            arguments["position_ids"] = found[0]
+        arguments["position_embeddings"] = found[1]
+
+    def _compact_ids(self, step: Step) -> Tensor:
+        """Position ids without gaps, for the tokens that stay. -> (b, q')"""
+        text, device = self.text, step.fresh.columns.device
+        positions = text.own_positions(device)
+        refusals.refuse_compact_multimodal(positions)
+        valid = text.padding_now
+        if valid is None:
+            valid = positions.new_ones(text.forward.ids.shape[0], text.length, dtype=torch.bool)
+        ids = step.fresh.take(positions, -1) - step.fresh.gaps(valid.to(positions.device))
+        shift = self.held_before(step.start, positions.device).shift if text.past else None
+        return ids if shift is None else ids - shift
+
+    # -- afterwards
+
+    def finish(self, cache: Any) -> None:
+        """Give the short cache layers their logical length, and record the result."""
+        wish, generation = self.text.forward.wish, self.text.forward.generation
+        assert wish is not None
+        if cache is not None:
+            refusals.refuse_cache(cache)
+            self._shorten(cache)
+        if generation is not None and self.generated:
+            if generation.recorded:  # without a cache every step reads the prompt again
+                return
+            generation.recorded = True
+        wish.record(self._report(cache), self._selections())
+        warn_if_nothing_pruned(self.policy, self.selections)
+
+    def _shorten(self, cache: Any) -> None:
+        place, length = self.policy.place, self.text.total - self.prompt.drafts
+        for index in range(len(cache.layers)):
+            step = self.step_at(index)
+            if step is not None:
+                shorten(cache, index, step.whole, place, length)
+            elif self.policy.early:
+                # Its keys stand at the original positions, also where those behind the cut are numbered anew.
+                whole = replace(self.steps[0].whole, shift=None)
+                shorten(cache, index, whole, place, length, early=self.steps[0].masked)
+            else:  # full, but it must not be cropped further than its neighbours
+                shorten(cache, index, None, place, length)
+
+    def _selections(self) -> list[Selection]:
+        """The selections, with the number of an image's tokens that each decoder layer sees."""
+        steps = [self.step_at(index) for index in range(len(self.text.forward.parts.layers))]
+        return [
+            replace(one, per_layer=tuple(one.n if step is None else step.keeps[i].k for step in steps))
+            for i, one in enumerate(self.selections)
+        ]
+
+    def _report(self, cache: Any) -> Report:
+        text, parts = self.text, self.text.forward.parts
+        steps = [self.step_at(index) for index in range(len(parts.layers))]
+        tokens = sum(s.n for s in self.selections)
+        now = [text.length if step is None else step.fresh.columns.shape[1] for step in steps]
+        held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
+        before = [total - new for total, new in zip(held, now, strict=True)]
+        if self.policy.early:  # caches in front of the cut are cut behind each prompt, those of earlier turns too
+            held = held[-1:] * len(steps)
+            before = before[-1:] * len(steps)
+        visual = [tokens if step is None else sum(keep.k for keep in step.keeps) for step in steps]
+        lengths = Lengths(text.forward.ids.shape[0], text.past, text.length, now, held, before, visual)
+        return report_of(self.policy, parts.config, lengths, self.selections, bytes_of(cache), 1e3 * self.seconds)

@@ -1,0 +1,346 @@
+"""Checks on a call's arguments: each reason to refuse or to warn, by name, before the model runs.
+
+A new reason to refuse a call is a function here. Errors say what is wrong, which value, and what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from torch import Tensor, nn
+from transformers.cache_utils import StaticLayer
+
+from greedyprune.budget import Total
+from greedyprune.cues import Text
+from greedyprune.models.parts import INPUTS
+from greedyprune.selection import PruneWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from greedyprune.hints import Hints
+    from greedyprune.method import Method
+    from greedyprune.models.parts import Parts
+    from greedyprune.models.prompt import Prompt
+    from greedyprune.policy import Policy
+
+USUAL = ("inputs_embeds", "attention_mask", "position_ids")
+"""The text model's arguments that have the sequence as an axis, in every family."""
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_length_k", "seq_idx")
+"""Arguments that say where prompts packed in one row begin and end."""
+
+
+def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
+    """True if images, videos or sounds come with these arguments."""
+    computed = kwargs.get("mm_encoder_outputs")
+    if computed and any(value is not None for value in computed.values()):
+        return True
+    for name in parts.media_inputs:  # noqa: SIM110 - a loop, and no generator: every step of decoding asks
+        if kwargs.get(name) is not None:
+            return True
+    return False
+
+
+def is_cut(cache: Any) -> bool:
+    """True if a cache holds a pruned prompt: its layers say where that ends (`ShortLayer.prompt`)."""
+    return any(getattr(layer, "prompt", 0) for layer in getattr(cache, "layers", None) or [])
+
+
+def refuse_labels(kwargs: dict[str, Any]) -> None:
+    """Raise for labels and for positions of logits: the logits of a pruned prompt are shorter."""
+    if kwargs.get("labels") is not None:
+        raise NotImplementedError(
+            "labels cannot be used while pruned, since the logits are shorter: call remove() before training."
+        )
+    if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        raise NotImplementedError(
+            "logits_to_keep as a tensor of positions would point at other tokens after pruning: pass an int."
+        )
+
+
+def refuse_callers(parts: Parts, *, watched: bool) -> None:
+    """Raise if the caller of the pruned model knows something of the prompt that the hooks do not see.
+
+    A model that can generate, but was not pruned itself, sees labels, positions of logits and the length of a prompt.
+    So does a `generate` that was fetched before the model was pruned. `watched`: a `generate` that we know of runs.
+    """
+    met = False
+    for method, module in callers("forward", "generate"):
+        holds = any(module is holder for holder in parts.holders)
+        met = met or (holds and method == "forward" and module is not parts.outer)  # it sees them, and its hook with it
+        if method == "generate" and holds and not watched:
+            raise NotImplementedError(
+                f"this generate() of a {type(module).__name__} was fetched before the model was pruned, and does not "
+                "tell how long the prompt is: call model.generate(...) itself."
+            )
+        stranger = method == "forward" and not holds and not met and hasattr(type(module), "generate")
+        if stranger and any(part is parts.outer for part in module.modules()):
+            raise NotImplementedError(
+                f"a part of this {type(module).__name__} is pruned, and it alone sees labels, logits_to_keep and "
+                f"what generate() does: prune the {type(module).__name__}."
+            )
+
+
+def refuse_right_padding(mask: Any, ids: Tensor | None = None, pad: int | None = None) -> None:
+    """Raise for prompts padded on the right: the positions that `generate` gives their answers are wrong.
+
+    Without a mask, `generate` takes tokens `pad` for padding.
+    """
+    ends = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] and not bool(mask[:, -1].all())
+    if mask is None and ids is not None and pad is not None:
+        ends = bool((ids[:, -1] == pad).any())
+    if ends:
+        raise NotImplementedError(
+            "generate() numbers the answers of prompts that are padded on the right wrongly: pad on the left, "
+            'processor.tokenizer.padding_side = "left".'
+        )
+
+
+def refuse_packed(parts: Parts, positions: Tensor | None, padding: Tensor | None, kwargs: Mapping[str, Any]) -> None:
+    """Raise if several prompts stand in one row, since one question would choose for all of them.
+
+    `positions` (b, q) or (3, b, q), `padding` (b, q) bool: True for tokens that are not padding.
+    """
+    named = [name for name in PACKED if kwargs.get(name) is not None]
+    if named:
+        raise NotImplementedError(
+            f"{named[0]} says where prompts packed in one row begin, and their images cannot be pruned: pass one "
+            "prompt per row with an attention_mask, or call remove()."
+        )
+    if positions is None or (padding is not None and "flash" not in parts.attention):
+        return
+    steps = (positions[0] if positions.ndim == 3 else positions).diff(dim=-1)
+    if padding is not None:
+        valid = padding.to(steps.device)
+        steps = steps * (valid[:, 1:] & valid[:, :-1])
+    if bool((steps < 0).any()):
+        raise NotImplementedError(
+            "the position_ids of a row go back, as those of several prompts packed in one row do, and their images "
+            "cannot be pruned: pass one prompt per row with an attention_mask, or call remove()."
+        )
+
+
+def refuse_unclear(ids: Tensor | None, mask: Any, *, cut: bool) -> None:
+    """Raise if the call does not tell which tokens are images and padding. `cut`: something is to be cut, or was."""
+    if ids is None:
+        raise NotImplementedError(
+            "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
+        )
+    if cut and mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
+
+
+def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought: Iterable[str]) -> None:
+    """Warn if images seem to come in an unknown argument, so that none of them would be pruned.
+
+    They seem to if the prompt holds placeholders and some argument holds values that are no ids. `brought`: the kinds
+    of input that came in known arguments.
+    """
+    strange = [
+        name
+        for name, value in kwargs.items()
+        if name not in USUAL
+        and (isinstance(value, Mapping) or (isinstance(value, Tensor) and value.is_floating_point()))
+    ]
+    known = {token for medium, token in parts.media if medium.kind in brought}
+    for medium, token in parts.media if strange else []:
+        if medium.kind in brought or token in known:
+            continue
+        if bool((ids == token).any()):
+            warnings.warn(
+                f"the prompt holds {medium.kind} placeholders, none of "
+                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it, but {', '.join(strange)} did: if "
+                f"that brings {medium.kind}s, they were not pruned.",
+                PruneWarning,
+                stacklevel=2,
+            )
+
+
+SEPARATOR = 5
+"""The largest number of tokens between two crops, the markers of their borders included."""
+
+
+def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> None:
+    """Warn if pictures seem to be crops of one picture, since each crop then gets the budget of an image.
+
+    Only text marks a crop: a few words behind the whole view, and one short separator between all crops. `ids` (b, q)
+    on the CPU.
+    """
+    if not parts.family.crops or isinstance(policy.keep, Total):
+        return
+    for row in range(ids.shape[0]):
+        mine = [span.columns for span in prompt.spans if span.row == row]
+        between = [ids[row, int(a[-1]) + 1 : int(b[0])].tolist() for a, b in pairwise(mine)]
+        if len(between) < 2 or any(gap != between[1] for gap in between[1:]):
+            continue
+        if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):
+            warnings.warn(
+                f"prompt {row} seems to hold crops of one picture (pan and scan), and keep={policy.keep} is the budget "
+                f"of each of its {len(mine)} pictures: write keep=Total({policy.keep}) for all of them together, or "
+                "leave out do_pan_and_scan.",
+                PruneWarning,
+                stacklevel=2,
+            )
+            return
+
+
+def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
+    """Raise for inputs that the family does not list, and for features of a part of the prompt."""
+    for kind, name in INPUTS.items():
+        came = kwargs.get(name) is not None or kind in computed
+        if came and all(medium.kind != kind for medium, _ in parts.media):
+            why = dict(parts.family.without).get(kind)
+            raise NotImplementedError(
+                f"{kind}s of a {parts.family.model_type!r} model are not supported"
+                f"{f', since {why}' if why else ''}: call remove() for prompts with {kind}s."
+            )
+    for features in computed.values():
+        if getattr(features, "last_hidden_state", None) is None:
+            raise NotImplementedError(
+                "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
+                "leave out prefill_chunk_size."
+            )
+
+
+def refuse_checkpointing(parts: Parts) -> None:
+    """Raise if gradient checkpointing would run layers again after this call, without the cut (old releases)."""
+    inside = (layer for layer in parts.layers if type(layer).__call__ is not nn.Module.__call__)
+    if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in inside):
+        raise NotImplementedError(
+            "gradient checkpointing of this release of transformers runs decoder layers again without the cut: "
+            "use at=Input(), or call model.gradient_checkpointing_disable()."
+        )
+
+
+def refuse_unknown_arguments(parts: Parts, ids: Tensor, kwargs: Mapping[str, Any]) -> None:
+    """Raise for an argument of the text model with a value per token, if its family does not list it."""
+    batch, length = kwargs["inputs_embeds"].shape[:2]
+    known = (*USUAL, *parts.family.along, *(parts.family.deepstack or ()))
+    for name, value in kwargs.items():
+        if name not in known and isinstance(value, Tensor) and value.shape[:2] == (batch, length):
+            raise NotImplementedError(
+                f"the text model of this {parts.family.model_type!r} model gets {name!r} with a value for "
+                "every token, which is not known here: this release of transformers is not supported, please "
+                "report it."
+            )
+    if ids.shape[1] != length:
+        raise NotImplementedError(
+            f"the model made {length} tokens of a prompt of {ids.shape[1]}: build text, images and "
+            "sounds with the model's own processor, which writes a placeholder for every token."
+        )
+
+
+def refuse_cache(cache: Any, *, early: bool = False) -> None:
+    """Raise for a cache whose layers cannot become shorter. `early`: they must also become so after they are filled."""
+    if cache is None:
+        return
+    layers = getattr(cache, "layers", None)
+    if layers is None:
+        raise NotImplementedError(
+            f"a {type(cache).__name__} cannot be pruned: pass a DynamicCache, or no cache and let generate() make one."
+        )
+    for layer in layers:
+        if isinstance(layer, StaticLayer):
+            raise NotImplementedError(
+                f"a static cache ({type(cache).__name__}) has a fixed length and cannot hold a pruned prompt: "
+                'use the default dynamic cache (leave out cache_implementation="static").'
+            )
+        if early and _is_quantised(layer):
+            raise NotImplementedError(
+                f"an early cut takes keys out of the cache, which a {type(layer).__name__} does not give back: "
+                "leave out early=True, or use the default dynamic cache."
+            )
+
+
+def _is_quantised(layer: Any) -> bool:
+    """True if the layer holds keys and values in a form of its own."""
+    return callable(getattr(layer, "_dequantize", None))
+
+
+def refuse_no_text(prompt: Prompt, method: Method) -> None:
+    """Raise if the method weighs an image's tokens by the prompt's text, and there is none."""
+    if not any(isinstance(need, Text) for need in method.needs):
+        return
+    for span in prompt.spans:
+        if not bool(prompt.is_text[span.row].any()):
+            raise ValueError(
+                f"prompt {span.row} holds no text, by which {type(method).__name__} weighs visual tokens: put a "
+                "question into it, or use a method that reads no text, such as DivPrune()."
+            )
+
+
+def refuse_other_place(held: str | None, place: str) -> None:
+    """Raise if the cache holds a prompt that was cut at another place than this one shall be."""
+    if held is not None and held != place:
+        raise NotImplementedError(
+            f"the prompt in this cache was cut at {held!r}, and now {place!r} is asked for: "
+            "keep the place of the cut through a conversation, or start with an empty cache."
+        )
+
+
+def refuse_early_cut(policy: Policy, *, followed: bool) -> None:
+    """Raise if an early cut meets tokens that are read together with the prompt (`followed`)."""
+    if policy.early and followed:
+        raise NotImplementedError(
+            "an early cut cannot hide what it drops from tokens that are read together with the prompt: leave out "
+            "early=True, or generate with a cache and without assistant_model and prompt_lookup_num_tokens."
+        )
+
+
+def refuse_uneven() -> NoReturn:
+    """Raise for prompts of a batch that come out uneven in a later turn, in layers that would count the padding."""
+    raise NotImplementedError(
+        "a later turn's images must keep equally many tokens in every prompt of a batch where the decoder has windows "
+        "or carries a state: its layers would count the padding. Use a batch of one prompt."
+    )
+
+
+def refuse_compact_multimodal(positions: Tensor) -> None:
+    """Raise if positions to be numbered without gaps are multimodal ones, which have no such numbering. (b, q)"""
+    if positions.ndim != 2:
+        raise NotImplementedError(
+            'positions="compact" is not defined for multimodal position ids (M-RoPE): use positions="original".'
+        )
+
+
+def refuse_gaps(parts: Parts) -> NoReturn:
+    """Raise for a later turn in which FlashAttention would take gaps in the positions for packed prompts."""
+    raise NotImplementedError(
+        f"FlashAttention takes the gaps in a later turn of this {parts.decoder_type!r} decoder for packed "
+        "prompts: call model.set_attn_implementation('sdpa'), or use positions=\"compact\"."
+    )
+
+
+def refuse_look_back(layer: object, method: Method) -> NoReturn:
+    """Raise if a method has to look back at keys that a cache layer does not hold as they are."""
+    raise NotImplementedError(
+        f"{type(method).__name__} cannot look back at a {type(layer).__name__} in the cache: use the default dynamic "
+        "cache."
+    )
+
+
+def refuse_hints(hints: Hints) -> None:
+    """Raise if a request has hints for images, and its prompt brings none."""
+    for name, given in (("protect", hints.protect), ("relevance", hints.relevance)):
+        if given:
+            raise ValueError(
+                f"{name} says something about {len(given)} images, and this call brings none: pass pixel_values, or "
+                f"leave out {name}."
+            )
+
+
+def callers(*methods: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose methods of these names are on this thread's stack, the innermost first."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name in methods and code.co_argcount:
+            first = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(first, nn.Module):
+                yield code.co_name, first
+        frame = frame.f_back

@@ -1,0 +1,208 @@
+"""Hooks on the text model and on its decoder layers. They hand arguments on, look into layers, and decide nothing.
+
+The hooks of the decoder layers are put on once a forward needs them: decoding behind a prompt that was cut before the
+decoder does not.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.attach.context import TRIAL
+from greedyprune.attach.forward.decode import Decode, TextInputs
+from greedyprune.attach.forward.prefill import Prefill
+from greedyprune.cues import Attention, Keys
+from greedyprune.models._front import Attached
+from greedyprune.models.needs import in_decoder
+from greedyprune.models.release import argument_names, cache_of
+from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from greedyprune.attach.context import Forward
+    from greedyprune.models.parts import Parts
+
+
+class DecoderHooks(Attached):
+    """The hooks of one model's text model and decoder layers. `running` tells which forward runs."""
+
+    def __init__(self, parts: Parts, running: Callable[[], Forward | None]) -> None:
+        self._parts, self._running = parts, running
+        self._names = argument_names(parts.layers[0])
+        self._handles: list[RemovableHandle] = []
+        self._layers: list[RemovableHandle] = []
+        self._lock = threading.Lock()
+
+    def register(self) -> None:
+        """Put the hooks of the text model on."""
+        self._handles.append(self._parts.text.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._handles.append(self._parts.text.register_forward_hook(self._after))
+
+    def remove(self) -> None:
+        """Take all hooks off. No forward runs any more that could put hooks on."""
+        with self._lock:
+            for handle in (*self._handles, *self._layers):
+                handle.remove()
+            self._handles.clear()
+            self._layers.clear()
+
+    def _register_layers(self) -> None:
+        with self._lock:
+            if self._layers:  # they are on already
+                return
+            for index, layer in enumerate(self._parts.layers):
+                self._layers.append(
+                    layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
+                )
+                if self._parts.family.deepstack is not None:
+                    self._layers.append(layer.register_forward_hook(partial(self._after_layer, index)))
+
+    # -- the text model
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        forward = self._running()
+        if forward is None or kwargs.get("inputs_embeds") is None:
+            return None
+        text = TextInputs.read(forward, kwargs)
+        if text is None:
+            cache = forward.cache
+            empty = cache is None or (hasattr(cache, "get_seq_length") and not cache.get_seq_length())
+            forward.work, forward.plain_prompt = None, forward.wish is not None and empty
+            return None
+        if not forward.brings_images:
+            forward.work = Decode.begin(text, kwargs)
+            if forward.work is not None:
+                self._register_layers()
+            return args, kwargs
+        embeds = kwargs["inputs_embeds"]
+        forward.work = work = Prefill.begin(text, kwargs)
+        if any(isinstance(need, Attention) and need.kind == "raters" for need in in_decoder(work.policy)):
+            _choose_raters(work, embeds)
+        if work.policy.starts or in_decoder(work.policy) or "flash" in self._parts.attention:
+            self._register_layers()
+        return args, kwargs
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        forward = self._running()
+        if forward is None:
+            return
+        work, trial = forward.work, TRIAL.get()
+        if not isinstance(work, Prefill):
+            if forward.wish is not None and forward.plain_prompt:
+                forward.wish.record(None, [])
+        elif trial is not None:
+            trial.cut = work.steps[-1].fresh
+        else:
+            work.finish(forward.cache if forward.cache is not None else cache_of(output))
+
+    # -- the decoder layers
+
+    def _before_layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        forward = self._running()
+        if forward is None or (work := forward.work) is None:
+            return None
+        if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
+            return None  # the usual step: one look for each layer
+        arguments = {**kwargs, **dict(zip(self._names, args, strict=False))}
+        edited = work.before_layer(index, arguments)
+        if isinstance(work, Prefill):
+            _look_back(work, index, module, arguments)
+        if edited is None:
+            return None
+        return (edited.pop("hidden_states"),), edited
+
+    def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
+        forward = self._running()
+        return None if forward is None or forward.work is None else forward.work.after_layer(index, output)
+
+
+def _choose_raters(work: Prefill, embeds: Tensor) -> None:
+    """Note which text tokens behind each image rate it, by the embeddings that enter the decoder. (b, q, d)
+
+    The numbers count the prompt's text tokens, which all stay. A token in front of the image sees nothing of it, so
+    only those behind its last token rate it. If there are none, the last prompt token rates it.
+    """
+    for span in work.prompt.spans:
+        columns, text, states = span.columns, work.prompt.text_of(span.row), embeds[span.row].detach()
+        chosen = raters(states[columns.to(embeds.device)], states[text.to(embeds.device)]).cpu()
+        work.raters.append((chosen & (text > columns[-1])).nonzero()[:, 0])
+
+
+@torch.no_grad()
+def _look_back(work: Prefill, index: int, layer: Any, arguments: dict[str, Any]) -> None:
+    """Note per image what the method needs of decoder layer `index`, called with these arguments."""
+    starts = work.policy.starts
+    needs = [
+        need for need in in_decoder(work.policy) if (index + 1 in starts if need.layer is None else index == need.layer)
+    ]
+    if not needs:
+        return
+    prompt, hidden, mask = work.prompt, arguments["hidden_states"], arguments.get("attention_mask")
+    attention, rotary = layer.self_attn, arguments["position_embeddings"]
+    states = layer.input_layernorm(hidden)
+    own = keys = decoder_keys(attention, states, rotary)
+    queries: Tensor | None = None
+    if any(isinstance(need, Attention) for need in needs):
+        queries = decoder_queries(attention, states, rotary)
+        if work.text.past:
+            keys = torch.cat([work.held_keys(index, hidden.device).to(keys), keys], 2)
+    for need in needs:
+        if isinstance(need, Keys):
+            of_text = need.of == "text"
+            columns = [prompt.text_of(span.row) if of_text else span.columns for span in prompt.spans]
+            values = [
+                own[span.row][:, at.to(own.device)].transpose(0, 1)
+                for span, at in zip(prompt.spans, columns, strict=True)
+            ]
+            work.seen[need] = values if of_text else _in_own_tokens(work, values)
+            continue
+        assert queries is not None
+        one = need.heads == "one"
+        rows = _raters_rows if need.kind == "raters" else _last_rows
+        work.seen[need] = _in_own_tokens(work, rows(work, attention, queries, keys, mask, one=one))
+
+
+def _last_rows(
+    work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
+) -> list[Tensor]:
+    """The attention of the last prompt token to each image's tokens. -> per image (n,)"""
+    last = work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True).to(keys.device)
+    rows = decoder_rows(attention, queries, keys, last, mask, one=one)[:, 0, -queries.shape[2] :]
+    return [rows[span.row][span.columns.to(rows.device)] for span in work.prompt.spans]
+
+
+def _raters_rows(
+    work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
+) -> list[Tensor]:
+    """The attention of an image's raters to its tokens, on average. -> per image (n,)"""
+    values: list[Tensor] = []
+    for span, numbers in zip(work.prompt.spans, work.raters, strict=True):
+        row = max(span.row, 0)  # -1 if nothing is left of the image, and nothing is looked at
+        last = work.prompt.is_prompt[row].nonzero()[-1]
+        at = (work.prompt.text_of(row)[numbers] if numbers.numel() else last)[None].to(keys.device)
+        mine = mask if mask is None or mask.shape[0] == 1 else mask[row : row + 1]
+        seen = decoder_rows(attention, queries[row : row + 1], keys[row : row + 1], at, mine, one=one)
+        mean = seen[0].mean(0)[-queries.shape[2] :]
+        values.append(mean[span.columns.to(mean.device)])
+    return values
+
+
+def _in_own_tokens(work: Prefill, values: list[Tensor]) -> list[Tensor]:
+    """Values of the tokens that are left, by each image's own tokens; those that are gone get 0. [(k, ...)] -> ..."""
+    if not work.selections:
+        return values
+    return [
+        v.new_zeros(s.n, *v.shape[1:]).index_copy_(0, s.rows.to(v.device), v)
+        for v, s in zip(values, work.selections, strict=True)
+    ]

@@ -1,0 +1,150 @@
+"""Hooks in front of the decoder: the methods that compute features of images, videos and sounds, and the vision tower.
+
+`generate` computes the features before the forward in new releases of transformers; the forward does so in old ones,
+and when it is called directly. Both call `get_image_features` and its like. These are no modules and cannot be hooked:
+while a model is pruned, it has an attribute of that name in front of its own method, which `remove` takes away again.
+"""
+
+from __future__ import annotations
+
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from torch import Tensor
+
+from greedyprune.attach.context import ENCODING, TOWER_RUNS, TowerRun
+from greedyprune.cues import Attention, Features, Keys
+from greedyprune.models._front import Attached, put_in_front
+from greedyprune.models.needs import in_tower, placed
+from greedyprune.probes.tower import class_row, received_row, tower_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from greedyprune.attach.context import Forward, Wish
+    from greedyprune.models.needs import Seen
+    from greedyprune.models.parts import Parts
+
+CARRIED = "greedyprune_seen"
+"""The key under which features carry what was seen in the tower, since `generate` computes them beforehand."""
+
+
+class FeatureWatch(Attached):
+    """Notes the features that a model computes, and of what kind of input."""
+
+    def __init__(self, parts: Parts, running: Callable[[], Forward | None]) -> None:
+        self._parts, self._running, self._undo = parts, running, list["Callable[[], None]"]()
+
+    def register(self) -> None:
+        """Stand in front of the methods that compute features."""
+        for medium, _ in self._parts.media:
+            own = getattr(self._parts.outer, medium.features, None) if medium.features else None
+            if own is not None:
+                watched = wraps(own)(partial(self._compute, medium.kind, own))
+                self._undo.append(put_in_front(self._parts.outer, medium.features, watched))
+
+    def remove(self) -> None:
+        """Give the model its own methods back, or what stood in front of them before."""
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+
+    def _compute(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        outer = ENCODING.get()  # some models compute a video's features by the method for images
+        token = ENCODING.set(outer or kind)
+        try:
+            features = own(*args, **kwargs)
+        finally:
+            ENCODING.reset(token)
+        forward = self._running()
+        if forward is not None and outer is None:
+            forward.features[kind] = features
+        return features
+
+
+class TowerHooks(Attached):
+    """Hooks on the vision tower, which look at what the method of a call needs, and at nothing if it needs nothing."""
+
+    def __init__(self, parts: Parts, wish: Callable[[], Wish], running: Callable[[], Forward | None]) -> None:
+        self._parts, self._wish, self._running = parts, wish, running
+        self._handles: list[RemovableHandle] = []
+
+    def register(self) -> None:
+        """Put the hooks on; there are none if the tower is not known."""
+        if self._parts.tower is None:
+            return
+        self._handles.append(self._parts.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self._handles.append(self._parts.tower.register_forward_hook(self._end, always_call=True))
+        for index, (layer, attention) in enumerate(self._parts.tower_layers):
+            self._handles.append(attention.register_forward_pre_hook(partial(self._look, index), with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(partial(self._after, index)))
+
+    def remove(self) -> None:
+        """Take the hooks off, and let go of what was seen."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what was seen, also if an interrupt ended the tower's run."""
+        if TOWER_RUNS.get():
+            TOWER_RUNS.set(tuple(run for run in TOWER_RUNS.get() if run.owner() not in (None, self)))
+
+    def _run(self) -> TowerRun | None:
+        return next((run for run in TOWER_RUNS.get() if run.owner() is self), None)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._forget()
+        wanted = [placed(self._parts, need) for need in in_tower(self._wish().policy)]
+        if wanted:
+            run = TowerRun(ref(self), wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
+            TOWER_RUNS.set((*TOWER_RUNS.get(), run))
+
+    def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run = self._run()
+        if run is None:
+            return
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        for need in run.wanted:
+            if need.layer != index:
+                continue
+            if isinstance(need, Keys):
+                run.rows[need] = tower_keys(attention, states)
+            elif isinstance(need, Attention) and need.kind == "cls":
+                run.rows[need] = class_row(attention, states, one=need.heads == "one")
+            elif isinstance(need, Attention):
+                run.rows[need] = received_row(attention, states, kwargs, one=need.heads == "one")
+
+    def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
+        run = self._run()
+        if run is not None and (need := Features(index)) in run.wanted:
+            run.rows[need] = (output[0] if isinstance(output, tuple) else output).detach()
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        run, forward = self._run(), self._running()
+        self._forget()
+        if run is None or output is None:  # nothing is looked for, or the tower raised
+            return
+        if (need := Features()) in run.wanted:
+            run.rows[need] = (output["last_hidden_state"] if isinstance(output, dict) else output[0]).detach()
+        seen = {need: self._by_token(need, rows, run.grids) for need, rows in run.rows.items()}
+        if forward is not None:
+            forward.seen[ENCODING.get() or "image"] = seen
+        elif isinstance(output, dict):
+            output[CARRIED] = seen  # an entry, no attribute: accelerate builds such outputs anew from their entries
+
+    def _by_token(self, need: Seen, rows: Tensor, grids: Tensor | None) -> Tensor:
+        """What was seen of the patches, by visual token: the sum of attention, else the mean. -> (n, ...)"""
+        assert self._parts.family.tower is not None
+        patches = self._parts.family.tower.fold(self._parts.config, rows, grids)
+        return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
+
+
+def carried(features: Any) -> dict[Seen, Tensor]:
+    """What features carry that were computed before this forward."""
+    return features.get(CARRIED, {}) if isinstance(features, dict) else {}

@@ -1,0 +1,154 @@
+"""Hooks on the outer model, whose forward sees token ids and images, and on the models that hold it.
+
+A forward begins and ends here. Everything that cannot be pruned rightly is refused here, before the model runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from greedyprune.attach.context import FORWARD, GENERATION, TRIAL, Forward
+from greedyprune.attach.forward import refusals
+from greedyprune.attach.hooks.selftest import prove
+from greedyprune.models._front import Attached, put_in_front
+from greedyprune.models.release import argument_names, cache_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from greedyprune.attach.context import Generation, Wish
+    from greedyprune.models.parts import Parts
+
+
+class OuterHooks(Attached):
+    """The hooks of the outer model. `wish` tells what is to be done to a call that starts now; `carried` tells what
+    features bring along that were computed before the forward."""
+
+    def __init__(self, parts: Parts, wish: Callable[[], Wish], carried: Callable[[Any], dict[Any, Tensor]]) -> None:
+        self._parts, self._wish, self._carried = parts, wish, carried
+        self._names = argument_names(parts.outer)
+        self._handles: list[RemovableHandle] = []
+        self._undo: Callable[[], None] | None = None
+        self._forwards: set[Forward] = set()
+        self._lock, self._closing = threading.Lock(), False
+        self._proven: list[list[int]] = []
+
+    def register(self) -> None:
+        """Put the hooks on."""
+        parts, own = self._parts, self._parts.outer.forward
+        for holder in parts.holders[:-1]:
+            hook = partial(self._hold, argument_names(holder))
+            self._handles.append(holder.register_forward_pre_hook(hook, with_kwargs=True))
+        self._handles.append(parts.outer.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(parts.outer.register_forward_hook(self._leave, always_call=True))
+        self._undo = put_in_front(parts.outer, "forward", wraps(own)(partial(self._forward, own)))
+
+    def close(self) -> None:
+        """Wait for forwards that run; those that begin meanwhile are not pruned at all.
+
+        Raises RuntimeError inside a forward of this thread.
+        """
+        with self._lock:
+            self._closing = True
+        while running := list(self._forwards):
+            mine = [forward for forward in running if forward.thread == threading.get_ident()]
+            if mine and any(module is self._parts.outer for _, module in refusals.callers("_call_impl")):
+                self._closing = False
+                raise RuntimeError("the pruning cannot be removed inside a forward of the model: call remove() after.")
+            for forward in mine:  # an interrupt ended them
+                self._end(forward)
+            time.sleep(0.001)
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def running(self) -> Forward | None:
+        """The forward of this model that runs now, None outside."""
+        forward = FORWARD.get()
+        return forward if forward is not None and forward.parts is self._parts else None
+
+    def _generation(self) -> Generation | None:
+        generation = GENERATION.get()
+        return generation if generation is not None and generation.parts is self._parts else None
+
+    def _hold(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**kwargs, **dict(zip(names, args, strict=False))} if args else kwargs
+        if refusals.brings_media(self._parts, given):
+            refusals.refuse_labels(given)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        FORWARD.set(None)
+        trial = TRIAL.get()
+        if trial is not None and trial.wish is None:
+            return
+        if args:
+            kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
+        ids: Any = kwargs.get("input_ids")
+        cache, mask, generation = cache_in(kwargs), kwargs.get("attention_mask"), self._generation()
+        computed: dict[str, Any] = {}
+        places: dict[str, Tensor] = {}
+        if refusals.brings_media(self._parts, kwargs):
+            computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
+            refusals.refuse_unclear(ids, mask, cut=True)
+            refusals.refuse_labels(kwargs)
+            refusals.refuse_unknown_inputs(self._parts, kwargs, computed)
+            refusals.refuse_callers(self._parts, watched=generation is not None)
+            for medium, token in self._parts.media:
+                if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
+                    places[medium.kind] = ids.cpu() == token
+        else:
+            refusals.refuse_unclear(ids, mask, cut=refusals.is_cut(cache))
+        wish = None
+        if places or ids.shape[1] > 1:
+            refusals.warn_if_unbrought(self._parts, kwargs, ids, {*places, *computed})
+            wish = self._wish() if trial is None else trial.wish
+        if places and wish is not None:
+            refusals.refuse_cache(cache, early=wish.policy.early)
+            if wish.policy.starts:
+                refusals.refuse_checkpointing(self._parts)
+            self._prove(wish, module, kwargs)
+        seen = {kind: self._carried(features) for kind, features in computed.items()}
+        forward = Forward(self._parts, wish, ids, places, cache, mask, generation, computed, seen)
+        with self._lock:
+            if self._closing:
+                return
+            self._forwards.add(forward)
+        FORWARD.set(forward)
+
+    def _prove(self, wish: Wish, module: nn.Module, kwargs: dict[str, Any]) -> None:
+        """Have a model type that nobody described pass its self-test, once for each place of the cut."""
+        place = wish.policy.starts[:1]
+        if TRIAL.get() is None and not self._parts.family.proven and place not in self._proven:
+            prove(self._parts, wish.policy, module, kwargs)
+            self._proven.append(place)
+
+    def _forward(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The outer model's forward. Nothing is left behind it, whatever ended it: interrupts pass hooks by."""
+        try:
+            return own(*args, **kwargs)
+        finally:
+            if (forward := self.running()) is not None:
+                self._end(forward)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if (forward := self.running()) is not None:  # another hook raised, or somebody replaced the forward
+            self._end(forward)
+
+    def _end(self, forward: Forward) -> None:
+        self._forwards.discard(forward)
+        if FORWARD.get() is forward:
+            FORWARD.set(None)

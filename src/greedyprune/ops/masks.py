@@ -1,0 +1,88 @@
+"""Attention masks of a sequence that was cut: padding masks (b, l) and attention masks (b, 1, q, l).
+
+A mask is cut from the one that a model made, or made anew from the cut. A layer with a sliding window counts the
+tokens that stay, in the prompt as in its cache, so its mask has to be made anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from greedyprune.ops.cut import Cut
+
+
+def padding_mask(cut: Cut, mask: Tensor) -> Tensor:
+    """A padding mask of the columns that stay. (b, L) -> (b, l), zero where a row is padded."""
+    return (cut.take(mask, -1).bool() & cut.valid.to(mask.device)).to(mask.dtype)
+
+
+def padded(cut: Cut, padding: Tensor | None) -> Cut:
+    """The same cut, in which columns that a padding mask hides are not valid. (b, L) -> Cut"""
+    if padding is None:
+        return cut
+    return replace(cut, valid=cut.valid & padding.bool().to(cut.columns.device).gather(1, cut.columns))
+
+
+def last_columns(mask: Tensor, width: int | None) -> Tensor:
+    """The last `width` columns of a mask, all of them if `width` is None. (..., l) -> (..., width)"""
+    return mask if width is None else mask[..., -width:]
+
+
+def last_queries(mask: Tensor, queries: int) -> Tensor:
+    """The rows of the last queries of an attention mask; a padding mask has none. (b, 1, q, l) -> (b, 1, queries, l)
+
+    Late layers of some decoders go on with the last tokens of a prompt alone (Gemma 4).
+    """
+    return mask if mask.ndim == 2 else mask[:, :, -queries:]
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to attention scores; a bool mask stays as it is. (b, 1, q, l) bool -> (b, 1, q, l)"""
+    if dtype == torch.bool:
+        return allowed
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
+
+
+def forbidden(dtype: torch.dtype) -> float | bool:
+    """The value of a mask of this type at a column that a query must not see."""
+    return False if dtype == torch.bool else torch.finfo(dtype).min
+
+
+def allowed_by(mask: Tensor) -> Tensor:
+    """The columns that a bool or an additive mask lets each query see. (b, 1, q, l) -> bool"""
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+def of_kernel(cut: Cut, queries: int, window: int | None, dtype: torch.dtype, *, flash: bool) -> Tensor | None:
+    """The mask of a layer that left causality to its attention kernel: None unless a row is padded.
+
+    `flash`: the kernel takes a padding mask. -> (b, l) or (b, 1, queries, l)
+    """
+    if not cut.ragged:
+        return None
+    return cut.valid if flash else additive(cut.allowed(queries, window), dtype)
+
+
+def anew(cut: Cut, like: Tensor, queries: int, window: int | None, width: int | None) -> Tensor:
+    """A mask of the kind of `like`, made from the cut alone. -> (b, width) or (b, 1, queries, width)"""
+    if like.ndim == 2:
+        return last_columns(cut.valid, width).to(like.dtype)
+    return additive(last_columns(cut.allowed(queries, window), width), like.dtype)
+
+
+def anew_with(cut: Cut, fresh: Cut, mask: Tensor, queries: int, window: int | None, width: int | None) -> Tensor:
+    """An attention mask made from the cut, which also allows what the model's own mask allows between new tokens.
+
+    `fresh` is the cut of this forward's tokens, `mask` (b, 1, q, t) the model's own: in some models the tokens of an
+    image see all of that image. -> (b, 1, queries, width)
+    """
+    allowed = cut.allowed(queries, window)
+    own = fresh.mask_rows(fresh.mask_columns(mask[..., -fresh.length :]))
+    allowed[..., -queries:] |= allowed_by(own)
+    return additive(last_columns(allowed, width), mask.dtype)
