@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from greedyprune.attach.handle import Pruned as Pruned
     from greedyprune.attach.handle import prune as prune
     from greedyprune.attach.handle import remove as remove
+    from greedyprune.attach.request import Request as Request
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
+    from greedyprune.policy import Policy as Policy
     from greedyprune.selection import PruneWarning as PruneWarning
     from greedyprune.stages import Depths as Depths
     from greedyprune.stages import Input as Input
@@ -120,6 +122,7 @@ _HOMES = {
     "Need": "cues",
     "PerFrame": "budget",
     "PerLayer": "budget",
+    "Policy": "policy",
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",
     "PruneSID": "methods.prunesid",
@@ -129,6 +132,7 @@ _HOMES = {
     "Quantile": "ops.threshold",
     "Random": "methods.random",
     "Ratio": "budget",
+    "Request": "attach.request",
     "SCOPE": "methods.scope",
     "Saliency": "methods.saliency",
     "SparseVLM": "methods.sparsevlm",

@@ -134,7 +134,7 @@ class Trial:
 
     wish: Wish | None
     """What the hooks shall do; None for a run without pruning."""
-    cut: Cut | None = None
+    cut_made: Cut | None = None
     """The cut that the hooks made."""
     states: Tensor | None = None
     """The states that came out of the text model."""

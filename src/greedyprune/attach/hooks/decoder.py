@@ -100,7 +100,7 @@ class DecoderHooks(Attached):
             if forward.wish is not None and forward.plain_prompt:
                 forward.wish.record(None, [])
         elif trial is not None:
-            trial.cut = work.steps[-1].fresh
+            trial.cut_made = work.steps[-1].fresh
         else:
             work.finish(forward.cache if forward.cache is not None else cache_of(output))
 

@@ -73,11 +73,11 @@ def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]
     run = partial(_run, parts, outer, kwargs)
     plain = run(None)
     kept = run(Policy(EveryOther(), Ratio(1.0), place))
-    worst = _apart(plain, kept, kept.cut)
+    worst = _apart(plain, kept, kept.cut_made)
     if parts.plain and not worst > _bound(plain):
         half = run(Policy(EveryOther(), Ratio(0.5), place))
-        with _masked(parts, half.cut, policy.starts[0] if policy.starts else 0):
-            worst = _apart(run(None), half, half.cut)
+        with _masked(parts, half.cut_made, policy.starts[0] if policy.starts else 0):
+            worst = _apart(run(None), half, half.cut_made)
     if not worst <= _bound(plain):
         raise NotImplementedError(
             f"a {parts.family.model_type!r} model is not known here and did not pass the self-test at {place}: its "

@@ -1,0 +1,322 @@
+"""One request, one object: whichever thread, task, context or generator it runs in, it reads its own result."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import greedyprune as gp
+from greedyprune.attach.context import FORWARD, GENERATION, REQUESTS
+from proofs import MODEL, ONE, TWO, generate
+
+pytestmark = pytest.mark.usefixtures("untouched")
+
+FEW = {"max_new_tokens": 2, "do_sample": False}
+OWN = 5
+METHODS = ("random", "grid", "divprune", "greedyprune")
+
+
+@pytest.fixture
+def pruned() -> Iterator[gp.Pruned]:
+    with gp.prune(MODEL, gp.GreedyPrune(), OWN, at=gp.Layer(2)) as handle:
+        yield handle
+        generate(MODEL, ONE, **FEW)
+        assert handle.selections[0].k == OWN, "the handle's own policy is in force afterwards"
+        assert REQUESTS.get() == ()
+        assert FORWARD.get() is GENERATION.get() is None
+
+
+def ask(request: gp.Request) -> tuple[int, str]:
+    """Run a request on one prompt. -> the tokens it kept, and its method, as its own result says."""
+    request.generate(**ONE, **FEW)
+    return request.selections[0].k, request.report().method
+
+
+def wishes(count: int) -> list[tuple[str, int]]:
+    return [(METHODS[i % len(METHODS)], 1 + i % 7) for i in range(count)]
+
+
+def expected(wish: tuple[str, int]) -> tuple[int, str]:
+    return wish[1], type(gp.from_plain({"type": wish[0]})).__name__
+
+
+# A request ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_pruned_as_a_model_with_its_policy() -> None:
+    told = {**FEW, "return_dict_in_generate": True, "output_logits": True}
+    with gp.prune(MODEL, gp.GreedyPrune(), OWN, at=gp.Layer(2)) as handle:
+        request = handle.request("divprune", 3, at=gp.Input())
+        answer = request.generate(**ONE, **told)
+    with gp.prune(MODEL, "divprune", 3, at=gp.Input()) as other:
+        same = MODEL.generate(**ONE, **told)
+        assert torch.equal(torch.stack(answer.logits), torch.stack(same.logits))
+        assert request.selections[0].rows.tolist() == other.selections[0].rows.tolist()
+        assert {**request.report().to_dict(), "select_ms": 0} == {**other.report().to_dict(), "select_ms": 0}
+
+
+def test_what_is_left_out_is_as_the_handle_has_it(pruned: gp.Pruned) -> None:
+    request = pruned.request(keep=3)
+    assert request.policy == gp.Policy(gp.GreedyPrune(), 3, gp.Layer(2))
+    with pruned.using(positions="compact"):
+        assert pruned.request(keep=3).policy.positions == "compact"
+    assert pruned.request("grid").policy.at == gp.UniformGrid().at, "a new method brings its own stage"
+
+
+def test_a_request_reads_its_own_prompt_and_nobody_elses(pruned: gp.Pruned) -> None:
+    first, second = pruned.request(keep=3), pruned.request(keep=4)
+    assert first.selections == []
+    assert "nothing was pruned" in str(first.report())
+    first.generate(**ONE, **FEW)
+    second.generate(**TWO, **FEW)
+    assert [s.k for s in first.selections] == [3]
+    assert [s.k for s in second.selections] == [4, 4]
+    assert [s.k for s in pruned.selections] == [4, 4], "the handle tells of the last prompt"
+
+
+def test_a_request_runs_once(pruned: gp.Pruned) -> None:
+    request = pruned.request(keep=3)
+    request.generate(**ONE, **FEW)
+    with pytest.raises(RuntimeError, match=r"this request ran already: make another with pruned.request"):
+        request.generate(**ONE, **FEW)
+    with pytest.raises(RuntimeError, match="ran already"), request:
+        pass
+    with pruned.using(keep=4) as block:
+        with pytest.raises(RuntimeError, match="is in use"), block:
+            pass
+        assert ask(block) == (4, "GreedyPrune")
+        generate(MODEL, ONE, **FEW)
+        assert block.selections[0].k == 4
+
+
+def test_a_request_that_failed_leaves_nothing_in_force(pruned: gp.Pruned) -> None:
+    request = pruned.request(keep=3)
+    with pytest.raises(ValueError, match="nonsense"):
+        request.generate(**ONE, nonsense=object())
+    with pytest.raises(KeyError), pruned.using(keep=3):
+        raise KeyError
+    generate(MODEL, ONE, **FEW)
+    assert pruned.selections[0].k == OWN
+
+
+def test_a_removed_handle_refuses_its_requests() -> None:
+    handle = gp.prune(MODEL, gp.GreedyPrune(), OWN)
+    request = handle.request(keep=3)
+    handle.remove()
+    for call in (lambda: request.generate(**ONE), lambda: handle.request(keep=2), lambda: request.__enter__()):
+        with pytest.raises(RuntimeError, match=r"was removed, so nothing would be pruned: call gp.prune"):
+            call()
+    assert REQUESTS.get() == ()
+
+
+def test_hints_for_images_that_are_not_there_are_an_error(pruned: gp.Pruned) -> None:
+    text = {"input_ids": ONE["input_ids"][:, :4] % 3 + 10}
+    with pytest.raises(ValueError, match="protect says something about 1 images, and this call brings none"):
+        pruned.request(protect=[[0]]).generate(**text, **FEW)
+    with pytest.raises(ValueError, match="protect has 3 lists, and the call has 1 images"):
+        pruned.request(protect=[[0], [1], [2]]).generate(**ONE, **FEW)
+
+
+# Threads, tasks and pools ------------------------------------------------------------------------------------------
+
+
+def test_sixteen_threads_read_their_own_results(pruned: gp.Pruned) -> None:
+    each, found = wishes(16), dict[int, tuple[int, str]]()
+    together = threading.Barrier(16)
+
+    def run(number: int) -> None:
+        together.wait()
+        if number % 2:
+            found[number] = ask(pruned.request(*each[number]))
+            return
+        with pruned.using(*each[number]) as request:
+            generate(MODEL, ONE, **FEW)
+            assert pruned.selections == request.selections
+            found[number] = request.selections[0].k, pruned.report().method
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number] for number in range(16)] == [expected(wish) for wish in each]
+
+
+def test_a_hundred_tasks_read_their_own_results(pruned: gp.Pruned) -> None:
+    each = wishes(100)
+
+    async def serve(number: int, pool: concurrent.futures.Executor) -> tuple[int, str]:
+        loop, wish = asyncio.get_running_loop(), each[number]
+        if number % 4 == 0:
+            request = pruned.request(*wish)
+            await loop.run_in_executor(pool, lambda: request.generate(**ONE, **FEW))
+        elif number % 4 == 1:
+            with pruned.using(*wish) as request:
+                await asyncio.to_thread(MODEL.generate, **ONE, **FEW)
+        elif number % 4 == 2:
+            with pruned.using(*wish) as request:
+                await asyncio.sleep(0)
+                generate(MODEL, ONE, **FEW)
+                await asyncio.sleep(0)
+                assert pruned.selections == request.selections
+        else:
+            request = pruned.request(*wish)
+            await asyncio.sleep(0)
+            request.generate(**ONE, **FEW)
+        await asyncio.sleep(0)
+        return request.selections[0].k, request.report().method
+
+    async def main() -> list[tuple[int, str]]:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            return await asyncio.gather(*(serve(number, pool) for number in range(100)))
+
+    assert asyncio.run(main()) == [expected(wish) for wish in each]
+
+
+def test_a_thread_may_run_a_request_while_another_streams_its_answer(pruned: gp.Pruned) -> None:
+    class Streamer:
+        """Hands tokens on as they come, as transformers' TextIteratorStreamer does."""
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+            self.done = threading.Event()
+
+        def put(self, value: torch.Tensor) -> None:
+            self.seen += value.flatten().tolist()
+
+        def end(self) -> None:
+            self.done.set()
+
+    streamer, request = Streamer(), pruned.request(keep=9)
+    thread = threading.Thread(target=request.generate, kwargs={**ONE, **FEW, "streamer": streamer})
+    thread.start()
+    assert streamer.done.wait(60)
+    thread.join()
+    assert request.selections[0].k == 9
+    assert len(streamer.seen) == ONE["input_ids"].shape[1] + FEW["max_new_tokens"]
+
+
+def test_a_thread_started_inside_a_block_takes_the_blocks_request(pruned: gp.Pruned) -> None:
+    with pruned.using(keep=9) as request:
+        thread = threading.Thread(target=request.generate, kwargs={**ONE, **FEW})
+        thread.start()
+        thread.join()
+        assert request.selections[0].k == pruned.selections[0].k == 9
+
+
+def test_a_thread_that_does_not_know_the_block_around_is_warned(pruned: gp.Pruned) -> None:
+    """It is pruned as the handle says: whether it belongs to the block, or to a stranger, nobody can tell."""
+    caught: list[Any] = []
+
+    def run() -> None:
+        with pytest.warns(gp.PruneWarning, match=r"started while Request\(.*keep=9.*target=request.generate") as seen:
+            generate(MODEL, ONE, **FEW)
+        caught.extend(seen)
+
+    with pruned.using(keep=9) as request:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert caught
+        assert request.selections == []
+        assert pruned.selections[0].k == OWN
+
+
+def test_a_thread_older_than_a_block_is_not_touched(pruned: gp.Pruned) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: None).result()
+        with pruned.using(keep=3) as request:
+            pool.submit(generate, MODEL, ONE, **FEW).result()
+            assert request.selections == []
+            assert pruned.selections[0].k == OWN
+
+
+# Generators and contexts -------------------------------------------------------------------------------------------
+
+
+def stream(pruned: gp.Pruned, keep: int, steps: int) -> Iterator[int]:
+    """A generator that holds a block open while it is suspended, as streaming servers do."""
+    with pruned.using(keep=keep) as request:
+        for _ in range(steps):
+            generate(MODEL, ONE, **FEW)
+            assert pruned.selections == request.selections
+            yield request.selections[0].k
+
+
+def test_a_generator_resumed_in_copied_contexts_keeps_its_request(pruned: gp.Pruned) -> None:
+    """Each step runs in a copy of the context, as Starlette's iterate_in_threadpool does."""
+    found, steps = list[int](), stream(pruned, 9, 3)
+    with contextlib.suppress(StopIteration):
+        while True:
+            found.append(contextvars.copy_context().run(next, steps))
+    assert found == [9, 9, 9]
+
+
+def test_a_generator_resumed_in_other_threads_keeps_its_request(pruned: gp.Pruned) -> None:
+    steps = stream(pruned, 9, 3)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert [pool.submit(next, steps, None).result() for _ in range(4)] == [9, 9, 9, None]
+
+
+def test_interleaved_streams_in_one_thread_keep_their_requests(pruned: gp.Pruned) -> None:
+    one, other = stream(pruned, 3, 2), stream(pruned, 9, 3)
+    found = [next(one), next(other), next(one), next(other), next(one, None), next(other), next(other, None)]
+    assert found == [3, 9, 3, 9, None, 9, None]
+
+
+def test_streams_nested_in_each_other_keep_their_requests(pruned: gp.Pruned) -> None:
+    with pruned.using(keep=7) as around:
+        assert [list(stream(pruned, 3, 1)), list(stream(pruned, 9, 1))] == [[3], [9]]
+        generate(MODEL, ONE, **FEW)
+        assert around.selections[0].k == 7
+
+
+def test_an_abandoned_stream_is_out_of_force(pruned: gp.Pruned) -> None:
+    steps = stream(pruned, 3, 2)
+    next(steps)
+    steps.close()
+    generate(MODEL, ONE, **FEW)
+    assert pruned.selections[0].k == OWN
+
+
+def test_a_block_entered_by_a_context_manager_is_the_inner_one(pruned: gp.Pruned) -> None:
+    @contextlib.contextmanager
+    def sparse() -> Iterator[None]:
+        with pruned.using(keep=2):
+            yield
+
+    with pruned.using(keep=7), sparse():
+        generate(MODEL, ONE, **FEW)
+        assert pruned.selections[0].k == 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pruned.using(keep=6))
+        generate(MODEL, ONE, **FEW)
+        assert pruned.selections[0].k == 6
+        with pruned.using(keep=3):
+            generate(MODEL, ONE, **FEW)
+            assert pruned.selections[0].k == 3
+
+
+def test_a_request_inside_a_block_is_the_inner_one(pruned: gp.Pruned) -> None:
+    with pruned.using(keep=7) as around:
+        assert ask(pruned.request(keep=2)) == (2, "GreedyPrune")
+        assert around.selections == []
+
+
+def test_two_handles_do_not_meet(pruned: gp.Pruned) -> None:
+    import tiny
+
+    made = tiny.fresh("llava")
+    inputs = made.prompt(((0,),))
+    with gp.prune(made.model, gp.GreedyPrune(), 4) as other, pruned.using(keep=3), other.using(keep=6):
+        generate(MODEL, ONE, **FEW)
+        generate(made.model, inputs, **FEW)
+        assert (pruned.selections[0].k, other.selections[0].k) == (3, 6)
