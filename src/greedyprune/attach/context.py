@@ -15,6 +15,8 @@ from weakref import ReferenceType
 import torch
 from torch import Tensor
 
+from greedyprune.models.reads import layers_of
+
 if TYPE_CHECKING:
     from greedyprune.hints import Hints
     from greedyprune.models.needs import Seen
@@ -98,7 +100,7 @@ class Forward:
 
     def fills(self, layer: object) -> bool:
         """True if a cache layer belongs to the cache that this forward fills."""
-        for mine in getattr(self.cache, "layers", None) or []:  # noqa: SIM110 - mostly the first, so no generator
+        for mine in layers_of(self.cache):  # noqa: SIM110 - mostly the first, so no generator
             if mine is layer:
                 return True
         return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
-import sys
 import threading
 import warnings
 import weakref
@@ -95,8 +95,10 @@ class Request:
         if self._uses:
             raise RuntimeError("this request is in use: make another with pruned.request(...).")
         self._begin()
-        caller = sys._getframe(1)
-        if caller.f_code.co_filename != contextlib.__file__:  # an ExitStack's own frame ends before the block does
+        own = inspect.currentframe()
+        caller = None if own is None else own.f_back
+        # An ExitStack enters from a frame of its own, which ends before the block does.
+        if caller is not None and caller.f_code.co_filename != contextlib.__file__:
             self._frame = caller
         self._threads = weakref.WeakSet(threading.enumerate())
         REQUESTS.set((*(each for each in REQUESTS.get() if each.is_open), self))
@@ -202,7 +204,7 @@ class Requests:
         """The request that the innermost function on the stack entered last, None if none did."""
         entered = sorted((by, request) for request in list(self.open) if (by := request.entered_by()) is not None)
         frames = {frame: request for (_, frame), request in entered}
-        frame = sys._getframe(1) if frames else None
+        frame = inspect.currentframe() if frames else None
         while frame is not None:
             if (found := frames.get(id(frame))) is not None:
                 return found

@@ -7,7 +7,7 @@ of dropped tokens (so that masks have the physical width). The class is mixed in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from greedyprune.attach.context import FORWARD
+from greedyprune.models.reads import layers_of
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
@@ -34,17 +35,17 @@ class ShortLayer(Base):
     cut: Cut | None = None
     """None in the layers before the cut, which hold every token."""
     place: str = ""
-    """Where the cut was made, as text: a later turn must cut there too."""
+    """The place of the cut, as text: a later turn must cut there too."""
     prompt: int = 0
     """The logical length up to the end of the last prompt that was cut."""
 
     @property
     def dropped(self) -> int:
-        """How many tokens are missing here."""
+        """The number of tokens that are missing here."""
         return self.cut.dropped if self.cut is not None else 0
 
     @contextmanager
-    def _physical(self) -> Iterator[None]:
+    def _physical(self) -> Generator[None]:
         """Inside, the layer reports its physical length, which is what the parent's own arithmetic means."""
         cut, self.cut = self.cut, None
         try:
@@ -70,7 +71,10 @@ class ShortLayer(Base):
         return width, offset + dropped
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove tokens from the end, down to the prompt; a positive number is the length to leave (old releases)."""
+        """Remove tokens from the end, never from the pruned prompt.
+
+        `-n` removes n tokens; a positive `n` (old releases of transformers) keeps n.
+        """
         length = self.get_seq_length()
         remove = length - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
         if remove > length - self.prompt:
@@ -146,7 +150,7 @@ def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, 
 
 def cut_of(cache: Any, index: int | None = None) -> Cut | None:
     """The cut that a cache layer carries (by default the first layer that carries one), or None."""
-    layers = getattr(cache, "layers", None) or []
+    layers = layers_of(cache)
     if index is not None:
         layers = layers[index : index + 1]
     for layer in layers:
@@ -156,37 +160,37 @@ def cut_of(cache: Any, index: int | None = None) -> Cut | None:
 
 
 def place_of(cache: Any) -> str | None:
-    """Where the prompt in this cache was cut, None if nowhere."""
-    for layer in getattr(cache, "layers", None) or []:
+    """The place where the prompt in this cache was cut, None if it was not."""
+    for layer in layers_of(cache):
         if isinstance(layer, ShortLayer) and layer.prompt:
             return layer.place
     return None
 
 
 def is_cut_once(cache: Any) -> bool:
-    """Whether its prompt was cut before one layer alone, so that all short layers are short alike."""
+    """True if its prompt was cut before one layer alone, so that all short layers are short alike."""
     return "," not in (place_of(cache) or "")
 
 
 def is_shifted(cache: Any) -> bool:
-    """Whether any layer numbered its tokens anew."""
+    """True if any layer numbered its tokens anew."""
     return any(cut.shift is not None for cut in _cuts(cache))
 
 
 def is_ragged(cache: Any) -> bool:
-    """Whether any layer holds padding."""
+    """True if any layer holds padding."""
     return any(cut.ragged for cut in _cuts(cache))
 
 
 def _cuts(cache: Any) -> Iterator[Cut]:
     """The cuts that its layers carry."""
-    return (layer.cut for layer in cache.layers if isinstance(layer, ShortLayer) and layer.cut is not None)
+    return (layer.cut for layer in layers_of(cache) if isinstance(layer, ShortLayer) and layer.cut is not None)
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:
     """Bytes that the keys and values take, and what they would take at the full logical length."""
     held = full = 0
-    for layer in getattr(cache, "layers", None) or []:
+    for layer in layers_of(cache):
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
             continue
         own = [layer.keys, layer.values, *(vars(layer).get(name) for name in ("_quantized_keys", "_quantized_values"))]

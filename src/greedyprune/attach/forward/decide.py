@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from greedyprune.attach.forward.quotas import keep_last_tokens, quotas
 from greedyprune.budget import PerFrame, Ratio
@@ -20,8 +21,6 @@ from greedyprune.selection import PruneWarning, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
 
     from greedyprune.attach.forward.quotas import Quota
     from greedyprune.cues import Need
@@ -81,7 +80,7 @@ class Step:
         """DeepStack features of the tokens that stay, merged where the tokens were. (n of all images, d) each"""
         cut: list[Tensor] = []
         for plane in features:
-            parts, start = [], 0
+            parts, start = list[Tensor](), 0
             for keep in self.keeps:
                 parts.append(keep.merge(plane[start : start + keep.n]))
                 start += keep.n
@@ -240,8 +239,8 @@ def _by_image(seen: Tensor, rows: list[int], images: list[ImageTokens]) -> list[
     lengths = [images[places.index(place)].n for place in range(len(first))]
     if sum(lengths) != seen.shape[0] or any(lengths[p] != i.n for p, i in zip(places, images, strict=True)):
         return None
-    parts = seen.split(lengths)
-    return [parts[place] for place in places]
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    return [seen[starts[place] : starts[place] + lengths[place]] for place in places]
 
 
 def warn_if_nothing_pruned(policy: Policy, selections: list[Selection]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from greedyprune.attach.forward.cache import cut_of, is_cut_once, is_ragged, is_shifted, place_of
+from greedyprune.models.reads import layers_of
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, last_queries, of_kernel, padded, padding_mask
 
@@ -113,13 +114,13 @@ class TextInputs:
 
     def keys_of(self, index: int) -> int:
         """The layer whose keys decoder layer `index` reads: another one of its kind if it has none (Gemma 4)."""
-        layers = getattr(self.forward.cache, "layers", None) or []
+        layers = layers_of(self.forward.cache)
         own = index < len(layers) and isinstance(layers[index], CacheLayerMixin)
         return index if own or not layers else self.forward.parts.kinds[index].first
 
     def width_of(self, index: int, queries: int) -> int | None:
         """The columns that a mask of decoder layer `index` has; None if no cache says so."""
-        layers, index = getattr(self.forward.cache, "layers", None) or [], self.keys_of(index)
+        layers, index = layers_of(self.forward.cache), self.keys_of(index)
         return layers[index].get_mask_sizes(queries)[0] if index < len(layers) else None
 
     def rebuilt(self, held: Cut | None, index: int, mask: Tensor, hidden: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ original length as a logical one (`cache.py`), so that decoding goes on in the o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -144,13 +144,14 @@ class Prefill:
         for name in parts.family.along:
             if arguments.get(name) is not None:
                 arguments[name] = step.fresh.take(arguments[name], 1 - arguments[name].ndim)
-        mask: Any = arguments.get("attention_mask")
-        if isinstance(mask, dict) and text.outer_masks:
+        mask = arguments.get("attention_mask")
+        by_kind = cast("dict[str, Tensor | None]", mask) if isinstance(mask, dict) else None
+        if by_kind is not None:
             first = {kind.name: kind.first for kind in parts.kinds}
-            masks = {name: self._mask(step, first.get(name, 0), m, hidden) for name, m in mask.items()}
+            masks = {name: self._mask(step, first.get(name, 0), m, hidden) for name, m in by_kind.items()}
             arguments["attention_mask"] = masks
         elif text.outer_masks:
-            arguments["attention_mask"] = self._mask(step, parts.full, mask, hidden)
+            arguments["attention_mask"] = self._mask(step, parts.full, cast("Tensor", mask), hidden)
         else:
             # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
             # several packed sequences and lets them not see each other. It covers the logical past and the physical

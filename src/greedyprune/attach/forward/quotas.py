@@ -179,5 +179,5 @@ def _repeats(embeds: Tensor, times: int) -> bool:
         return True
     if embeds.shape[0] % times:
         return False
-    groups = embeds.unflatten(0, (-1, times))
+    groups: Tensor = embeds.reshape(-1, times, *embeds.shape[1:])
     return bool((groups - groups[:, :1]).abs().max() <= 1e-2 * embeds.abs().max())

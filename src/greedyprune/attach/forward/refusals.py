@@ -5,11 +5,11 @@ A new reason to refuse a call is a function here. Errors say what is wrong, whic
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
@@ -17,6 +17,7 @@ from transformers.cache_utils import StaticLayer
 from greedyprune.budget import Total
 from greedyprune.cues import Text
 from greedyprune.models.parts import INPUTS
+from greedyprune.models.reads import layers_of
 from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
 
 def is_cut(cache: Any) -> bool:
     """True if a cache holds a pruned prompt: its layers say where that ends (`ShortLayer.prompt`)."""
-    return any(getattr(layer, "prompt", 0) for layer in getattr(cache, "layers", None) or [])
+    return any(getattr(layer, "prompt", 0) for layer in layers_of(cache))
 
 
 def refuse_labels(kwargs: dict[str, Any]) -> None:
@@ -175,7 +176,9 @@ def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> 
         return
     for row in range(ids.shape[0]):
         mine = [span.columns for span in prompt.spans if span.row == row]
-        between = [ids[row, int(a[-1]) + 1 : int(b[0])].tolist() for a, b in pairwise(mine)]
+        between: list[list[int]] = [
+            cast("list[int]", ids[row, int(a[-1]) + 1 : int(b[0])].tolist()) for a, b in pairwise(mine)
+        ]
         if len(between) < 2 or any(gap != between[1] for gap in between[1:]):
             continue
         if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):
@@ -336,7 +339,7 @@ def refuse_hints(hints: Hints) -> None:
 
 def callers(*methods: str) -> Iterator[tuple[str, nn.Module]]:
     """The modules whose methods of these names are on this thread's stack, the innermost first."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         code = frame.f_code
         if code.co_name in methods and code.co_argcount:

@@ -8,7 +8,7 @@ while a model is pruned, it has an attribute of that name in front of its own me
 from __future__ import annotations
 
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 from torch import Tensor
@@ -123,7 +123,8 @@ class TowerHooks(Attached):
     def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
         run = self._run()
         if run is not None and (need := Features(index)) in run.wanted:
-            run.rows[need] = (output[0] if isinstance(output, tuple) else output).detach()
+            states: Tensor = cast("tuple[Tensor, ...]", output)[0] if isinstance(output, tuple) else output
+            run.rows[need] = states.detach()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         run, forward = self._run(), self._running()
@@ -131,7 +132,9 @@ class TowerHooks(Attached):
         if run is None or output is None:  # nothing is looked for, or the tower raised
             return
         if (need := Features()) in run.wanted:
-            run.rows[need] = (output["last_hidden_state"] if isinstance(output, dict) else output[0]).detach()
+            named = cast("dict[str, Tensor]", output) if isinstance(output, dict) else None
+            states: Tensor = output[0] if named is None else named["last_hidden_state"]
+            run.rows[need] = states.detach()
         seen = {need: self._by_token(need, rows, run.grids) for need, rows in run.rows.items()}
         if forward is not None:
             forward.seen[ENCODING.get() or "image"] = seen
@@ -147,4 +150,4 @@ class TowerHooks(Attached):
 
 def carried(features: Any) -> dict[Seen, Tensor]:
     """What features carry that were computed before this forward."""
-    return features.get(CARRIED, {}) if isinstance(features, dict) else {}
+    return cast("dict[str, Any]", features).get(CARRIED, {}) if isinstance(features, dict) else {}

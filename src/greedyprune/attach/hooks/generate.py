@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -76,5 +76,5 @@ def _padding(holder: Any, given: dict[str, Any]) -> int | None:
     """The token that `generate` takes for padding if no mask is given; None if there is none."""
     rules = given.get("generation_config") or getattr(holder, "generation_config", None)
     pad, end = (given.get(name, getattr(rules, name, None)) for name in ("pad_token_id", "eos_token_id"))
-    ends = end if isinstance(end, (list, tuple)) else [end]
+    ends: list[object] = list(cast("list[object]", end)) if isinstance(end, (list, tuple)) else [end]
     return pad if isinstance(pad, int) and pad not in ends else None

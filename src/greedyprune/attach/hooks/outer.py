@@ -102,7 +102,8 @@ class OuterHooks(Attached):
         computed: dict[str, Any] = {}
         places: dict[str, Tensor] = {}
         if refusals.brings_media(self._parts, kwargs):
-            computed = {k: v for k, v in (kwargs.get("mm_encoder_outputs") or {}).items() if v is not None}
+            given: dict[str, Any] = kwargs.get("mm_encoder_outputs") or {}
+            computed = {kind: features for kind, features in given.items() if features is not None}
             refusals.refuse_unclear(ids, mask, cut=True)
             refusals.refuse_labels(kwargs)
             refusals.refuse_unknown_inputs(self._parts, kwargs, computed)

@@ -8,7 +8,7 @@ give the states that the pruned run gave. The last two need layers that look at 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -123,7 +123,7 @@ def _bound(plain: Trial) -> float:
 
 
 @contextmanager
-def _masked(parts: Parts, cut: Cut | None, start: int) -> Iterator[None]:
+def _masked(parts: Parts, cut: Cut | None, start: int) -> Generator[None]:
     """Inside, no layer from `start` on looks at what was cut."""
     assert cut is not None
     seen = torch.zeros(cut.columns.shape[0], cut.length, dtype=torch.bool, device=cut.columns.device)
