@@ -147,7 +147,7 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
     from greedyprune.eval import configurations
     from greedyprune.eval.configs import usual_methods
     from greedyprune.eval.loop import refused
-    from greedyprune.models.transforms import cannot_downscale
+    from greedyprune.images.transforms import cannot_downscale
 
     named = plan.methods
     methods: list[Any] = named or []

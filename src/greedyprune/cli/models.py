@@ -55,8 +55,8 @@ def models(
 
 def support() -> list[dict[str, Any]]:
     """The support matrix as plain values, one row per family, read off the table of families."""
+    from greedyprune.images.transforms import cannot_downscale
     from greedyprune.models.table import FAMILIES
-    from greedyprune.models.transforms import cannot_downscale
 
     return [
         {

@@ -21,9 +21,9 @@ from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.images import Images
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
+from greedyprune.images.seen import seen
+from greedyprune.images.transforms import downscale
 from greedyprune.models.flops import prefill_flops
-from greedyprune.models.seen import seen
-from greedyprune.models.transforms import downscale
 
 
 class ItemError(RuntimeError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.attach.parts import find_parts
-from greedyprune.models.processors import load_processor
+from greedyprune.images.processors import load_processor
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.raw import from_config
 from greedyprune.verify.ready import Unready, images, said
