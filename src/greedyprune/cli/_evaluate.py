@@ -87,9 +87,7 @@ def _engine(plan: Plan, name: str) -> Engine:
 
 def _items(plan: Plan, engine: Engine) -> list[Item]:
     """The questions for a model."""
-    from greedyprune.models.layouts import by_tower, takes_one_size
-
-    native = engine.parts.family.layout is not by_tower or not takes_one_size(engine.parts.config)
+    native = not engine.parts.family.takes_one_size(engine.parts.config)
     return _suite.items(plan.suite, plan.questions, plan.split, plan.seed, native)
 
 
@@ -147,11 +145,10 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
     from greedyprune.eval import configurations
     from greedyprune.eval.configs import usual_methods
     from greedyprune.eval.loop import refused
-    from greedyprune.images.transforms import cannot_downscale
 
     named = plan.methods
     methods: list[Any] = named or []
-    for name in [] if named is not None else usual_methods(not cannot_downscale(engine.parts.family), plan.every):
+    for name in [] if named is not None else usual_methods(not engine.parts.family.cannot_downscale, plan.every):
         try:
             configurations([name], plan.budgets, plan.stages, plan.seeds)
             methods.append(name)

@@ -55,7 +55,6 @@ def models(
 
 def support() -> list[dict[str, Any]]:
     """The support matrix as plain values, one row per family, read off the table of families."""
-    from greedyprune.images.transforms import cannot_downscale
     from greedyprune.models.table import FAMILIES
 
     return [
@@ -64,7 +63,7 @@ def support() -> list[dict[str, Any]]:
             "reads": [medium.kind for medium in family.media],
             "stages": [stage.__name__.lower() for stage in family.stages],
             "attention": list(ATTENTION),
-            "downscale": not cannot_downscale(family),
+            "downscale": not family.cannot_downscale,
             "note": family.note,
         }
         for name, family in FAMILIES.items()

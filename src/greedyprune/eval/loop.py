@@ -21,7 +21,6 @@ from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
 from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store, settings
-from greedyprune.models.layouts import by_tower, takes_one_size
 
 Load = Callable[[], tuple[Any, Any]]
 """Makes a model in eval mode and its processor; picklable where several processes work."""
@@ -78,14 +77,14 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
 
 def plan(engine: Engine, items: list[Item], size: int) -> Batches:
     """Batches of images with equally many tokens and prompts of about one length, so that little is padded."""
-    fixed = engine.parts.family.layout is by_tower and takes_one_size(engine.parts.config)
+    one_size = engine.parts.family.takes_one_size(engine.parts.config)
     tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
 
     def order(item: Item) -> tuple[tuple[int, int], int, str]:
         return shapes[item.picture], len(tokenizer(engine.prompt(item))["input_ids"]), item.name
 
     shapes = {item.picture: (0, 0) for item in items}
-    if not fixed:
+    if not one_size:
         shapes = {item.picture: item.open().size for item in {item.picture: item for item in items}.values()}
     batches: Batches = []
     for item in sorted(items, key=order):

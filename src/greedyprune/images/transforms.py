@@ -11,24 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
-from greedyprune.models._family import Family, Layout
-from greedyprune.models.layouts import by_tower, runs_of_tiles, runs_until_global
 from greedyprune.models.table import FAMILIES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Resample = Literal["bicubic", "lanczos"]
-
-FIXED: dict[Layout, str] = {
-    by_tower: "its processors, but for Pixtral's, resize every image to one size, so a smaller image has just as many "
-    "tokens; use AveragePool() instead",
-    runs_of_tiles: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
-    "per image (crop_to_patches=False)",
-    runs_until_global: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
-    "per image (do_image_splitting=False)",
-}
-"""Why images of the other layouts cannot be scaled down, and what to do."""
 
 
 class Downscaled(NamedTuple):
@@ -73,14 +61,6 @@ def downscale(
             picture, k = _resized(picture, columns * sizer.side, rows * sizer.side, resample), rows * columns
         made.append((picture, k, dense))
     return Downscaled([image for image, _, _ in made], [k for _, k, _ in made], [dense for _, _, dense in made])
-
-
-def cannot_downscale(family: Family) -> str:
-    """Why images of this family cannot be scaled down to fewer tokens: empty if they can."""
-    if family.native:
-        return ""
-    unknown = "its processor is not known to keep an image's own size"
-    return unknown if family.layout is None else FIXED.get(family.layout, unknown)
 
 
 @dataclass(frozen=True)
@@ -152,7 +132,7 @@ def _sizer(processor: Any) -> _Sizer:
     name = type(processor).__name__
     word = name.removesuffix("Processor").replace("_", "").lower()
     family = next((family for kind, family in FAMILIES.items() if kind.replace("_", "") == word), None)
-    if family is not None and (reason := cannot_downscale(family)):
+    if family is not None and (reason := family.cannot_downscale):
         raise ValueError(f"images of a {family.model_type!r} model cannot be scaled down to fewer tokens: {reason}.")
     size: Any = getattr(worker, "size", None) or {}
     if not (
@@ -170,7 +150,7 @@ def _sizer(processor: Any) -> _Sizer:
 
 
 def _native_names() -> str:
-    return " and ".join(name for name, family in FAMILIES.items() if not cannot_downscale(family))
+    return " and ".join(name for name, family in FAMILIES.items() if not family.cannot_downscale)
 
 
 def _each(keep: object, images: int) -> tuple[Budget, ...]:
