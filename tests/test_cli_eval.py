@@ -13,10 +13,10 @@ import pytest
 
 from greedyprune import testbed
 from greedyprune.cli import _evaluate
-from greedyprune.cli._suite import Scenes
 from greedyprune.cli.eval import _budget
 from greedyprune.eval import auc as auc_of_orders
 from greedyprune.eval.configs import USUAL
+from greedyprune.eval.scenes import Scenes
 from greedyprune.registry import METHODS
 from greedyprune.stages import Layer
 from test_cli import complaint, greedy

@@ -17,12 +17,13 @@ from PIL import Image
 import greedyprune as gp
 import tiny
 from greedyprune.budget import Ratio
-from greedyprune.cli._suite import Scenes, loader
+from greedyprune.cli._suite import loader
 from greedyprune.eval import Engine, Item, Job, configurations, evaluate, rows
 from greedyprune.eval.auc import auc_rows
 from greedyprune.eval.digits import Digits
 from greedyprune.eval.engine import ItemError
 from greedyprune.eval.loop import _next, _serve, plan, refused
+from greedyprune.eval.scenes import Scenes
 from greedyprune.method import as_method
 from greedyprune.registry import METHODS
 

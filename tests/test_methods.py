@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import cases
 import greedyprune as gp
-from greedyprune.cli.methods import matrix
 from greedyprune.eval.configs import usual_methods
 from greedyprune.method import as_method
+from greedyprune.models.support import matrix
 from greedyprune.plain import to_plain
 from greedyprune.registry import METHODS, method_class
 from tiny import tiny

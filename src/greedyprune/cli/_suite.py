@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,43 +46,9 @@ def items(suite: str, questions: int, split: str, seed: int, native: bool) -> li
         raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
     if suite == "digits":
         return _digits(questions, split, seed)
+    from greedyprune.eval.scenes import Scenes
+
     return Scenes(questions, split, seed, native=native).items()
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """The scenes of the testbed: the same questions for the same split and seed."""
-
-    questions: int
-    """Of each task."""
-    split: str = "test"
-    seed: int = 0
-    tasks: Sequence[str] = ()
-    """All, if empty."""
-    native: bool = False
-    """Of several sizes, not only of the one that every model sees as it is."""
-
-    def items(self) -> list[Item]:
-        """One item per question."""
-        from greedyprune.eval.items import Item
-
-        tasks = tuple(self.tasks) or testbed.TASKS
-        sizes = testbed.SIZES if self.native else testbed.SIZES[:1]
-        found = testbed.sample(self.questions * len(tasks), self.split, self.seed, tasks, sizes)
-        pictures = {id(image): number for number, (image, _) in enumerate(found)}
-        return [
-            Item(
-                f"{self.split}-{self.seed}-{number} ({question.task})",
-                question.task,
-                image,
-                f"{self.split}-{self.seed}-{pictures[id(image)]}",
-                question.text,
-                (question.answer,),
-                tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in question.boxes),
-                question.guesses,
-            )
-            for number, (image, question) in enumerate(found)
-        ]
 
 
 def _digits(questions: int, split: str, seed: int) -> list[Item]:

@@ -11,4 +11,5 @@ from greedyprune.eval.engine import Engine as Engine
 from greedyprune.eval.items import Item as Item
 from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
+from greedyprune.eval.scenes import Scenes as Scenes
 from greedyprune.eval.table import rows as rows
