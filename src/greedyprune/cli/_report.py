@@ -14,7 +14,7 @@ from greedyprune.plots.page import bullets, folded, heading, page, paragraph, pi
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from greedyprune.cli._evaluate import Evaluated
+    from greedyprune.cli._plan import Evaluated
     from greedyprune.eval import Config, Item
 
 SHOWN = 2

@@ -54,14 +54,14 @@ def size(count: float) -> str:
 
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show on standard error that something is going on, while it does. Yields `say(text="", step=0)`."""
+    """Show on standard error that work goes on. Yields `say(text="", done=None)`: `done` of `total` are finished."""
     err = Console(stderr=True)
     bars = [BarColumn(), TimeRemainingColumn()] if total else []
     parts = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]
     with Progress(*parts, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)
 
-        def say(text: str = "", step: int = 0) -> None:
-            bar.update(task, advance=step, description=text or None)
+        def say(text: str = "", done: int | None = None) -> None:
+            bar.update(task, completed=done, description=text or None)
 
         yield say

@@ -71,7 +71,7 @@ def demo(
         for item in items:
             say(item.question.text)
             pairs.append(_answered(loaded, item))
-            say(step=1)
+            say(done=len(pairs))
     files: list[Path] = []
     problem = written("--save", save, lambda folder: files.extend(_draw(pairs, folder)))
     if as_json:

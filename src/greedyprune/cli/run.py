@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from greedyprune.cli._errors import misuse
-from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._options import Device, Dtype, Longest, method_of
 from greedyprune.cli._show import console, print_json, progress, size, table
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from greedyprune.cli._answer import Answer, Pruning
     from greedyprune.cli._load import Loaded
-    from greedyprune.method import Method
 
 EXAMPLES = """Examples:
 
@@ -124,28 +122,6 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     from greedyprune.cli._answer import Pruning
 
     return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
-
-
-def method_of(text: str, option: str = "--method") -> Method:
-    """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
-    from greedyprune.method import Method, as_method
-    from greedyprune.plain import from_plain
-
-    plain: Any = text.strip()
-    try:
-        if plain.startswith("{"):
-            plain = json.loads(plain)
-            if "type" not in plain:
-                raise ValueError('the JSON has no "type", the name of a method: {"type": "greedyprune", "tau": 0.9}.')
-            found = from_plain(plain)
-            if not isinstance(found, Method):
-                raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
-            plain = found
-        return as_method(plain)
-    except json.JSONDecodeError as error:
-        raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
-    except (ValueError, TypeError) as error:
-        raise misuse(f"{option}: {error}") from error
 
 
 def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:

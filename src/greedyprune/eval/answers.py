@@ -26,9 +26,13 @@ class Answers:
     configs: list[Config]
     columns: dict[str, dict[str, Tensor]]
     """By configuration key and name: (q,) each."""
+    given: int = 0
+    """How many answers the model gave for this; the others were in the run folder."""
 
     @classmethod
-    def of(cls, batches: Batches, configs: list[Config], outcomes: Mapping[tuple[str, int], Outcome]) -> Answers:
+    def of(
+        cls, batches: Batches, configs: list[Config], outcomes: Mapping[tuple[str, int], Outcome], given: int = 0
+    ) -> Answers:
         """Put the batches of every configuration together."""
         columns: dict[str, dict[str, Tensor]] = {}
         for config in configs:
@@ -46,7 +50,7 @@ class Answers:
                 },
                 "seconds": torch.tensor([part.seconds / len(part.told) for part in parts for _ in part.told]),
             }
-        return cls([item for items in batches for item in items], configs, columns)
+        return cls([item for items in batches for item in items], configs, columns, given)
 
     def right(self, config: Config) -> Tensor:
         """Which questions it answered right. (q,) bool"""

@@ -64,7 +64,8 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
         if (missing := [config for config in job.configs if (config.key, number) not in store.outcomes])
     ]
     total = len(items) * len(job.configs)
-    done = total - sum(len(batch) * len(missing) for _, batch, missing in todo)
+    given = sum(len(batch) * len(missing) for _, batch, missing in todo)
+    done = total - given
     say(done, total)
     workers = min(job.workers, len(todo))
     source = _several(engine, job, todo, workers) if workers > 1 else _answers(engine, todo)
@@ -72,7 +73,7 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
         store.add(outcome)
         done += len(outcome.told)
         say(done, total)
-    return Answers.of(batches, job.configs, store.outcomes)
+    return Answers.of(batches, job.configs, store.outcomes, given)
 
 
 def plan(engine: Engine, items: list[Item], size: int) -> Batches:
