@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, note
+from greedyprune.images.inputs import to_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,19 +80,13 @@ class Answer:
 
 def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
     """The model's inputs for some images and a question about them, in its own chat template."""
-    import torch
-
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": _spelled(loaded, question)}]
     try:
         text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = loaded.processor(images=list(images), text=text, return_tensors="pt")
     except ValueError as error:
         raise Failure(f"the processor of {loaded.name!r} cannot build the prompt: {error}") from error
-    model = loaded.model
-    return {
-        name: value.to(model.device, model.dtype) if torch.is_floating_point(value) else value.to(model.device)
-        for name, value in inputs.items()
-    }
+    return to_model(inputs, loaded.model)
 
 
 def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = None, max_new_tokens: int = 64) -> Answer:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.attach.parts import find_parts
+from greedyprune.images.inputs import to_model
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.subject import Subject, banned_tokens, placeholder
 
@@ -51,7 +52,7 @@ def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
             pixels = images([number])
             if views:
                 pixels = {"pixel_values": pixels["pixel_values"][None]}
-            lengths[number] = _rows_of(outer, Subject(model, lambda _: {}).fitted(pixels))
+            lengths[number] = _rows_of(outer, to_model(pixels, model))
         return lengths[number]
 
     def write(rows: Rows) -> dict[str, Tensor]:

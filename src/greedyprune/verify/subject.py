@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from greedyprune.attach.parts import find_parts
+from greedyprune.images.inputs import to_model
 from greedyprune.verify.cases import Rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -38,15 +39,7 @@ class Subject:
         """The inputs of a batch where the model is and in its type. Copies, so that no run can reach the next."""
         if rows not in self.memo:
             self.memo[rows] = self.write(rows)
-        return self.fitted({name: value.clone() for name, value in self.memo[rows].items()})
-
-    def fitted(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device, floats in its type."""
-        model = self.model
-        return {
-            name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-            for name, value in inputs.items()
-        }
+        return to_model({name: value.clone() for name, value in self.memo[rows].items()}, self.model)
 
     def continued(self, inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
         """The inputs of a prompt with more text after it. `ids` are all tokens, those of the prompt first."""
