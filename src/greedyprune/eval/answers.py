@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, POOL, RANDOM, Config
 from greedyprune.eval.engine import Outcome
 from greedyprune.eval.items import Item
 from greedyprune.eval.stats import guess_floor, majority_floor
@@ -96,14 +96,14 @@ class Answers:
 
     def draws_of(self, config: Config) -> list[Config]:
         """Random choice at the same budget, at the same stage if it ran there; none for random itself."""
-        if config.name in (DENSE, "random"):
+        if config.name in (DENSE, RANDOM):
             return []
-        draws = [one for one in self.configs if one.name == "random" and one.budget == config.budget]
+        draws = [one for one in self.configs if one.name == RANDOM and one.budget == config.budget]
         return [one for one in draws if one.place == config.place] or draws
 
     def control(self, config: Config) -> Config | None:
         """Down-scaling at the same budget; average pooling where images cannot be scaled down."""
-        for name in (DOWNSCALE, "pool"):
+        for name in (DOWNSCALE, POOL):
             found = [other for other in self.configs if other.name == name and other.budget == config.budget]
             if found:
                 return found[0]

@@ -23,6 +23,8 @@ from greedyprune.registry import METHODS
 from greedyprune.stages import Layer, Stage
 
 DENSE, ORACLE, DOWNSCALE = "dense", "oracle", "downscale"
+RANDOM, POOL = "random", "pool"
+"""Registered methods that are controls: `RANDOM` is the baseline of every method, `POOL` stands in for `DOWNSCALE`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ def _drawn(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | N
     return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
 
 
-USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", "random", "grid", "pool")
+USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, "grid", POOL)
 """What is compared where nothing is said: one method of each kind, and controls; all would take hours on a CPU."""
 
 
