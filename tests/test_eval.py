@@ -110,9 +110,8 @@ def test_the_tower_works_once_per_batch_and_for_methods_that_look_into_it(engine
         batch = engine.prepare(0, items[:2])
         configs = configurations(["saliency", "fastv", "grid", "cls"], NINTH)
         calls.clear()
-        with engine.images:
-            for config in configs:
-                engine.answer(batch, config)
+        for config in configs:
+            engine.answer(batch, config)
     finally:
         handle.remove()
     assert len(calls) == 2

@@ -13,6 +13,7 @@ import torch
 from greedyprune.attach import prune
 from greedyprune.eval.configs import USUAL
 from greedyprune.eval.engine import Batch, Engine
+from greedyprune.eval.features import shared_features
 from greedyprune.eval.items import Item
 from greedyprune.eval.loop import plan
 from greedyprune.eval.stats import auc
@@ -40,12 +41,11 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
     found: dict[tuple[str, str, str], list[float]] = {}
     for number, some in enumerate(plan(engine, [item for task in chosen.values() for item in task], batch)):
         prepared = engine.prepare(number, some)
-        with engine.images:
-            for name, method in rankings().items():
-                for stage in STAGES:
-                    for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
-                        if not math.isnan(value):
-                            found.setdefault((name, str(stage), item.task), []).append(value)
+        for name, method in rankings().items():
+            for stage in STAGES:
+                for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
+                    if not math.isnan(value):
+                        found.setdefault((name, str(stage), item.task), []).append(value)
     return [
         {"saliency": name, "stage": stage, "task": task, "n": len(values), "auc": round(sum(values) / len(values), 4)}
         for (name, stage, task), values in sorted(found.items(), key=lambda entry: entry[0])
@@ -54,10 +54,13 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
 
 def _values(engine: Engine, batch: Batch, method: Method, stage: Stage) -> list[float]:
     """One AUC per question; none where this method or model cannot be cut there."""
-    engine.images.allow(method)
     keep = [n - 1 for n in engine.visual_tokens(batch.inputs)]  # the one that is left out ranks last
     try:
-        with torch.inference_mode(), prune(engine.model, method, keep, at=stage) as pruned:
+        with (
+            torch.inference_mode(),
+            shared_features(engine.parts, batch.features, method),
+            prune(engine.model, method, keep, at=stage) as pruned,
+        ):
             engine.model(**batch.inputs, use_cache=False, logits_to_keep=1)
     except (ValueError, NotImplementedError):
         return []

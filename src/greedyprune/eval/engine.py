@@ -7,8 +7,8 @@ once per batch: the processor's work, and the vision tower's where nothing watch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from greedyprune.attach import Selection, prune
 from greedyprune.attach.parts import find_parts
 from greedyprune.budget import Ratio, count
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
-from greedyprune.eval.images import Images
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, RANDOM, Config, evenly
+from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
+from greedyprune.images.inputs import to_model
 from greedyprune.images.seen import seen
 from greedyprune.images.transforms import downscale
 from greedyprune.models.flops import prefill_flops
@@ -78,17 +79,28 @@ class Batch:
     inputs: dict[str, Any]
     grids: list[tuple[int, int, int] | None] = field(default_factory=list)
     regions: list[torch.Tensor] = field(default_factory=list)
+    features: Computed = field(default_factory=dict)
+    """Image features that configurations share; they go with the batch."""
+
+
+@contextmanager
+def padded_left(processor: Any) -> Iterator[None]:
+    """Inside, the processor pads prompts on the left, since generation continues at the right end."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    before = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
 
 
 class Engine:
-    """A model and its processor, ready for questions. The model is as it was between calls."""
+    """A model and its processor, ready for questions. Every call leaves both as they were."""
 
     def __init__(self, model: Any, processor: Any, max_new_tokens: int = 8) -> None:
         self.model, self.processor, self.longest = model, processor, max_new_tokens
         self.parts = find_parts(model)
-        self.images = Images(self.parts)
-        tokenizer = getattr(processor, "tokenizer", processor)
-        tokenizer.padding_side = "left"  # generation continues at the right end
 
     def prompt(self, item: Item) -> str:
         """The question in the model's own chat template."""
@@ -96,14 +108,11 @@ class Engine:
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def inputs(self, items: Sequence[Item], pictures: Sequence[Any]) -> dict[str, Any]:
-        """What the model gets."""
+        """The model's inputs for a batch, padded on the left."""
         text = [self.prompt(item) for item in items]
-        made = self.processor(images=list(pictures), text=text, return_tensors="pt", padding=True)
-        model = self.model
-        return {
-            name: value.to(model.device, model.dtype) if torch.is_floating_point(value) else value.to(model.device)
-            for name, value in made.items()
-        }
+        with padded_left(self.processor):
+            made = self.processor(images=list(pictures), text=text, return_tensors="pt", padding=True)
+        return to_model(made, self.model)
 
     def prepare(self, number: int, items: list[Item]) -> Batch:
         """Everything that all configurations share. Raises ItemError with the name of the question that failed."""
@@ -115,7 +124,7 @@ class Engine:
     def _prepare(self, number: int, items: list[Item]) -> Batch:
         pictures = [item.open() for item in items]
         batch = Batch(number, items, pictures, self.inputs(items, pictures))
-        with torch.inference_mode(), prune(self.model, "random", Ratio(1.0)) as pruned:  # which only looks
+        with torch.inference_mode(), prune(self.model, RANDOM, Ratio(1.0)) as pruned:  # keeps all
             self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
         batch.grids = [selection.grid for selection in pruned.selections]
         batch.regions = [
@@ -138,11 +147,11 @@ class Engine:
     def generate(self, batch: Batch, config: Config) -> tuple[list[str], dict[str, Any], list[Selection] | None]:
         """The answers, the inputs they were given to, and what was kept of each image; None where nothing is cut."""
         inputs = batch.inputs
-        self.images.allow(config.method)
         if config.name == DOWNSCALE:
             small = downscale(batch.pictures, config.keep or 0, self.processor)
             inputs = self.inputs(batch.items, small.images)
-        with torch.inference_mode(), self._pruned(batch, config) as pruned:
+        sharing = shared_features(self.parts, batch.features, config.method)
+        with torch.inference_mode(), sharing, self._pruned(batch, config) as pruned:
             out = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
         told = self.processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in told], inputs, pruned.selections if pruned else None

@@ -1,8 +1,10 @@
-"""Image features that are made once per batch, although many configurations ask for them."""
+"""Image features that are computed once per batch, although many configurations need them."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.attach.context import CALL
@@ -10,40 +12,35 @@ from greedyprune.attach.features import put_in_front
 
 if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
-    from greedyprune.cues import Need
     from greedyprune.method import Method
 
+Computed = dict[Any, tuple[Any, Any]]
+"""Features of one batch: by the method's needs and the arguments' identity, (arguments, features)."""
 
-class Images:
-    """While entered, the features of images that were encoded before are handed out again: equal tensors in.
 
-    Methods that look into the vision tower share features with those that look for the same there, since features carry
-    what was seen, unless the tower runs inside a forward, which is told at once and carries nothing.
+@contextmanager
+def shared_features(parts: Parts, computed: Computed, method: Method | None) -> Iterator[None]:
+    """Inside, equal tensors get the features that were computed for them before, and new ones are added to `computed`.
+
+    `method` is the method that prunes inside, None for the dense model. Methods that look into the vision tower share
+    features with methods that look for the same there, since features carry what the tower showed. If the tower runs
+    inside a forward, nothing is shared: what the tower shows goes to that forward at once.
     """
+    outer: Any = parts.outer
+    real = outer.get_image_features
+    needs = tuple(need for need in (method.needs if method else ()) if need.in_tower)
 
-    def __init__(self, parts: Parts) -> None:
-        self._outer: Any = parts.outer
-        self.looked: tuple[Need, ...] = ()
+    @functools.wraps(real)  # generate() reads the signature
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        if needs and CALL.get() is not None:
+            return real(*args, **kwargs)
+        key = needs, *map(id, args), *((name, id(value)) for name, value in sorted(kwargs.items()))
+        if key not in computed:
+            computed[key] = ((args, kwargs), real(*args, **kwargs))  # the arguments are held, so no other gets their id
+        return computed[key][1]
 
-    def allow(self, method: Method | None) -> None:
-        """Say which method asks now."""
-        self.looked = tuple(need for need in (method.needs if method else ()) if need.in_tower)
-
-    def __enter__(self) -> Images:
-        real = self._outer.get_image_features
-        held: dict[Any, tuple[Any, Any]] = {}
-
-        @functools.wraps(real)  # generate() reads the signature
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            if self.looked and CALL.get() is not None:
-                return real(*args, **kwargs)
-            key = self.looked, *map(id, args), *((name, id(value)) for name, value in sorted(kwargs.items()))
-            if key not in held:
-                held[key] = ((args, kwargs), real(*args, **kwargs))  # what is held keeps its id
-            return held[key][1]
-
-        self._undo = put_in_front(self._outer, "get_image_features", remembered)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._undo()
+    undo = put_in_front(outer, "get_image_features", remembered)
+    try:
+        yield
+    finally:
+        undo()

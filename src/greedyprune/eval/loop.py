@@ -113,9 +113,8 @@ def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
     """Batch by batch, so that what configurations share is made once and forgotten."""
     for number, items, configs in work:
         batch = engine.prepare(number, items)
-        with engine.images:
-            for config in configs:
-                yield engine.answer(batch, config)
+        for config in configs:
+            yield engine.answer(batch, config)
 
 
 def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
