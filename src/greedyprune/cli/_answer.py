@@ -1,4 +1,4 @@
-"""Answering one prompt, with or without pruning, and measuring what it takes. Every command answers through here."""
+"""Answering one prompt, pruned or not, and measuring its time and cache. `run` and `demo` answer through here."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from greedyprune.stages import Stage
 
 PATIENCE = 2.0
-"""Seconds: a prefill that takes longer is timed once, for a warm-up would tell little."""
+"""Seconds. A prefill that takes longer is timed only once."""
 TIMED = 5
 """Timed prefills after the warm-up."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How to prune."""
+    """The method, the budget and the place of the cut."""
 
     method: Method | str
     keep: Budget | Total
@@ -48,16 +48,16 @@ class Answer:
     tokens: int
     """Visual tokens of the prompt."""
     kept: int
-    """How many stayed."""
+    """Visual tokens that were kept."""
     sequence: int
-    """Tokens in sequence (behind the cut), text included."""
+    """Tokens behind the cut, text included."""
     first_ms: float
     """Time to first token: images and prompt in, first token out; median."""
     cache_bytes: int
-    """Keys and values after the prompt, as held."""
+    """Bytes of keys and values after the prompt."""
     select_ms: float = 0.0
     at: str | None = None
-    """Where the cut was, None for the dense model."""
+    """The stage of the cut; None for the dense model."""
     selections: Sequence[Selection] = ()
 
     def to_dict(self, selections: bool = True) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _visual_tokens(model: Any, inputs: dict[str, Any]) -> int:
 
 
 def _spelled(loaded: Loaded, question: str) -> str:
-    """The question; for the bundled model in its spelling: lower case, and a space before the question mark."""
+    """The question. For the bundled model in its spelling: lower case, and a space before the question mark."""
     if not loaded.bundled:
         return question
     words = question.lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").split()

@@ -1,4 +1,4 @@
-"""The report of `greedyprune eval`: pictures, tables and where the numbers come from, in one HTML file."""
+"""The report of `greedyprune eval`: pictures, tables and provenance in one HTML file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOW = (
 
 
 def write(path: Path, found: Sequence[Evaluated], about: Mapping[str, Any]) -> None:
-    """Write the file. Raises OSError where that is impossible."""
+    """Write the report. Raises OSError if the file cannot be written."""
     parts = [paragraph(SYNTHETIC)] if found[0].rows[0]["suite"] == "testbed" else []
     parts += [heading("How to read this", 3), bullets(HOW)]
     for one in found:
@@ -88,7 +88,7 @@ def _charts(one: Evaluated) -> list[str]:
 
 
 def _sheets(one: Evaluated, budget: str) -> list[Image]:
-    """Overlays of the first question with a region, of the tasks on which methods differ most."""
+    """Overlays of one question with a region, for each of the tasks on which methods differ most."""
     configs = [c for c in one.answers.configs if c.budget == budget and c.method and not c.method.merges]
     configs = list({(c.name, c.options, c.place): c for c in reversed(configs)}.values())[::-1]  # one seed
     spread: dict[str, float] = {}
@@ -157,7 +157,7 @@ def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _middle(budgets: list[str]) -> str | None:
-    """The budget whose bars are drawn: a ninth where it is there, else the one in the middle."""
+    """The budget whose bars are drawn: 1/9 if it is there, else the middle one."""
     return "1/9" if "1/9" in budgets else budgets[len(budgets) // 2] if budgets else None
 
 
@@ -173,7 +173,7 @@ def _by_task(rows: Sequence[Mapping[str, Any]], budget: str) -> str:
 
 
 def _floors(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What can be had without looking closely."""
+    """A table of the floors by task."""
     dense = [row for row in rows if row["method"] == "dense"]
     names = {"n": "questions", "majority_floor": "majority", "guess_floor": "guess among values present"}
     cells = [[row["task"], str(row["n"]), *(_percent(row, name) for name in list(names)[1:])] for row in dense]

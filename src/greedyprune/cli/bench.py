@@ -30,7 +30,7 @@ def bench_select(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """GreedyPrune's selection against the usual Python loop (whole Gram matrix, .item() per token), in CPU time."""
+    """Compare GreedyPrune's selection with the usual loop (whole Gram matrix, .item() per token), in CPU time."""
     from greedyprune.bench import select
 
     _check(save)
@@ -69,7 +69,7 @@ def bench_select(
 
 @bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
 def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: Seed = 0, as_json: Json = False) -> None:
-    """DivPrune's and CDPruner's engines here against the formulations in which they were published, in CPU time."""
+    """Compare DivPrune's and CDPruner's engines here with the published formulations, in CPU time."""
     from greedyprune.bench import peers
 
     _check(save)
@@ -105,7 +105,7 @@ def bench_hooks(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """A decode step of a pruned model against the same step without hooks, on one thread and on all."""
+    """Compare a decode step of a pruned model with the same step without hooks, on one thread and on all."""
     from greedyprune.bench import hooks
 
     _check(save)
@@ -145,7 +145,7 @@ def _check(save: Path | None) -> None:
 
 
 def _write(save: Path | None, measured: list[dict[str, object]]) -> Failure | None:
-    """Write the rows. -> what went wrong: they are printed all the same"""
+    """Write the rows. -> the error if they are not written; they are printed in any case"""
     from greedyprune.bench import rows
 
     return written("--save", save, lambda path: rows.write(path, measured))

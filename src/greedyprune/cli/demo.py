@@ -44,7 +44,7 @@ class Pair:
     answers: dict[str, Answer]
 
     def right(self, share: str) -> bool:
-        """Is that answer right?"""
+        """True if the answer of this name is right."""
         from greedyprune.testbed import correct
 
         return correct(self.question, self.answers[share].text)

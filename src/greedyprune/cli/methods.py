@@ -15,7 +15,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     as_matrix: Annotated[bool, typer.Option("--matrix", help="Print which method runs on which model family.")] = False,
 ) -> None:
-    """List the pruning methods: what each does, where it cuts by default and what it needs to know."""
+    """List the pruning methods: what each does, where it cuts by default and which cues it needs."""
     from greedyprune.registry import METHODS, method_class
 
     if as_matrix:

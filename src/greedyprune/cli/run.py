@@ -100,7 +100,7 @@ def run(
 
 
 def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
-    """What the options say, checked before anything slow is loaded."""
+    """Read the options, before anything slow is loaded."""
     from greedyprune.budget import parse_budget
     from greedyprune.stages import parse_stage
 
@@ -125,7 +125,7 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
 
 
 def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
-    """What was asked of whom, as plain values."""
+    """The question, the model and the method, as plain values."""
     from greedyprune.plain import to_plain
 
     plain = to_plain(pruning.method)
@@ -160,7 +160,7 @@ def _draw(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: st
 
 
 def _print(answers: list[Answer], saved: Path | None, as_json: bool, about: dict[str, Any]) -> None:
-    """The answers, with what each took."""
+    """Print the answers, with the price of each."""
     pruned = answers[-1]
     if as_json:
         dense = {"dense": answers[0].to_dict()} if len(answers) > 1 else {}

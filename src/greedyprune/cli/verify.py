@@ -1,4 +1,4 @@
-"""`greedyprune verify`: what pruning must not change, proven on a checkpoint of the user's own."""
+"""`greedyprune verify`: proofs on a user's own checkpoint that pruning changes nothing but what it drops."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def verify(
 
 
 def _stages(texts: list[str]) -> list[Stage]:
-    """The stages that somebody asks for."""
+    """The stages that --at names."""
     from greedyprune.stages import Layers, parse_stage
 
     try:
@@ -111,7 +111,7 @@ def _stages(texts: list[str]) -> list[Stage]:
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Sizes of pictures, or none where the text is a number of them."""
+    """Sizes of pictures as (width, height); empty if the text is a number of pictures."""
     word = text.strip().lower()
     if word.isdecimal() and int(word) >= 2:
         return ()
@@ -192,7 +192,7 @@ def _prove(
 
 
 def _about(folder: str, subject: Subject, dtype: str, steps: int, sizes: Any) -> dict[str, Any]:
-    """What was asked of whom, as plain values."""
+    """The model and the settings, as plain values."""
     kind = subject.model.config.model_type
     given = [f"{width}x{height}" for width, height in sizes]
     return {"model": folder, "family": kind, "prompts": subject.source, "dtype": dtype, "steps": steps, "sizes": given}
@@ -244,7 +244,7 @@ def _cell(verdict: Verdict) -> Text:
 
 
 def _raise(verdicts: list[Verdict]) -> None:
-    """Fail if a property does or could not be told, or if none applies."""
+    """Raise Failure if a property fails or could not be told, or if no property applies."""
     applying = [verdict for verdict in verdicts if verdict.applies]
     told = {False: "failures", None: "could not be told"}
     wrong: list[str] = []

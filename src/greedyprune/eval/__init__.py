@@ -1,4 +1,4 @@
-"""Evaluation: questions with known answers, answered dense and pruned in every way asked for, and counted honestly.
+"""Evaluation: questions with known answers, answered by the dense model and by every pruned configuration.
 
 A task makes items, `configurations` lists the ways to answer, `evaluate` runs all of them over the same questions, and
 `rows` turns what was told into accuracies with intervals. `greedyprune eval` is this from the command line.

@@ -1,4 +1,4 @@
-"""How well the order in which a method takes tokens finds the regions that carry the answer, by stage.
+"""AUC of the order in which a method takes tokens, against the regions that carry the answer, by stage.
 
 For methods that keep the k best by a score (saliency, attention), this is the AUC of that score.
 """
@@ -26,7 +26,7 @@ Row = dict[str, object]
 
 
 def rankings() -> dict[str, Method]:
-    """The methods whose order says something: the usual ones that look at content and merge nothing."""
+    """The methods that have an order to measure: the usual ones that look at content and merge nothing."""
     found = {name: as_method(name) for name in USUAL}
     looking = {name: method for name, method in found.items() if method.equivariant and not method.merges}
     return {**looking, "saliency (question mean)": GreedyPrune(tau=1.0, text="question_mean")}
@@ -53,7 +53,7 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
 
 
 def _values(engine: Engine, batch: Batch, method: Method, stage: Stage) -> list[float]:
-    """One AUC per question; none where this method or model cannot be cut there."""
+    """One AUC per question. Empty if this method or this model cannot be cut at this stage."""
     keep = [n - 1 for n in engine.visual_tokens(batch.inputs)]  # the one that is left out ranks last
     try:
         with (

@@ -1,4 +1,4 @@
-"""The engine: one batch of questions, answered by a model in one configuration after another.
+"""The engine: a model answers one batch of questions in one configuration after another.
 
 The way is the real one: processor, `generate`, `prune` around it. What does not depend on the configuration is done
 once per batch: the processor's work, and the vision tower's where nothing watches it.
@@ -28,12 +28,12 @@ from greedyprune.models.flops import prefill_flops
 
 
 class ItemError(RuntimeError):
-    """A question could not be answered. Nothing is scored."""
+    """Raised if a question cannot be answered. Nothing is scored."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one configuration made of one batch; every list has one entry per question."""
+    """The answers of one configuration to one batch. Every list has one entry per question."""
 
     config: str
     batch: int
@@ -44,11 +44,11 @@ class Outcome:
     averaged: list[float]
     """Visual tokens per decoder layer."""
     flops: list[int]
-    """Of the prompt in the decoder, padding left out."""
+    """FLOPs of the decoder over the prompt, without padding."""
     region: list[int]
-    """Visual tokens that carry the answer, 0 where none is known to."""
+    """Visual tokens that carry the answer; 0 if no region is known."""
     found: list[int]
-    """How many of these were kept; -1 where tokens are merged or the image is another one."""
+    """How many of these were kept; -1 if tokens are merged or the model saw a smaller image."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, given: Any) -> Outcome:
-        """Back from plain values. Raises ValueError or TypeError for those of no outcome."""
+        """Read plain values back. Raises ValueError or TypeError if they are no outcome."""
         found = cls(**given)
         lists = [getattr(found, name) for name, kind in cls.__annotations__.items() if kind.startswith("list")]
         if not isinstance(found.config, str) or type(found.batch) is not int:
@@ -115,7 +115,7 @@ class Engine:
         return to_model(made, self.model)
 
     def prepare(self, number: int, items: list[Item]) -> Batch:
-        """Everything that all configurations share. Raises ItemError with the name of the question that failed."""
+        """Do the work that all configurations share. Raises ItemError with the name of the question that failed."""
         try:
             return self._prepare(number, items)
         except Exception as error:
@@ -134,7 +134,7 @@ class Engine:
         return batch
 
     def answer(self, batch: Batch, config: Config) -> Outcome:
-        """One configuration's answers. Raises ItemError with the name of the question that failed."""
+        """Answer a batch in one configuration. Raises ItemError with the name of the question that failed."""
         try:
             return self._answer(batch, config)
         except Exception as error:
@@ -145,7 +145,7 @@ class Engine:
             raise _blamed(str(config), batch.items, error, alone) from error
 
     def generate(self, batch: Batch, config: Config) -> tuple[list[str], dict[str, Any], list[Selection] | None]:
-        """The answers, the inputs they were given to, and what was kept of each image; None where nothing is cut."""
+        """Generate the answers. -> answers, the model's inputs, and one selection per image (None if nothing is cut)"""
         inputs = batch.inputs
         if config.name == DOWNSCALE:
             small = downscale(batch.pictures, config.keep or 0, self.processor)
@@ -157,7 +157,7 @@ class Engine:
         return [text.strip() for text in told], inputs, pruned.selections if pruned else None
 
     def visual_tokens(self, inputs: dict[str, Any]) -> list[int]:
-        """How many each prompt has."""
+        """The number of visual tokens of each prompt."""
         tokens = torch.tensor([token for _, token in self.parts.media])
         return torch.isin(inputs["input_ids"], tokens).sum(1).tolist()
 
@@ -197,7 +197,7 @@ class Engine:
 
 
 def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
-    """How many answer-carrying tokens were kept of each image."""
+    """The number of kept tokens that carry the answer, per image; -1 if it cannot be counted."""
     if config.name == DENSE:
         return [len(rows) for rows in batch.regions]
     if selections is None or config.method is None or config.method.merges:
@@ -209,7 +209,10 @@ def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> 
 
 
 def _blamed(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
-    """The error that names the question which fails, tried one by one; the first one's name if none fails alone."""
+    """Make the error that names the question which fails.
+
+    Questions are tried one by one; if none fails alone, the first is named.
+    """
     for item in items if len(items) > 1 else []:
         try:
             alone(item)

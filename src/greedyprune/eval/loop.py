@@ -1,4 +1,7 @@
-"""The loop: every configuration over every batch, in this process or in several, and only what is not done yet."""
+"""The loop: every configuration answers every batch, in one process or several.
+
+Answers in the run folder are not repeated.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store, settings
 
 Load = Callable[[], tuple[Any, Any]]
-"""Makes a model in eval mode and its processor; picklable where several processes work."""
+"""Gives a model in eval mode and its processor. Must be picklable for several processes."""
 
 
 Work = tuple[int, list[Item], list[Config]]
@@ -32,20 +35,20 @@ Work = tuple[int, list[Item], list[Config]]
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be answered, and how."""
+    """Questions and configurations, and how they are run."""
 
     items: list[Item]
     configs: list[Config]
     batch: int = 32
     workers: int = 1
     load: Load | None = None
-    """How another process gets the model; needed for more than one worker."""
+    """Gives a worker process its model; needed for more than one worker."""
     about: Mapping[str, str] | None = None
-    """What else must be the same for a run to be continued: the name of the model, the commit."""
+    """Further settings of the run folder, such as the model's name. A run continues only if they are the same."""
 
 
 def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], None] | None = None) -> Answers:
-    """Answer what the run folder lacks. `say` is told how many answers of how many are there.
+    """Answer what the run folder lacks. `say(done, total)` is called as answers come in.
 
     Raises ValueError for questions that cannot be counted, and for a run folder that is in use, holds a run with other
     settings, or cannot be read; ItemError for a question that fails.
@@ -77,7 +80,7 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
 
 
 def plan(engine: Engine, items: list[Item], size: int) -> Batches:
-    """Batches of images with equally many tokens and prompts of about one length, so that little is padded."""
+    """Group the items into batches: equally many visual tokens, and prompts of about one length to pad little."""
     one_size = engine.parts.family.takes_one_size(engine.parts.config)
     tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
 
@@ -96,7 +99,7 @@ def plan(engine: Engine, items: list[Item], size: int) -> Batches:
 
 
 def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]:
-    """Which configurations this model cannot do, tried on one question, and why. -> reasons by key"""
+    """Find the configurations that this model cannot run, by trying each on one question. -> {key: reason}"""
     reasons: dict[str, str] = {}
     batch = engine.prepare(0, [item])
     for config in configs:
@@ -110,7 +113,7 @@ def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]
 
 
 def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
-    """Batch by batch, so that what configurations share is made once and forgotten."""
+    """Answer batch by batch, so that shared work is done once and then freed."""
     for number, items, configs in work:
         batch = engine.prepare(number, items)
         for config in configs:
@@ -118,7 +121,7 @@ def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
 
 
 def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
-    """The same in several processes that each load the model; which of them answers changes no answer."""
+    """The same in several processes, each with its own model. The answers do not depend on which process gives them."""
     if job.load is None:
         raise ValueError(f"workers={workers} needs load=, with which every process gets its own model.")
     context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
@@ -148,7 +151,7 @@ def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterat
 
 
 def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
-    """What a worker says next. Raises RuntimeError if one died without a word."""
+    """The next message of a worker. Raises RuntimeError if a worker ended without a message."""
     while True:
         with suppress(queue.Empty):
             return told.get(timeout=patience)
@@ -167,13 +170,13 @@ def _member(*given: Any) -> None:
 
 
 def _end_after(parent: Any) -> None:
-    """End this process at once when its parent has ended, which a kill may have done, whatever else it is doing."""
+    """End this process as soon as its parent has ended, even by a kill."""
     parent.join()
     os._exit(1)
 
 
 def _serve(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
-    """What a worker process does."""
+    """Answer batches from the queue `work` and put outcomes into the queue `told`, until None comes."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     try:
         engine = Engine(*load(), max_new_tokens=longest)

@@ -19,14 +19,14 @@ Row = dict[str, object]
 
 @dataclass(eq=False)
 class _Table:
-    """What rows are made from."""
+    """The answers, and the resampled accuracies from which rows are made."""
 
     answers: Answers
     draws: dict[str, Tensor]
     """By task: the accuracy of every configuration in every resample. (resamples, configs)"""
 
     def difference(self, name: str, config: Config, others: Sequence[Config], tasks: Sequence[str]) -> Row:
-        """How much more it answers right than others do on average, with the interval; empty against itself."""
+        """The difference in accuracy to the mean of others, with its interval. None if there are no others."""
         if not others or config in others:
             return {f"{name}_difference": None, f"{name}_low": None, f"{name}_high": None}
         place = {one.key: column for column, one in enumerate(self.answers.configs)}
@@ -108,7 +108,7 @@ def _against_chance(answers: Answers, config: Config, tasks: list[str]) -> Row:
 
 
 def _hard(answers: Answers, config: Config, every: Tensor) -> Row:
-    """The hard subset: what dense answers and the control at this budget does not."""
+    """The hard subset: questions that dense answers right and the control at this budget does not."""
     control = answers.control(config)
     if control is None:
         return {"hard_n": None, "hard_correct": None, "hard_accuracy": None}

@@ -25,7 +25,7 @@ class Downscaled(NamedTuple):
     images: list[Image]
     tokens: list[int]
     dense: list[int]
-    """How many there would have been."""
+    """Visual tokens of the images before scaling."""
 
 
 def downscale(
@@ -65,25 +65,25 @@ def downscale(
 
 @dataclass(frozen=True)
 class _Sizer:
-    """What an image processor makes of sizes, asked of itself."""
+    """The sizes that an image processor makes, found by asking it."""
 
     worker: Any
     side: int
     """Pixels of a token, along one side."""
 
     def tokens(self, height: int, width: int) -> int:
-        """How many visual tokens an image of this size becomes."""
+        """The number of visual tokens of an image of this size."""
         return int(self.worker.get_number_of_image_patches(height, width, {})) // self.worker.merge_size**2
 
     def dense(self, picture: Image) -> int:
-        """How many tokens this image becomes as it is."""
+        """The number of visual tokens of this image before scaling."""
         try:
             return self.tokens(picture.height, picture.width)
         except ValueError as error:
             raise ValueError(f"an image of {picture.width} x {picture.height} pixels: {error}.") from error
 
     def takes(self, rows: int, columns: int) -> bool:
-        """Whether an image of exactly that many tokens passes unchanged: its limits hold for pixels and for shapes."""
+        """True if an image of exactly that many tokens passes unchanged. The processor limits pixels and shapes."""
         try:
             return self.tokens(rows * self.side, columns * self.side) == rows * columns
         except ValueError:

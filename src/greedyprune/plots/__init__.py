@@ -1,4 +1,4 @@
-"""Pictures of what was kept: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
+"""Pictures of kept tokens: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
 
     with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
         model.generate(**inputs)

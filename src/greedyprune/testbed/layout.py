@@ -1,4 +1,4 @@
-"""What stands where in a scene: signs with three characters, tiles with a digit, plain shapes; nothing overlaps."""
+"""The layout of a scene: signs with three characters, tiles with a digit, plain shapes; nothing overlaps."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -63,7 +63,7 @@ def one(rng: Rng, found: Sequence[T]) -> T:
 
 
 def layout(rng: Rng, split: str, size: tuple[int, int], counts: Counts = COUNTS, hands: int = 1) -> tuple[Object, ...]:
-    """So many signs, tiles and shapes, one number drawn from each; what finds no free place is left out.
+    """Place signs, tiles and shapes; each number is drawn from its range. An object without a free place is left out.
 
     Six objects stay at least. Nothing sensible can be asked where there are more than 2 signs or 8 tiles.
     """

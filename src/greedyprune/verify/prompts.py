@@ -1,4 +1,4 @@
-"""Prompts for a checkpoint, by its own processor where it has one, else from its config."""
+"""Prompts for a checkpoint: by its own processor if it has one, else from its config."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def picture(number: int, size: tuple[int, int]) -> Any:
 
 
 def joined(parts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Prompts as one batch: what goes token by token padded on the left, all else stacked, padded with zeros."""
+    """Join prompts into one batch. Tensors with one value per token are padded on the left, others are stacked."""
     longest = max(part["input_ids"].shape[1] for part in parts)
     names = dict.fromkeys(name for part in parts for name in part)
     found: dict[str, Tensor] = {}
@@ -103,7 +103,7 @@ def joined(parts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
 
 
 def _evened(pieces: list[Tensor]) -> list[Tensor]:
-    """Tensors of equal size but for the first axis: smaller ones get zeros at the ends."""
+    """Pad tensors with zeros to equal sizes in all axes but the first."""
     sizes = [max(axis) for axis in zip(*(piece.shape[1:] for piece in pieces), strict=True)]
     ends = [[wanted - have for wanted, have in zip(sizes, piece.shape[1:], strict=True)][::-1] for piece in pieces]
     return [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from greedyprune.attach.parts import Parts
 
 PLACES_ONLY = gp.Random()
-"""A method whose choice does not change when text is added to a prompt, nor with rounding."""
+"""A method whose choice depends on the number of tokens only, not on the text nor on rounding."""
 
 
 def keeping_all_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
@@ -37,7 +37,7 @@ def keeping_all_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """Logits are those of the full sequence in which nobody looks at a dropped token."""
+    """Logits are those of the full sequence in which no token attends to a dropped token."""
     bound, run = lab.bound(case), lab.pruned(case, gp.GreedyPrune(), at)
     dropped = _dropped(lab, case, run.selections)
     truth = lab.truth(case, run.sequences, dropped, at)
@@ -52,7 +52,7 @@ def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Ver
 
 
 def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """An answer is the same read token by token in a loop by hand, and when every step prunes the whole text again."""
+    """The answer is the same if it is read token by token in a loop, and if every step prunes the whole text again."""
     cached, skipped, found = lab.pruned(case, PLACES_ONLY, at), lab.why_not_by_hand(case), held(0.0, 0.0, "")
     if not skipped:
         error = lab.apart(lab.pruned_by_hand(case, PLACES_ONLY, at, cached.tokens), cached.logits)
@@ -74,7 +74,7 @@ def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def a_row_alone_is_the_row_in_its_batch(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """A prompt says and keeps the same alone as padded in a batch."""
+    """A prompt gives the same answer and keeps the same tokens alone as padded in a batch."""
     batch = lab.pruned(case, PLACES_ONLY, at)
     error = 0.0
     for index in range(len(case.rows)):
@@ -169,7 +169,7 @@ class Property:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """The name as text."""
         return self.check.__name__.replace("_", " ")
 
 
@@ -186,7 +186,7 @@ PROPERTIES: tuple[Property, ...] = (
 
 
 def stages_of(model: Any, more: Iterable[gp.Stage] = ()) -> list[gp.Stage]:
-    """Where a model is held to the properties: its input, before layers 1 and 2, and where else one asks for."""
+    """The stages at which a model is tested: its input, before layers 1 and 2, and `more`."""
     parts, more = find_parts(model), list(more)
     for stage in more:
         parts.check_stage(stage)
@@ -195,7 +195,7 @@ def stages_of(model: Any, more: Iterable[gp.Stage] = ()) -> list[gp.Stage]:
 
 
 def _can_be_cut(parts: Parts, stage: gp.Stage) -> bool:
-    """Whether the library says that a model can be cut there."""
+    """True if the library accepts a cut at this stage of this model."""
     try:
         parts.check_stage(stage)
     except (ValueError, NotImplementedError):
@@ -211,7 +211,7 @@ def prove(
     steps: int = 8,
     images: int = 2,
 ) -> Iterator[Verdict]:
-    """Hold a model to every property at every stage; a verdict as soon as it is known. The model stays as it is.
+    """Test a model for every property at every stage, and yield each verdict as it is known.
 
     Raises Unready, a ValueError, before the first verdict if the prompts cannot be made or the model cannot answer
     them while it is not pruned.
@@ -233,7 +233,7 @@ def prove(
 
 
 def _refused(model: Any, attention: str) -> str:
-    """Why a model cannot compute attention this way; empty if it can."""
+    """The reason why a model cannot compute attention this way; empty if it can."""
     try:
         with attending(model, attention):
             return ""
@@ -247,7 +247,7 @@ def _short(error: BaseException) -> str:
 
 
 def _checked(each: Property, lab: Lab, at: gp.Stage, case: Case, refused: str) -> Verdict:
-    """A property on one case. What is refused does not apply; what breaks fails."""
+    """Test one property on one case. A case that is refused does not apply; one that breaks fails."""
     if refused:
         return apart_from(refused)
     try:
@@ -261,17 +261,17 @@ def _checked(each: Property, lab: Lab, at: gp.Stage, case: Case, refused: str) -
 
 
 def _dropped(lab: Lab, case: Case, selections: list[Any]) -> Tensor:
-    """Which tokens of a case's prompts these selections drop. -> (b, L) bool"""
+    """True for tokens of the case's prompts that these selections drop. -> (b, L) bool"""
     return dropped_columns(lab.subject.visual(lab.subject.prompt(case.rows)["input_ids"]), selections)
 
 
 def _larger(a: float, b: float) -> float:
-    """The larger one, or the one that is no number."""
+    """The larger of two numbers; NaN if one of them is NaN."""
     return b if not b <= a else a
 
 
 class _Mishap(Exception):
-    """What the failing method raises."""
+    """The exception of the failing method."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Prompts for a checkpoint without a processor: random words and pixels, and as many placeholders as the model says."""
+"""Prompts for a checkpoint without a processor: random words and pixels, and the placeholders of its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDES = ((6, 4), (4, 6), (6, 6))
 
 
 def from_config(model: Any, sizes: tuple[tuple[int, int], ...] = (), why: str = "") -> Subject:
-    """Prompts made from the config alone. Raises ValueError for families whose images it does not describe."""
+    """Make prompts from the config alone. Raises ValueError if the config does not describe the family's images."""
     try:
         return _from_config(model, sizes)
     except Exception as error:  # a family whose model wants something else raises what it likes
@@ -71,7 +71,7 @@ def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
 
 @torch.no_grad()
 def _rows_of(outer: Any, pixels: dict[str, Tensor]) -> int:
-    """How many visual tokens the model makes of a picture."""
+    """The number of visual tokens that the model makes of a picture."""
     found = outer.get_image_features(**pixels)
     features = getattr(found, "pooler_output", found)
     pieces = [features] if isinstance(features, Tensor) else list(features)

@@ -72,7 +72,7 @@ def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.
 
 
 def _end_with_leader() -> None:
-    """End this process at once when the one that started it has ended, which a kill may have done."""
+    """End this process as soon as the process that started it has ended, even by a kill."""
     os.read(0, 1)
     os._exit(1)
 

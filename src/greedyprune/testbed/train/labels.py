@@ -1,4 +1,4 @@
-"""What each patch of a scene shows: the ground truth behind symbolic tokens, and what the tower is taught at first."""
+"""Labels of the patches of a scene: the truth behind symbolic tokens, and the first targets of the tower."""
 
 from typing import NamedTuple
 

@@ -115,7 +115,7 @@ def _right(tokens: Tensor, rows: Tensor, target: Tensor, where: Tensor) -> float
 
 
 def _presence(objects: tuple[Object, ...]) -> np.ndarray:
-    """What occurs in a scene: each coloured shape, each digit on a tile, each character on a sign."""
+    """The contents of a scene: each coloured shape, each digit on a tile, each character on a sign."""
     pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     found = np.zeros(len(pairs) + 10 + len(CHARACTERS), np.float32)
     for thing in objects:
