@@ -108,7 +108,7 @@ def test_a_folder_of_ones_own(folder: Path, tmp_path: Path) -> None:
 
 def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Any] = []
-    monkeypatch.setattr(_evaluate, "everything", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr(_evaluate, "evaluate_models", lambda plan, *_: plans.append(plan))
     assert greedy("eval", "--suite", "digits", "--quick", "--model", "llava").exit_code == 0
     asked, compared = plans[0].questions, plans[0].compared
     assert (asked.suite, asked.each) == ("digits", 20)
@@ -163,7 +163,7 @@ def test_a_model_that_fails_costs_no_rows_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_too: bool
 ) -> None:
     """Not of those before it, which are on disk before it begins, nor of those behind it."""
-    out, real, seen = tmp_path / "rows.csv", _evaluate._one, []
+    out, real, seen = tmp_path / "rows.csv", _evaluate._evaluate_model, []
 
     def one(plan: Any, name: str, *more: Any) -> Any:
         if name == "qwen":
@@ -171,7 +171,7 @@ def test_a_model_that_fails_costs_no_rows_of_the_others(
             raise KeyError("no such layer")
         return real(plan, name, *more)
 
-    monkeypatch.setattr(_evaluate, "_one", one)
+    monkeypatch.setattr(_evaluate, "_evaluate_model", one)
     few = ("--questions", "1", "--methods", "grid", "--keep", "1/9", "--workers", "1", "--out", out)
     models = [("--model", name) for name in ("llava", "qwen", str(testbed.FOLDERS["llava"]))]
     result = greedy("eval", *few, *(word for pair in models for word in pair), *["--json"] * json_too)

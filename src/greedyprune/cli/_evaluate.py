@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8
 
 
-def everything(plan: Plan) -> None:
+def evaluate_models(plan: Plan) -> None:
     """Evaluate every model, print its rows and write the files.
 
     The CSV files are written again after every model, and a model that fails does not stop the others: what one model
@@ -41,7 +41,7 @@ def everything(plan: Plan) -> None:
         for name in plan.models:
             folder = (plan.files.run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
             try:
-                found.append(_one(plan, name, own, folder))
+                found.append(_evaluate_model(plan, name, own, folder))
             except Exception as error:
                 failed[name] = error
                 continue
@@ -52,12 +52,12 @@ def everything(plan: Plan) -> None:
         raise next(iter(failed.values()))
     if found and plan.files.auc is not None and not any(one.auc for one in found):
         note(f"warning: {plan.files.auc} is not written: no question has boxes that say where its answer is.")
-    about = {**results.provenance(), **_common(plan.questions)}
+    about = {**results.provenance(), **_shared_columns(plan.questions)}
     report = plan.files.report if found else None
     unwritten["--report"] = written("--report", report, lambda path: write_report(path, found, about))
     if plan.as_json:
         print_json([row for one in found for row in one.rows])
-    _raise(found, failed, [problem for problem in unwritten.values() if problem])
+    _raise_problems(found, failed, [problem for problem in unwritten.values() if problem])
 
 
 def _report_writer(path: Path | None) -> Callable[[Path, Sequence[Evaluated], dict[str, Any]], None]:
@@ -79,22 +79,22 @@ def _write_tables(plan: Plan, found: Sequence[Evaluated]) -> dict[str, Failure |
     }
 
 
-def _raise(found: Sequence[Evaluated], failed: dict[str, Exception], unwritten: Sequence[Failure]) -> None:
+def _raise_problems(found: Sequence[Evaluated], failed: dict[str, Exception], unwritten: Sequence[Failure]) -> None:
     """Raise one Failure that names every model that failed and every file that is not written, if there are any."""
-    said = [_said(name, error) for name, error in failed.items()]
+    said = [_reason(name, error) for name, error in failed.items()]
     if failed and found:
         said.append(f"The results of {', '.join(one.name for one in found)} are complete.")
     if said or unwritten:
         raise Failure(" ".join([*said, *map(str, unwritten)])) from next(iter(failed.values()), None)
 
 
-def _said(name: str, error: Exception) -> str:
+def _reason(name: str, error: Exception) -> str:
     """The reason why a model failed, with the model's name in it."""
     text = str(error) if isinstance(error, (Failure, ImportError)) else repr(error)
     return (text if name in text else f"{name}: {text}").rstrip(".") + "."
 
 
-def _one(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluated:
+def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluated:
     """All configurations of one model. Raises Failure if the model cannot be loaded or a question fails."""
     engine = _engine(plan, name)
     native = not engine.parts.family.takes_one_size(engine.parts.config)
@@ -105,7 +105,7 @@ def _one(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluat
         engine,
         answers,
         rows=_rows(plan, name, engine, answers, workers),
-        auc=_orders(plan, name, engine, items) if plan.files.report or plan.files.auc else [],
+        auc=_auc_rows(plan, name, engine, items) if plan.files.report or plan.files.auc else [],
         seconds=seconds,
     )
 
@@ -154,20 +154,20 @@ def _rows(plan: Plan, name: str, engine: Engine, answers: Answers, workers: int)
 
     model = engine.model
     run = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "workers": workers}
-    more = {**_common(plan.questions), **run}
+    more = {**_shared_columns(plan.questions), **run}
     return [{"suite": plan.questions.suite, "model": name, **row, **more} for row in rows(answers)]
 
 
-def _orders(plan: Plan, name: str, engine: Engine, items: list[Item]) -> list[dict[str, Any]]:
+def _auc_rows(plan: Plan, name: str, engine: Engine, items: list[Item]) -> list[dict[str, Any]]:
     """The AUC of each method's order against the answer regions, by stage."""
     from greedyprune.eval.auc import auc_rows
 
     with progress(f"{name}: which tokens come first"):
         found = auc_rows(engine, items)
-    return [{"suite": plan.questions.suite, "model": name, **row, **_common(plan.questions)} for row in found]
+    return [{"suite": plan.questions.suite, "model": name, **row, **_shared_columns(plan.questions)} for row in found]
 
 
-def _common(questions: Questions) -> dict[str, Any]:
+def _shared_columns(questions: Questions) -> dict[str, Any]:
     """The columns that are the same for every model."""
     import torch
 

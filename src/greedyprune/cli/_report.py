@@ -27,12 +27,12 @@ HOW = (
     "Every configuration answers the same questions; accuracy is exact match, averaged over tasks with equal weight.",
     "Intervals are 95 % paired bootstrap intervals that resample images, since several questions share one. The best "
     "other method is picked on the same questions, which flatters it.",
-    "Equal budget means as many visual tokens kept, whatever the layer: methods that cut later have let more layers "
-    "see all tokens. The column 'per layer' and the FLOPs say how much that is.",
+    "Equal budget means equally many visual tokens kept. Methods that cut later let more layers see all tokens; the "
+    "column 'per layer' and the FLOPs say how much that is.",
     "Centred: 0 at the higher of the majority floor and the floor of guessing among the values present, 100 if all is "
-    "right. Hard: only questions that the dense model answers and the down-scaling control (average pooling where "
-    "images cannot be scaled) does not, at the same budget.",
-    "Region recall: the share of the answer-carrying visual tokens that stay. The oracle is told these regions.",
+    "right. Hard: only questions that the dense model answers right and the down-scaling control does not, at the same "
+    "budget. If images cannot be scaled down, the control is average pooling.",
+    "Region recall: the share of the answer-carrying visual tokens that stay. The oracle knows these regions.",
 )
 
 
@@ -69,7 +69,7 @@ def _charts(one: Evaluated) -> list[str]:
         return []
     parts = [
         picture(frontier(rows, f"{one.name}: accuracy against tokens kept"), "Accuracy against visual tokens kept"),
-        picture(decay(rows, f"{one.name}: what is left as tokens shrink"), "Relative accuracy against the ratio"),
+        picture(decay(rows, f"{one.name}: accuracy as fewer tokens are kept"), "Relative accuracy against the ratio"),
         picture(task_bars(rows, budget, f"{one.name}: every task at {budget}"), f"Accuracy by task at {budget}"),
         paragraph("Dashed: all tokens. Dotted: the chance floor. Thin lines: 95 % intervals of the difference.", True),
         heading("What each method keeps", 3),
@@ -80,7 +80,7 @@ def _charts(one: Evaluated) -> list[str]:
             heading("Which order finds the answer", 3),
             paragraph(
                 "AUC of the order in which a method takes tokens, against the regions that carry the answer, by the "
-                "stage at which it looks: 1 finds them first, 0.5 is blind, below it avoids them."
+                "stage at which it looks. 1: regions first. 0.5: chance. Below 0.5: regions last."
             ),
             picture(auc_map(one.auc, one.name), "AUC by method, stage and task"),
         ]

@@ -17,7 +17,7 @@ bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_a
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
-Seed = Annotated[int, typer.Option("--seed", help="Draws the features, or the weights.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the features, or of the weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -93,7 +93,7 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
     console().print(shown)
     console().print(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
-        "same: the published form, in float32, kept the same tokens; exact: ours are those it keeps in float64."
+        "same: the published form, in float32, kept the same tokens; exact: ours are those of that form in float64."
     )
     _end(problem)
 
@@ -132,8 +132,8 @@ def bench_hooks(
         )
     console().print(shown)
     console().print(
-        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time of "
-        "theirs; operations: tensor operations a step dispatches, without hooks and with. Models with random weights."
+        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time "
+        "that they add; operations: tensor operations of a step, without hooks and with. Models with random weights."
     )
     _end(problem)
 

@@ -31,7 +31,7 @@ EXAMPLES = """Examples:
 SHARES = {"1/4": 1 / 4, "1/9": 1 / 9}
 TINY = (
     "The model has 5 layers and 3 million parameters, so the time is no measure of what pruning saves: choosing tokens "
-    "costs about as much as the 3 layers behind the cut. The KV cache and the answers are the point here."
+    "costs about as much as the 3 layers behind the cut. Look at the answers and the KV cache."
 )
 
 
@@ -51,7 +51,7 @@ class Pair:
 
 
 def demo(
-    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where the pictures go.")] = Path("demo-output"),
+    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder of the pictures.")] = Path("demo-output"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other scenes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:

@@ -34,7 +34,7 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="NAME|DIR|ID", help="llava, qwen, a folder or an id; may be given several times."),
 ]
-Questions = Annotated[int, typer.Option("--questions", min=1, help="How many of each task.")]
+Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 Methods = Annotated[
     str | None,
     typer.Option(
@@ -52,10 +52,10 @@ At = Annotated[
 ]
 Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of random methods.")]
 Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose on dev, publish test.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the questions.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]
 Run = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped goes on.")
+    Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped continues.")
 ]
 Report = Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write pictures and tables, one file.")]
 Auc = Annotated[
@@ -94,7 +94,7 @@ def evaluate(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer questions with every method at every budget, and count: intervals, floors, controls, region recall."""
+    """Measure accuracy: every method at every budget, with intervals, floors, controls and region recall."""
     if quick:
         questions, keep, seeds = QUICK
     plan = _plan.Plan(
@@ -107,4 +107,4 @@ def evaluate(
     )
     check_paths({"--out": out, "--report": report, "--auc": auc})
     check_folder("--run", run)
-    _evaluate.everything(plan)
+    _evaluate.evaluate_models(plan)

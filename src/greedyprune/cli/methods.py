@@ -34,7 +34,9 @@ def methods(
     shown.columns[2].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("exact: it keeps precisely as many tokens as asked for. Use one by name, --method NAME.", style="dim")
+    out.print(
+        "exact: the method keeps exactly as many tokens as asked for. Use one by name: --method NAME.", style="dim"
+    )
 
 
 def _print_matrix(as_json: bool) -> None:

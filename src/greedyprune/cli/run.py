@@ -32,7 +32,7 @@ POSITIONS = ("original", "compact")
 
 
 Pictures = Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")]
-Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="What to ask about them.")]
+Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="The question about them.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
@@ -42,7 +42,7 @@ Named = Annotated[
     typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", metavar="64|25%", help="How many visual tokens of each image stay, or which share.")
+    str, typer.Option("--keep", metavar="64|25%", help="Visual tokens kept of each image, as a number or a share.")
 ]
 At = Annotated[
     str | None,

@@ -46,14 +46,14 @@ At = Annotated[
     ),
 ]
 Attentions = Annotated[
-    str, typer.Option("--attention", metavar="sdpa|eager|both", help="What computes attention in the pruned model.")
+    str, typer.Option("--attention", metavar="sdpa|eager|both", help="Attention implementation of the pruned model.")
 ]
 Images = Annotated[
     str,
     typer.Option(
         "--images",
         metavar="N|WxH,WxH...",
-        help="How many images the prompt with several has, or the sizes of its images in pixels.",
+        help="Number of images in the prompt with several, or their sizes in pixels.",
     ),
 ]
 Steps = Annotated[int, typer.Option("--steps", min=2, help="Tokens that every run generates.")]
@@ -61,7 +61,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Number = Annotated[
     str,
     typer.Option(
-        "--dtype", help="float32, bfloat16 or float16; 16 bits are held to the rounding of the plain model in them."
+        "--dtype",
+        help="float32, bfloat16 or float16; in 16 bits, errors are compared with the plain model's own rounding.",
     ),
 ]
 

@@ -15,7 +15,7 @@ from greedyprune.eval.configs import USUAL
 from greedyprune.eval.engine import Batch, Engine
 from greedyprune.eval.features import shared_features
 from greedyprune.eval.items import Item
-from greedyprune.eval.loop import plan
+from greedyprune.eval.loop import make_batches
 from greedyprune.eval.stats import auc
 from greedyprune.method import Method, as_method
 from greedyprune.methods.greedyprune import GreedyPrune
@@ -39,7 +39,7 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
         if item.boxes and len(chosen.setdefault(item.task, [])) < per_task:
             chosen[item.task].append(item)
     found: dict[tuple[str, str, str], list[float]] = {}
-    for number, some in enumerate(plan(engine, [item for task in chosen.values() for item in task], batch)):
+    for number, some in enumerate(make_batches(engine, [item for task in chosen.values() for item in task], batch)):
         prepared = engine.prepare(number, some)
         for name, method in rankings().items():
             for stage in STAGES:

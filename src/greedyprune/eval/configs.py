@@ -116,15 +116,15 @@ def configurations(
     but down-scaling has none and average pooling has its own, so they are listed once.
     """
     found = [Config(DENSE)]
-    named = [_named(method) for method in methods]
+    named = [_with_name(method) for method in methods]
     for budget, keep in budgets.items():
         for name, method in named:
-            for at in dict.fromkeys(_places(method, stages)):
-                found += [Config(name, drawn, keep, budget, at, seed) for drawn, seed in _drawn(method, seeds)]
+            for at in dict.fromkeys(_stages_of(method, stages)):
+                found += [Config(name, drawn, keep, budget, at, seed) for drawn, seed in _with_seeds(method, seeds)]
     return found
 
 
-def _named(method: Method | str | Mapping[str, object]) -> tuple[str, Method | None]:
+def _with_name(method: Method | str | Mapping[str, object]) -> tuple[str, Method | None]:
     if method == DOWNSCALE:
         return DOWNSCALE, None
     if method == ORACLE:
@@ -133,7 +133,7 @@ def _named(method: Method | str | Mapping[str, object]) -> tuple[str, Method | N
     return str(to_plain(made)["type"]), made
 
 
-def _places(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage | None]:
+def _stages_of(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage | None]:
     """The stages of one method. Raises ValueError if it cannot run at one of them."""
     if method is None or method.merges:
         return [None]
@@ -142,7 +142,7 @@ def _places(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage
     return list(stages)
 
 
-def _drawn(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | None, int | None]]:
+def _with_seeds(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | None, int | None]]:
     """The method with every seed if it has one; else the method alone."""
     if method is None or not any(field.name == "seed" for field in fields(method)):
         return [(method, None)]

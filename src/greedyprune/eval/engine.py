@@ -119,7 +119,7 @@ class Engine:
         try:
             return self._prepare(number, items)
         except Exception as error:
-            raise _blamed("preparing", items, error, lambda item: self._prepare(number, [item])) from error
+            raise _error_with_name("preparing", items, error, lambda item: self._prepare(number, [item])) from error
 
     def _prepare(self, number: int, items: list[Item]) -> Batch:
         pictures = [item.open() for item in items]
@@ -142,7 +142,7 @@ class Engine:
             def alone(item: Item) -> Any:
                 return self._answer(self._prepare(batch.number, [item]), config)
 
-            raise _blamed(str(config), batch.items, error, alone) from error
+            raise _error_with_name(str(config), batch.items, error, alone) from error
 
     def generate(self, batch: Batch, config: Config) -> tuple[list[str], dict[str, Any], list[Selection] | None]:
         """Generate the answers. -> answers, the model's inputs, and one selection per image (None if nothing is cut)"""
@@ -179,7 +179,7 @@ class Engine:
             averaged=[sum(lengths) / layers for lengths in visual],
             flops=[prefill_flops(self.model.config, [m + v for v in row]) for m, row in zip(text, visual, strict=True)],
             region=[len(rows) for rows in batch.regions],
-            found=_found(batch, config, selections),
+            found=_region_tokens_kept(batch, config, selections),
             seconds=seconds,
         )
 
@@ -196,7 +196,7 @@ class Engine:
         return prune(self.model, config.method, config.keep, at=config.at, **more)
 
 
-def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
+def _region_tokens_kept(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
     """The number of kept tokens that carry the answer, per image; -1 if it cannot be counted."""
     if config.name == DENSE:
         return [len(rows) for rows in batch.regions]
@@ -208,7 +208,7 @@ def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> 
     ]
 
 
-def _blamed(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
+def _error_with_name(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
     """Make the error that names the question which fails.
 
     Questions are tried one by one; if none fails alone, the first is named.

@@ -60,7 +60,7 @@ def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], N
 
 def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Callable[[int, int], None]) -> Answers:
     store = Store(folder, settings(engine, items, job.batch, job.about))
-    batches = plan(engine, items, job.batch)
+    batches = make_batches(engine, items, job.batch)
     todo: list[Work] = [
         (number, batch, missing)
         for number, batch in enumerate(batches)
@@ -71,7 +71,7 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
     done = total - given
     say(done, total)
     workers = min(job.workers, len(todo))
-    source = _several(engine, job, todo, workers) if workers > 1 else _answers(engine, todo)
+    source = _in_workers(engine, job, todo, workers) if workers > 1 else _in_this_process(engine, todo)
     for outcome in source:
         store.add(outcome)
         done += len(outcome.told)
@@ -79,7 +79,7 @@ def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Ca
     return Answers.of(batches, job.configs, store.outcomes, given)
 
 
-def plan(engine: Engine, items: list[Item], size: int) -> Batches:
+def make_batches(engine: Engine, items: list[Item], size: int) -> Batches:
     """Group the items into batches: equally many visual tokens, and prompts of about one length to pad little."""
     one_size = engine.parts.family.takes_one_size(engine.parts.config)
     tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
@@ -112,7 +112,7 @@ def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]
     return reasons
 
 
-def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
+def _in_this_process(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
     """Answer batch by batch, so that shared work is done once and then freed."""
     for number, items, configs in work:
         batch = engine.prepare(number, items)
@@ -120,14 +120,14 @@ def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
             yield engine.answer(batch, config)
 
 
-def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
+def _in_workers(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
     """The same in several processes, each with its own model. The answers do not depend on which process gives them."""
     if job.load is None:
         raise ValueError(f"workers={workers} needs load=, with which every process gets its own model.")
     context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
     work, told = context.Queue(), context.Queue()  # of threads: neither side waits for the other to read
     team = [
-        context.Process(target=_member, args=(job.load, engine.longest, workers, work, told), daemon=True)
+        context.Process(target=_worker_process, args=(job.load, engine.longest, workers, work, told), daemon=True)
         for _ in range(workers)
     ]
     try:
@@ -137,7 +137,7 @@ def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterat
             work.put(task)
         left = sum(len(configs) for _, _, configs in todo)
         while left:
-            outcome = _next(told, team)
+            outcome = _next_outcome(told, team)
             if isinstance(outcome, str):
                 raise ItemError(outcome)
             left -= 1
@@ -150,7 +150,7 @@ def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterat
             member.terminate()
 
 
-def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
+def _next_outcome(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
     """The next message of a worker. Raises RuntimeError if a worker ended without a message."""
     while True:
         with suppress(queue.Empty):
@@ -160,27 +160,27 @@ def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
                 raise RuntimeError(f"a worker process ended with status {member.exitcode}: try --workers 1.")
 
 
-def _member(*given: Any) -> None:
+def _worker_process(*given: Any) -> None:
     """A worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-    _serve(*given)
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    _answer_queue(*given)
 
 
-def _end_after(parent: Any) -> None:
+def _end_with_parent(parent: Any) -> None:
     """End this process as soon as its parent has ended, even by a kill."""
     parent.join()
     os._exit(1)
 
 
-def _serve(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
+def _answer_queue(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
     """Answer batches from the queue `work` and put outcomes into the queue `told`, until None comes."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     try:
         engine = Engine(*load(), max_new_tokens=longest)
-        for outcome in _answers(engine, iter(work.get, None)):
+        for outcome in _in_this_process(engine, iter(work.get, None)):
             told.put(outcome)
     except Exception as error:
         told.put(str(error) if isinstance(error, ItemError) else f"{type(error).__name__}: {error}")

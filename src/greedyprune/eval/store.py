@@ -77,7 +77,7 @@ def _settings_in(about: Path) -> dict[str, Any]:
             raise ValueError("it holds no JSON object")
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{about} cannot be read ({error}): delete the folder {about.parent} to start afresh, or name another one."
+            f"{about} cannot be read ({error}): delete the folder {about.parent} to start again, or name another one."
         ) from error
     return cast("dict[str, Any]", found)
 

@@ -145,7 +145,7 @@ def _sizer(processor: Any) -> _Sizer:
             "processor, or use AveragePool() for models with images of one size."
         )
     if not getattr(worker, "do_resize", True):
-        raise ValueError("this processor has do_resize=False, so it has no say in the size of images: turn it on.")
+        raise ValueError("this processor has do_resize=False, so it does not resize images: set it to True.")
     return _Sizer(worker, int(worker.patch_size) * int(worker.merge_size))
 
 

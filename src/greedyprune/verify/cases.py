@@ -108,7 +108,7 @@ def untold(why: str, error: float = 0.0, bound: float = 0.0) -> Verdict:
     return Verdict("", None, error, bound, why)
 
 
-def apart_from(why: str) -> Verdict:
+def not_applicable(why: str) -> Verdict:
     """The verdict if a property does not apply."""
     return Verdict("", None, detail=why, applies=False)
 

@@ -98,11 +98,11 @@ def joined(parts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
                 pieces.append(nn.functional.pad(part[name], (missing, 0), value=pad if name == "input_ids" else 0))
             elif name in part:
                 pieces.append(part[name])
-        found[name] = torch.cat(_evened(pieces))
+        found[name] = torch.cat(_padded_to_one_size(pieces))
     return found
 
 
-def _evened(pieces: list[Tensor]) -> list[Tensor]:
+def _padded_to_one_size(pieces: list[Tensor]) -> list[Tensor]:
     """Pad tensors with zeros to equal sizes in all axes but the first."""
     sizes = [max(axis) for axis in zip(*(piece.shape[1:] for piece in pieces), strict=True)]
     ends = [[wanted - have for wanted, have in zip(sizes, piece.shape[1:], strict=True)][::-1] for piece in pieces]

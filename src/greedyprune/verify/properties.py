@@ -13,7 +13,7 @@ import greedyprune as gp
 from greedyprune.attach.parts import find_parts
 from greedyprune.attach.release import cache_of
 from greedyprune.budget import count
-from greedyprune.verify.cases import Case, Untold, Verdict, apart_from, cases, failed, held, untold, worst
+from greedyprune.verify.cases import Case, Untold, Verdict, cases, failed, held, not_applicable, untold, worst
 from greedyprune.verify.ready import check_model, check_prompts
 from greedyprune.verify.reference import dropped_columns, image_columns, is_early, start_of
 from greedyprune.verify.runs import Lab
@@ -60,13 +60,13 @@ def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
         if not found.passed:
             return found
     if is_early(at):
-        return apart_from("an early cut takes from later tokens what the prompt saw")
+        return not_applicable("an early cut takes from later tokens what the prompt saw")
     try:
         fresh = lab.pruned(case, PLACES_ONLY, at, use_cache=False)
     except Exception:
         if lab.reads_without_cache(case):
             raise
-        return apart_from("the plain model cannot generate without a cache either")
+        return not_applicable("the plain model cannot generate without a cache either")
     again = held(lab.differ(cached, fresh), lab.bound(case), "logits with and without a cache differ")
     if skipped or not again.passed:
         return replace(again, detail=again.detail or skipped)
@@ -122,10 +122,10 @@ def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
     own = changed(before, fingerprint(model))  # what the model writes itself
     for what, method, error in (
         ("after the with block", PLACES_ONLY, None),
-        ("after an error in the with block", PLACES_ONLY, _Mishap()),
+        ("after an error in the with block", PLACES_ONLY, _MethodError()),
         ("after an error in the method", _Failing(), None),
     ):
-        with suppress(_Mishap), gp.prune(model, method, case.asked(), at=at):
+        with suppress(_MethodError), gp.prune(model, method, case.asked(), at=at):
             lab.generate(case, **few)
             if error is not None:
                 raise error
@@ -249,13 +249,13 @@ def _short(error: BaseException) -> str:
 def _checked(each: Property, lab: Lab, at: gp.Stage, case: Case, refused: str) -> Verdict:
     """Test one property on one case. A case that is refused does not apply; one that breaks fails."""
     if refused:
-        return apart_from(refused)
+        return not_applicable(refused)
     try:
         return each.check(lab, at, case)
     except Untold as missing:
         return untold(_short(missing))
     except NotImplementedError as missing:  # the library refuses such a call, or there is no reference for the family
-        return apart_from(_short(missing))
+        return not_applicable(_short(missing))
     except Exception as broken:  # a model may break in any way, and the other properties are to be told all the same
         return failed(f"{type(broken).__name__}: {_short(broken)}")
 
@@ -270,7 +270,7 @@ def _larger(a: float, b: float) -> float:
     return b if not b <= a else a
 
 
-class _Mishap(Exception):
+class _MethodError(Exception):
     """The exception of the failing method."""
 
 
@@ -280,4 +280,4 @@ class _Failing(gp.Method):
 
     def select(self, cues: gp.Cues, k: int) -> gp.Keep:
         """Nothing."""
-        raise _Mishap
+        raise _MethodError

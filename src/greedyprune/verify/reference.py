@@ -111,7 +111,9 @@ def masked(subject: Subject, inputs: dict[str, Tensor], sequences: Tensor, dropp
 
         return look
 
-    with _hooked(subject.model, [hook(index, window) for index, (_, window) in enumerate(_known(subject.model))]):
+    with _hooked(
+        subject.model, [hook(index, window) for index, (_, window) in enumerate(_kinds_to_mask(subject.model))]
+    ):
         return _answer(subject.model, full, sequences.shape[1] - inputs["input_ids"].shape[1])
 
 
@@ -168,7 +170,7 @@ def gathered_row(model: Any, full: dict[str, Tensor], dropped: Tensor, steps: in
         return _answer(model, full, steps)
 
 
-def _known(model: Any) -> list[tuple[str, int]]:
+def _kinds_to_mask(model: Any) -> list[tuple[str, int]]:
     """The kinds of its decoder layers, if a mask can hide tokens in all of them."""
     kinds = kinds_of(model)
     strange = sorted({kind for kind, _ in kinds} - {FULL, SLIDING})

@@ -91,9 +91,9 @@ class Lab:
     @torch.no_grad()
     def forward(self, case: Case) -> Any:
         """One forward over the prompt, with a cache."""
-        return self.subject.model(**self.subject.prompt(case.rows), use_cache=True, **self._few())
+        return self.subject.model(**self.subject.prompt(case.rows), use_cache=True, **self._last_logits_only())
 
-    def _few(self) -> dict[str, int]:
+    def _last_logits_only(self) -> dict[str, int]:
         """The keyword that asks for the logits of the last token alone, if the model knows it."""
         known = inspect.signature(type(self.subject.model).forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
@@ -110,7 +110,7 @@ class Lab:
         """
         model, inputs = self.subject.model, self.subject.prompt(case.rows)
         mask = inputs.pop("attention_mask")
-        padded, few, found = not bool(mask.all()), self._few(), list[Tensor]()
+        padded, few, found = not bool(mask.all()), self._last_logits_only(), list[Tensor]()
         with torch.no_grad():
             out = model(**inputs, **({"attention_mask": mask} if padded else {}), use_cache=True, **few)
             found.append(out.logits[:, -1:].float())
