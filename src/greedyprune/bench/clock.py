@@ -22,7 +22,7 @@ def threads_set(count: int) -> Iterator[None]:
 
 
 def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Median seconds of both. They run in turn, A B A B ..., so that a drift of the machine affects both alike."""
+    """Median seconds of both. They run in turn, A B A B ..., so that a drift of the machine affects both equally."""
     a, b = list[float](), list[float]()
     for _ in range(runs):
         a.append(_cpu(theirs))

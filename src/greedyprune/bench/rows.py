@@ -31,7 +31,7 @@ def provenance() -> dict[str, str]:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows with their provenance beside each; the header is that of the first row."""
+    """Write rows with their provenance in each. The header is that of the first row."""
     where = provenance()
     listed = [{**row, **where} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)

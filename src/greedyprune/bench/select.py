@@ -44,8 +44,10 @@ class Row:
     ratio: float
     """usual / greedyprune, medians of thread CPU time."""
     equal: bool
-    """Whether both returned the same tokens in the same order. The loop decides in float32, so a pair of tokens within
-    its rounding of tau can go the other way there."""
+    """True if both returned the same tokens in the same order.
+
+    Near tau they may differ: the loop decides in float32.
+    """
     exact: bool
     """True if ours are the tokens of the same loop in float64."""
     runs: int

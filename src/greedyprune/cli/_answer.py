@@ -90,7 +90,7 @@ def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict
 
 
 def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = None, max_new_tokens: int = 64) -> Answer:
-    """Answer a prompt and time its prefill; the model is as it was afterwards."""
+    """Answer a prompt and time its prefill. The model is not changed."""
     import torch
 
     model, length = loaded.model, inputs["input_ids"].shape[1]

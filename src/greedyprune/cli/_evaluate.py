@@ -149,7 +149,7 @@ def _answers(plan: Plan, name: str, engine: Engine, items: list[Item], folder: P
 
 
 def _rows(plan: Plan, name: str, engine: Engine, answers: Answers, workers: int) -> list[dict[str, Any]]:
-    """The rows of one model, with how it was run beside each."""
+    """The rows of one model, with device, type and workers in each."""
     from greedyprune.eval import rows
 
     model = engine.model

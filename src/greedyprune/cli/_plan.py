@@ -54,7 +54,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Running:
-    """How models are loaded and run."""
+    """The loading and running of models."""
 
     device: str
     dtype: str | None
@@ -66,7 +66,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Files:
-    """Where results go; None is nowhere."""
+    """The files and folders of results; None writes nothing."""
 
     rows: Path | None
     run: Path | None
@@ -77,7 +77,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asks for."""
+    """A whole `greedyprune eval`, read from the options and checked."""
 
     models: list[str]
     questions: Questions

@@ -54,7 +54,7 @@ def size(count: float) -> str:
 
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show on standard error that work goes on. Yields `say(text="", done=None)`: `done` of `total` are finished."""
+    """Show a progress bar on standard error. Yields `say(text="", done=None)`: `done` of `total` are finished."""
     err = Console(stderr=True)
     bars = [BarColumn(), TimeRemainingColumn()] if total else []
     parts = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]

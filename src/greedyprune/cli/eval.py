@@ -1,4 +1,4 @@
-"""`greedyprune eval`: accuracy of methods at budgets, dense and controls beside them, as rows with intervals."""
+"""`greedyprune eval`: accuracy of methods at budgets, of the dense model and of controls, as rows with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
   greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2"""
 
 QUICK = 20, "1/4,1/9", "0"
-"""What --quick sets: --questions, --keep and --seeds."""
+"""The values that --quick sets: --questions, --keep and --seeds."""
 
 Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
 Data = Annotated[

@@ -77,7 +77,7 @@ def verify(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Prove on your own checkpoint that pruning changes nothing but what it says.
+    """Prove on your own checkpoint that pruning changes nothing but what it drops.
 
     Eight properties are held at every stage. The exit status is 0 if every property that applies is proven: 1 if one
     fails or could not be told.

@@ -27,7 +27,7 @@ class Answers:
     columns: dict[str, dict[str, Tensor]]
     """By configuration key and column name: (q,) each, one value per question."""
     given: int = 0
-    """How many answers the model gave for this; the others were in the run folder."""
+    """Answers that the model gave in this run; the others were in the run folder."""
 
     @classmethod
     def of(

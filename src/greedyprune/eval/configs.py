@@ -1,6 +1,6 @@
 """Configurations: the ways of answering that are compared. The dense model is the first.
 
-Besides the registered methods there are two controls that are none: `oracle`, which is told where the answer is, and
+Besides the registered methods there are two controls: `oracle`, which knows the tokens that carry the answer, and
 `downscale`, which shows the dense model a smaller image of as many tokens.
 """
 
@@ -112,8 +112,10 @@ def configurations(
 ) -> list[Config]:
     """List the dense model, then every method at every budget and stage; random methods once for every seed.
 
-    `budgets` are named by the text that the results show. A method that cannot run at one of the stages is an error,
-    but down-scaling has none and average pooling has its own, so they are listed once.
+    `budgets` maps the text that the results show to a budget. Down-scaling has no stage and average pooling has its
+    own, so they are listed once. Raises ValueError if another method cannot run at one of the stages.
+
+        configurations(["greedyprune", "random"], {"1/9": Ratio(1 / 9)}, [Layer(2)], seeds=(0, 1, 2))
     """
     found = [Config(DENSE)]
     named = [_with_name(method) for method in methods]

@@ -1,7 +1,7 @@
 """The engine: a model answers one batch of questions in one configuration after another.
 
-The way is the real one: processor, `generate`, `prune` around it. What does not depend on the configuration is done
-once per batch: the processor's work, and the vision tower's where nothing watches it.
+Answers are made as users make them: processor, then `generate` inside `prune`. The processor runs once per batch. So
+does the vision tower, unless the method looks into it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Outcome:
     region: list[int]
     """Visual tokens that carry the answer; 0 if no region is known."""
     found: list[int]
-    """How many of these were kept; -1 if tokens are merged or the model saw a smaller image."""
+    """Kept tokens that carry the answer; -1 if tokens are merged or the model saw a smaller image."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

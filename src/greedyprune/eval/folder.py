@@ -4,11 +4,11 @@
      "task": "colour", "boxes": [[40, 60, 120, 150]]}
 
 `image` is a path inside the folder; `answer` is a text or a list of texts that are all right. `task` ("questions" if
-left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) say where the answer is to be seen;
-`guesses` lists what could be guessed without looking.
+left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) enclose what carries the answer;
+`guesses` lists answers that are plausible without looking.
 
-A folder may come from others, so nothing outside it is read: absolute paths, `..`, and links that lead out of the
-folder are refused, as are lines and texts of any size. What is refused is told with the file and the line.
+A folder may come from others, so nothing outside it is read. Absolute paths, `..`, links that lead out of the folder,
+and lines and texts that are too long are refused. The error names the file and the line.
 """
 
 from __future__ import annotations

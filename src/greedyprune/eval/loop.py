@@ -50,8 +50,10 @@ class Job:
 def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], None] | None = None) -> Answers:
     """Answer what the run folder lacks. `say(done, total)` is called as answers come in.
 
-    Raises ValueError for questions that cannot be counted, and for a run folder that is in use, holds a run with other
-    settings, or cannot be read; ItemError for a question that fails.
+    Raises ValueError if the items cannot be evaluated, or if the run folder is in use, holds a run with other settings
+    or cannot be read. Raises ItemError if a question fails.
+
+        answers = evaluate(engine, Job(items, configs), Path("my-run"))
     """
     items = checked(job.items)
     with locked(folder):

@@ -1,4 +1,4 @@
-"""Pictures from files that anybody may have made: opened with a bound on their size, by decoders of known formats.
+"""Pictures from files of unknown origin: opened with a bound on their size, by decoders of known formats.
 
 Needs Pillow, which is imported when a picture is opened.
 """

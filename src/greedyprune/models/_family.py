@@ -184,7 +184,7 @@ class Family:
     readable: bool = True
     """Whether methods can look at attention and keys of its decoder."""
     sizes: Sizes = "unknown"
-    """What becomes of an image's own size."""
+    """What its image processor does with the size of an image, see `Sizes`."""
     without: tuple[tuple[str, str], ...] = ()
     """Kinds of input that it reads and that are refused, each with the reason."""
     note: str = ""

@@ -1,4 +1,4 @@
-"""What is supported, read off the registry and the table: families by stage, and methods by family.
+"""The support matrices: families by stage, and methods by family, read off the table and the registry.
 
 from greedyprune.models.support import matrix
 

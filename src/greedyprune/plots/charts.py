@@ -49,7 +49,7 @@ class Point:
 
 
 def number(row: Row, name: str) -> float:
-    """A value of a row, NaN where it is empty."""
+    """A value of a row; NaN if it is empty."""
     value = row.get(name)
     return float("nan") if value in (None, "") else float(str(value))
 
@@ -168,7 +168,7 @@ def task_bars(rows: Sequence[Row], budget: str, title: str = "") -> Figure:
 
 
 def auc_map(rows: Sequence[Row], title: str = "") -> Figure:
-    """How well each order of taking tokens finds the answer regions: one panel per method, tasks by stages."""
+    """AUC of each order against the answer regions: one panel per method, tasks by stages."""
     names, stages, tasks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("saliency", "stage", "task"))
     values = {(row["saliency"], row["task"], row["stage"]): number(row, "auc") for row in rows}
     across = min(len(names), 4)

@@ -21,7 +21,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 PALENESS = 0.4
 """The share of its colour that a dropped patch keeps."""
 SMALLEST_CELL = 6
-"""Pixels: a finer grid makes the picture larger, so that every patch can be told from its neighbour."""
+"""Pixels. If the grid is finer, the picture is enlarged, so that neighbouring patches can be told apart."""
 
 
 def overlay(

@@ -142,7 +142,7 @@ def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def the_cache_is_physically_short(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """Keys and values behind the cut hold the tokens that stayed and no more. Error: in tokens."""
+    """Keys and values behind the cut hold the kept tokens and no others. Error: in tokens."""
     inputs = lab.subject.prompt(case.rows)
     with gp.prune(lab.subject.model, PLACES_ONLY, case.asked(), at=at) as handle:
         cache = cache_of(lab.forward(case))

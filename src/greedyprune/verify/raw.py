@@ -116,7 +116,7 @@ def _patches(model: Any, sizes: tuple[tuple[int, int], ...]) -> Callable[[list[i
 
 
 def _by_row(pixels: Tensor, rows: Rows) -> Tensor:
-    """Pictures by prompt, zeros where one has fewer than another. (images, 3, h, w) -> (b, most, 3, h, w)"""
+    """Pictures by prompt; zeros fill prompts with fewer. (images, 3, h, w) -> (b, most, 3, h, w)"""
     found = pixels.new_zeros(len(rows), max(map(len, rows)), *pixels.shape[1:])
     left = iter(pixels)
     for place, row in enumerate(rows):

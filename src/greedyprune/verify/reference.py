@@ -3,9 +3,9 @@
 They share nothing with a pruned run but the answer's tokens. The model reads prompt and answer at once, with eager
 attention, without a cache and in the original positions.
 
-`masked`: the full sequence stays, and in the layers behind the cut nobody looks at a dropped token.
-`gathered`: for decoders whose layers hold a state, which no mask can keep a token from: every prompt alone, and the
-kept columns alone go on at the cut.
+`masked`: the full sequence stays, and in the layers behind the cut no token attends to a dropped token.
+`gathered`: only the kept columns continue at the cut, one prompt at a time. It is for decoders whose layers hold a
+state, since no mask keeps a token out of a state.
 """
 
 from __future__ import annotations

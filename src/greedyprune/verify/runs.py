@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from greedyprune.attach import Selection
 
 NEAR = 1e-4 / 6.5
-"""How far float32 logits may be apart, as a share of the largest: other shapes, other summation orders.
+"""The allowed difference of float32 logits, as a share of the largest: shapes and summation orders differ.
 
 The largest error measured on tiny models is a sixth of it; a mistake in positions, masks or cache is 100 times more.
 """
 ROUNDING = 4.0
 """The allowed multiple of the plain model's own rounding error in float32; deep models round more than tiny ones."""
 MOST = 20 * NEAR
-"""A plain float32 model that is further from itself has a fault of its own: nothing can be told of pruning it."""
+"""If a plain float32 model differs from itself by more, it has a fault of its own and nothing can be proven."""
 ROUGH = 3.0
 """The same in 16 bits, on average over the logits, since the largest of many is a matter of luck."""
 
@@ -68,7 +68,7 @@ class Lab:
         self.memo = {key: value for key, value in self.memo.items() if key[0] != "pruned"}
 
     def untouched(self) -> Fingerprint:
-        """The model as it was before anything pruned it, without its weights."""
+        """A fingerprint of the model before it was pruned, without its weights."""
         return self.once(("untouched",), lambda: without_weights(fingerprint(self.subject.model)))
 
     def generate(self, case: Case, **options: Any) -> Run:

@@ -30,7 +30,7 @@ class Subject:
     banned: tuple[int, ...] = ()
     """Tokens that must not be generated: placeholders of media, and ends."""
     extend: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]] | None = None
-    """The inputs with an answer after the prompt, where that takes more than `continued` does."""
+    """The inputs with an answer after the prompt, if that takes more than `continued` does."""
     source: str = ""
     """Where the prompts come from, as text."""
     memo: dict[Rows, dict[str, Tensor]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Subject:
 
 
 def placeholder(model: Any) -> int:
-    """The token that stands for a piece of an image."""
+    """The placeholder token of images."""
     return int(getattr(model.config, find_parts(model).family.image_token))
 
 

@@ -23,7 +23,7 @@ STAGES = (*STEPS, "export")
 
 
 def main() -> None:
-    """All stages, or one; each goes on from its own checkpoint in the folder."""
+    """Run all stages, or one. Each continues from its own checkpoint in the folder."""
     given = _arguments()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.stage:

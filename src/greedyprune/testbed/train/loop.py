@@ -18,7 +18,7 @@ from greedyprune.outputs import replacing, write_csv
 
 @dataclass
 class Run:
-    """One stage of one training: how long, how fast, where it writes."""
+    """One stage of a training: its steps, its learning rate and its files."""
 
     stage: str
     folder: Path

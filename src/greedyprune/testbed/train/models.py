@@ -1,4 +1,4 @@
-"""The two architectures: how each is built, where its parts are, how it sees a picture and counts positions."""
+"""The two architectures: how they are built, where their parts are, and how they see pictures and count positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
