@@ -16,7 +16,9 @@ import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.budget import Ratio
 from greedyprune.eval import Answers, Config, Engine, Item, Job, configurations, evaluate
+from greedyprune.eval.loop import make_batches
 from greedyprune.eval.store import Store, settings
+from greedyprune.models.table import FAMILIES
 from greedyprune.verify.traces import changed, fingerprint
 
 QUARTER = {"1/4": Ratio(0.25)}
@@ -178,3 +180,26 @@ def test_a_processor_that_fails_is_put_back(bundled: tuple[Any, Any]) -> None:
     with pytest.raises(TypeError, match="NoneType"):
         Engine(bundled[0], processor).inputs([item("broken", "is it ?")], [None])
     assert processor.tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "sizes"),
+    [
+        ("gemma3", {}, 1),
+        ("llava", {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}, 1),
+        ("llava", {"model_type": "pixtral", "image_size": 1024, "patch_size": 16}, 2),
+        ("qwen2_5_vl", {}, 2),
+        ("internvl", {}, 2),
+    ],
+)
+def test_batches_are_of_one_image_size_unless_every_image_has_as_many_tokens(
+    family: str, config: dict[str, Any], sizes: int
+) -> None:
+    parts = SimpleNamespace(family=FAMILIES[family], config=SimpleNamespace(vision_config=SimpleNamespace(**config)))
+    processor = SimpleNamespace(tokenizer=lambda text: {"input_ids": text.split()})
+    engine: Any = SimpleNamespace(parts=parts, processor=processor, prompt=lambda one: one.text)
+    asked = [item(str(number), "is it ?", (16 + 16 * (number % 2), 16)) for number in range(4)]
+    batches = make_batches(engine, asked, 4)
+    assert len(batches) == sizes
+    assert sorted(one.name for batch in batches for one in batch) == [one.name for one in asked]
+    assert all(len({one.open().size for one in batch}) == 3 - sizes for batch in batches)
