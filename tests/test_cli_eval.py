@@ -6,6 +6,7 @@ import csv
 import html.parser
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from greedyprune import testbed
 from greedyprune.cli import _evaluate
+from greedyprune.cli._load import Loaded
 from greedyprune.cli._plan import budget_of
 from greedyprune.eval import auc as auc_of_orders
 from greedyprune.eval.configs import USUAL
@@ -163,12 +165,15 @@ def test_a_model_that_fails_costs_no_rows_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_too: bool
 ) -> None:
     """Not of those before it, which are on disk before it begins, nor of those behind it."""
-    out, real, seen = tmp_path / "rows.csv", _evaluate._evaluate_model, []
+    out, real, seen, held = tmp_path / "rows.csv", _evaluate._evaluate_model, [], []
 
     def one(plan: Any, name: str, *more: Any) -> Any:
         if name == "qwen":
+            model = Loaded(None, None, name, bundled=True)
+            held.append(weakref.ref(model))
             seen.append({row["model"] for row in read(out)})
             raise KeyError("no such layer")
+        assert not any(model() for model in held), "the model that failed is still in memory"
         return real(plan, name, *more)
 
     monkeypatch.setattr(_evaluate, "_evaluate_model", one)

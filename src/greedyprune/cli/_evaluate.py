@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ def evaluate_models(plan: Plan) -> None:
             try:
                 found.append(_evaluate_model(plan, name, own, folder))
             except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # which hold the model
                 failed[name] = error
                 continue
             unwritten |= _write_tables(plan, found)
