@@ -11,8 +11,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from greedyprune.cli.methods import families_of, matrix
 from greedyprune.method import Method
+from greedyprune.models.support import families_of, matrix
 from greedyprune.naming import method_class
 from greedyprune.registry import METHODS
 

@@ -6,6 +6,7 @@ import csv
 import html.parser
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 
 from greedyprune import testbed
 from greedyprune.cli import _evaluate
-from greedyprune.cli._suite import Scenes
-from greedyprune.cli.eval import _budget
+from greedyprune.cli._load import Loaded
+from greedyprune.cli._plan import budget_of
 from greedyprune.eval import auc as auc_of_orders
 from greedyprune.eval.configs import USUAL
+from greedyprune.eval.scenes import Scenes
 from greedyprune.registry import METHODS
 from greedyprune.stages import Layer
 from test_cli import complaint, greedy
@@ -75,7 +77,7 @@ def test_rows_and_report_of_the_usual_methods(tmp_path: Path, monkeypatch: pytes
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="?http', page)
     again = greedy(*FEW, "--out", tmp_path / "again.csv", "--run", tmp_path / "run")
-    assert "all answers were there" in again.stdout
+    assert "all answers were in the run folder" in again.stdout
     strip = [[{k: v for k, v in row.items() if k != "command"} for row in some] for some in
              (rows, read(tmp_path / "again.csv"))]  # fmt: skip
     assert strip[0] == strip[1]
@@ -108,12 +110,13 @@ def test_a_folder_of_ones_own(folder: Path, tmp_path: Path) -> None:
 
 def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Any] = []
-    monkeypatch.setattr(_evaluate, "everything", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr(_evaluate, "evaluate_models", lambda plan, *_: plans.append(plan))
     assert greedy("eval", "--suite", "digits", "--quick", "--model", "llava").exit_code == 0
-    assert (plans[0].questions, list(plans[0].budgets), plans[0].seeds) == (20, ["1/4", "1/9"], [0])
-    assert plans[0].suite == "digits"
-    assert _evaluate._workers(plans[0], "llava") >= 1
-    assert _evaluate._workers(plans[0], "./elsewhere") == 1
+    asked, compared = plans[0].questions, plans[0].compared
+    assert (asked.suite, asked.each) == ("digits", 20)
+    assert (list(compared.budgets), compared.seeds) == (["1/4", "1/9"], [0])
+    assert _evaluate._workers("llava", "cpu") >= 1
+    assert _evaluate._workers("llava", "cuda") == _evaluate._workers("./elsewhere", "cpu") == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,49 @@ def test_a_folder_with_mistakes_and_another_runs_folder(folder: Path, tmp_path: 
 
 
 def test_budgets_are_shares_or_numbers() -> None:
-    assert _budget("1/9").of(144) == 16  # type: ignore[union-attr]
-    assert _budget("1/1").of(144) == 144  # type: ignore[union-attr]
-    assert _budget("25%").of(144) == 36  # type: ignore[union-attr]
-    assert _budget("64") == 64
+    assert budget_of("1/9").of(144) == 16  # type: ignore[union-attr]
+    assert budget_of("1/1").of(144) == 144  # type: ignore[union-attr]
+    assert budget_of("25%").of(144) == 36  # type: ignore[union-attr]
+    assert budget_of("64") == 64
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_model_that_fails_costs_no_rows_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_too: bool
+) -> None:
+    """Not of those before it, which are on disk before it begins, nor of those behind it."""
+    out, real, seen, held = tmp_path / "rows.csv", _evaluate._evaluate_model, [], []
+
+    def one(plan: Any, name: str, *more: Any) -> Any:
+        if name == "qwen":
+            model = Loaded(None, None, name, bundled=True)
+            held.append(weakref.ref(model))
+            seen.append({row["model"] for row in read(out)})
+            raise KeyError("no such layer")
+        assert not any(model() for model in held), "the model that failed is still in memory"
+        return real(plan, name, *more)
+
+    monkeypatch.setattr(_evaluate, "_evaluate_model", one)
+    few = ("--questions", "1", "--methods", "grid", "--keep", "1/9", "--workers", "1", "--out", out)
+    models = [("--model", name) for name in ("llava", "qwen", str(testbed.FOLDERS["llava"]))]
+    result = greedy("eval", *few, *(word for pair in models for word in pair), *["--json"] * json_too)
+    assert result.exit_code == 1
+    assert seen == [{"llava"}]
+    assert result.stderr.count("\n") == 1
+    assert "qwen: KeyError('no such layer'). The results of llava, " in result.stderr
+    names = {"llava", str(testbed.FOLDERS["llava"])}
+    assert {row["model"] for row in read(out)} == names
+    if json_too:
+        assert {row["model"] for row in json.loads(result.stdout)} == names
+    else:
+        assert result.stdout.count("dense ") == 2
+
+
+def test_models_that_all_fail_are_all_named(tmp_path: Path) -> None:
+    models = [word for name in ("a", "b") for word in ("--model", tmp_path / name)]
+    result = greedy("eval", "--questions", "1", *models, "--out", tmp_path / "rows.csv")
+    said = complaint(result, 1)
+    assert str(tmp_path / "a") in said
+    assert str(tmp_path / "b") in said
+    assert "complete" not in said
+    assert not (tmp_path / "rows.csv").exists()

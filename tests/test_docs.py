@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import proofs
 from greedyprune.cli.app import app
-from greedyprune.cli.models import ATTENTION, markdown
 from greedyprune.models import table
 from greedyprune.models._family import Family
+from greedyprune.models.support import ATTENTION, markdown
 from greedyprune.naming import method_class
 from greedyprune.registry import METHODS
 

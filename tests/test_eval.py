@@ -17,12 +17,13 @@ from PIL import Image
 import greedyprune as gp
 import tiny
 from greedyprune.budget import Ratio
-from greedyprune.cli._suite import Scenes, loader
+from greedyprune.cli._suite import loader
 from greedyprune.eval import Engine, Item, Job, configurations, evaluate, rows
 from greedyprune.eval.auc import auc_rows
 from greedyprune.eval.digits import Digits
 from greedyprune.eval.engine import ItemError
-from greedyprune.eval.loop import _next, _serve, plan, refused
+from greedyprune.eval.loop import _answer_queue, _next_outcome, make_batches, refused
+from greedyprune.eval.scenes import Scenes
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
@@ -81,7 +82,7 @@ def test_answers_are_those_of_the_plain_model(engine: Engine, items: list[Item],
     configs = configurations(["saliency", "cls"], {"all": 144, "16": 16})
     answers = evaluate(engine, Job(items, configs, batch=5), tmp_path)
     dense, *others = configs
-    for batch, some in enumerate(plan(engine, items, 5)):
+    for batch, some in enumerate(make_batches(engine, items, 5)):
         inputs = engine.inputs(some, [item.open() for item in some])
         with torch.no_grad():
             out = engine.model.generate(**inputs, do_sample=False, max_new_tokens=8)
@@ -109,9 +110,8 @@ def test_the_tower_works_once_per_batch_and_for_methods_that_look_into_it(engine
         batch = engine.prepare(0, items[:2])
         configs = configurations(["saliency", "fastv", "grid", "cls"], NINTH)
         calls.clear()
-        with engine.images:
-            for config in configs:
-                engine.answer(batch, config)
+        for config in configs:
+            engine.answer(batch, config)
     finally:
         handle.remove()
     assert len(calls) == 2
@@ -159,12 +159,12 @@ def test_two_workers_give_the_rows_of_one(engine: Engine, items: list[Item], tmp
 
 
 def test_batches_hold_every_question_once_and_pad_little(engine: Engine, items: list[Item]) -> None:
-    batches = plan(engine, items, 5)
+    batches = make_batches(engine, items, 5)
     assert sorted(item.name for batch in batches for item in batch) == sorted(item.name for item in items)
     assert [len(batch) for batch in batches] == [5, 5, 2]
     lengths = [len(item.text.split()) for batch in batches for item in batch]
     assert lengths == sorted(lengths)
-    assert plan(engine, items[::-1], 5) == batches
+    assert make_batches(engine, items[::-1], 5) == batches
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -205,12 +205,12 @@ def test_a_worker_that_fails_says_why(engine: Engine, tmp_path: Path) -> None:
     broken.write_text("no picture")
     work, told = queue.Queue(), queue.Queue()
     work.put((3, [Item("q", "t", broken, "p", "?", ("a",))], configurations([], {})))
-    _serve(lambda: (engine.model, engine.processor), 8, os.cpu_count() or 1, work, told)
+    _answer_queue(lambda: (engine.model, engine.processor), 8, os.cpu_count() or 1, work, told)
     assert "preparing failed on q: UnidentifiedImageError" in told.get()
-    _serve(lambda: 1 // 0, 8, os.cpu_count() or 1, work, told)  # type: ignore[arg-type,return-value]
+    _answer_queue(lambda: 1 // 0, 8, os.cpu_count() or 1, work, told)  # type: ignore[arg-type,return-value]
     assert "ZeroDivisionError" in told.get()
     with pytest.raises(RuntimeError, match="a worker process ended with status 9"):
-        _next(queue.Queue(), [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=9)], patience=0.01)
+        _next_outcome(queue.Queue(), [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=9)], patience=0.01)
 
 
 def test_what_a_model_cannot_do_is_told_with_the_reason(engine: Engine, items: list[Item]) -> None:
@@ -304,7 +304,7 @@ def test_images_of_several_sizes_and_down_scaling(native: Engine, tmp_path: Path
         for n, size in enumerate(sizes)
     ]
     configs = configurations(["random", "downscale", "oracle", "grid"], {"1/4": Ratio(0.25)})
-    batches = plan(native, found, 2)
+    batches = make_batches(native, found, 2)
     assert [{item.open().size for item in batch} for batch in batches] == [{(32, 32)}] * 2 + [{(48, 32)}]
     assert refused(native, found[0], configs) == {}
     made = rows(evaluate(native, Job(found, configs, batch=2), tmp_path), resamples=50)

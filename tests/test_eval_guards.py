@@ -15,8 +15,11 @@ from torch import nn
 import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.budget import Ratio
-from greedyprune.eval import Answers, Config, Engine, Item, configurations
+from greedyprune.eval import Answers, Config, Engine, Item, Job, configurations, evaluate
+from greedyprune.eval.loop import make_batches
 from greedyprune.eval.store import Store, settings
+from greedyprune.models.table import FAMILIES
+from greedyprune.verify.traces import changed, fingerprint
 
 QUARTER = {"1/4": Ratio(0.25)}
 STAGES = [gp.Input(), gp.Layer(2)]
@@ -141,3 +144,62 @@ def test_questions_of_unequal_length_are_padded_on_the_left(bundled: tuple[Any, 
     assert mask.sum(1).unique().numel() == 2
     assert bool(mask[:, -1].all())
     assert bool((mask.diff(dim=1) >= 0).all())
+
+
+def state_of(processor: Any) -> list[dict[str, str]]:
+    """Whatever an evaluation could leave on a processor."""
+    parts = processor, processor.tokenizer, processor.image_processor
+    # The tokenizer of the Rust library is set by transformers at every call.
+    return [{name: str(value) for name, value in vars(one).items() if name != "_tokenizer"} for one in parts]
+
+
+def test_an_evaluation_leaves_model_processor_and_torch_as_they_were(bundled: tuple[Any, Any], tmp_path: Path) -> None:
+    model, processor = bundled[0], copy.deepcopy(bundled[1])
+    processor.tokenizer.padding_side = "right"
+
+    def modes() -> tuple[Any, ...]:
+        return torch.get_num_threads(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    with torch.no_grad():  # transformers puts hooks of its own on a model that runs for the first time
+        inputs = processor(images=item("a", "b").image, text=testbed.prompt(processor, "is it ?"), return_tensors="pt")
+        model.generate(**inputs, max_new_tokens=1)
+    before = fingerprint(model), state_of(processor), model.generation_config.to_dict(), modes(), torch.get_rng_state()
+    asked = [item("short", "is it red ?"), item("long", "how many red circles are in the picture ?")]
+    configs = configurations(["grid", "cls", "oracle", "random"], QUARTER)
+    evaluate(Engine(model, processor), Job(asked, configs), tmp_path)
+    assert changed(before[0], fingerprint(model)) == set()
+    assert state_of(processor) == before[1]
+    assert model.generation_config.to_dict() == before[2]
+    assert modes() == before[3]
+    assert torch.equal(torch.get_rng_state(), before[4])
+
+
+def test_a_processor_that_fails_is_put_back(bundled: tuple[Any, Any]) -> None:
+    processor = copy.deepcopy(bundled[1])
+    processor.tokenizer.padding_side = "right"
+    with pytest.raises(TypeError, match="NoneType"):
+        Engine(bundled[0], processor).inputs([item("broken", "is it ?")], [None])
+    assert processor.tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "sizes"),
+    [
+        ("gemma3", {}, 1),
+        ("llava", {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}, 1),
+        ("llava", {"model_type": "pixtral", "image_size": 1024, "patch_size": 16}, 2),
+        ("qwen2_5_vl", {}, 2),
+        ("internvl", {}, 2),
+    ],
+)
+def test_batches_are_of_one_image_size_unless_every_image_has_as_many_tokens(
+    family: str, config: dict[str, Any], sizes: int
+) -> None:
+    parts = SimpleNamespace(family=FAMILIES[family], config=SimpleNamespace(vision_config=SimpleNamespace(**config)))
+    processor = SimpleNamespace(tokenizer=lambda text: {"input_ids": text.split()})
+    engine: Any = SimpleNamespace(parts=parts, processor=processor, prompt=lambda one: one.text)
+    asked = [item(str(number), "is it ?", (16 + 16 * (number % 2), 16)) for number in range(4)]
+    batches = make_batches(engine, asked, 4)
+    assert len(batches) == sizes
+    assert sorted(one.name for batch in batches for one in batch) == [one.name for one in asked]
+    assert all(len({one.open().size for one in batch}) == 3 - sizes for batch in batches)

@@ -12,11 +12,11 @@ from PIL import Image
 import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.budget import Ratio
-from greedyprune.cli._suite import Scenes
 from greedyprune.eval import Item, configurations
 from greedyprune.eval.configs import Oracle, evenly
 from greedyprune.eval.folder import Folder
 from greedyprune.eval.regions import tokens_of
+from greedyprune.eval.scenes import Scenes
 
 NINTH = {"1/9": Ratio(1 / 9)}
 

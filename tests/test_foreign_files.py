@@ -20,8 +20,8 @@ import greedyprune as gp
 from greedyprune.eval import Item
 from greedyprune.eval.folder import LONGEST_LINE, Folder
 from greedyprune.eval.items import digest
-from greedyprune.models import pictures
-from greedyprune.models.pictures import TooLarge, open_picture
+from greedyprune.images import pictures
+from greedyprune.images.pictures import TooLarge, open_picture
 from test_cli import complaint, greedy
 
 GOOD = {"image": "x.png", "question": "what ?", "answer": "a"}

@@ -16,9 +16,11 @@ import greedyprune as gp
 ROOT = Path(gp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "attach": 3,
-    "eval": 4, "bench": 4, "plots": 4, "testbed": 4, "verify": 4, "cli": 5, "serve": 5, "engines": 5,
+    "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "images": 2, "testbed": 2, "attach": 3,
+    "eval": 4, "bench": 4, "plots": 4, "verify": 4, "cli": 5, "serve": 5, "engines": 5,
 }  # fmt: skip
+NEIGHBOURS = {("images", "models"), ("testbed", "images")}
+"""Rooms of one floor, of which the first may import the second; no way leads back."""
 
 
 def room(parts: tuple[str, ...]) -> str:
@@ -56,7 +58,64 @@ def test_imports_point_downwards(path: Path) -> None:
         if len(module) == 1 or (module[1] in gp.__all__ and theirs == "" and not (ROOT / f"{module[1]}.py").exists()):
             assert FLOORS[mine] >= 4, f"{path.name} imports the public face from floor {FLOORS[mine]}"
             continue
-        assert theirs == mine or FLOORS[theirs] < FLOORS[mine], f"{path.name} imports {'.'.join(module)}"
+        lower = FLOORS[theirs] < FLOORS[mine] or (mine, theirs) in NEIGHBOURS
+        assert theirs == mine or lower, f"{path.name} imports {'.'.join(module)}"
+
+
+def dotted(path: Path) -> str:
+    """A file's name as a module inside the package: `eval.loop`; a folder's `__init__.py` has the folder's name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows(files: list[Path]) -> dict[str, set[str]]:
+    """Every file and the files that it imports, at the top, in functions and under TYPE_CHECKING.
+
+    The public face, `__init__.py` at the root, is left out: it names everything, and nothing runs through it.
+    """
+    names = {dotted(path): path for path in files if path != ROOT / "__init__.py"}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules: list[str] = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    modules.append(whole if whole.removeprefix("greedyprune.") in names else str(node.module))
+            inside = {module.removeprefix("greedyprune.") for module in modules if module.startswith("greedyprune.")}
+            found[name] |= (inside & set(names)) - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The largest sets of files that all reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            new = graph[todo.pop()] - seen
+            seen |= new
+            todo += new
+        return seen
+
+    by_file = {name: reached(name) for name in graph}
+    found = [{other for other in by_file[name] if name in by_file[other]} for name in graph if name in by_file[name]]
+    return [circle for place, circle in enumerate(found) if circle not in found[:place]]
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    assert circles(arrows(FILES)) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    graph = arrows(FILES)
+    assert "cli._plan" in graph["cli._report"]  # under TYPE_CHECKING
+    assert "eval.scenes" in graph["cli._suite"]  # in a function
+    assert "images.processors" in graph["testbed"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

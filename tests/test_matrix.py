@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import greedyprune as gp
 from greedyprune import testbed
 from greedyprune.cli.app import app
-from greedyprune.cli.methods import matrix
+from greedyprune.models.support import matrix
 from greedyprune.naming import method_class
 from greedyprune.registry import METHODS
 from proofs import CORE, generate

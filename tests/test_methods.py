@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import cases
 import greedyprune as gp
-from greedyprune.cli.methods import matrix
 from greedyprune.eval.configs import usual_methods
+from greedyprune.models.support import matrix
 from greedyprune.naming import as_method, method_class
 from greedyprune.plain import to_plain
 from greedyprune.registry import METHODS

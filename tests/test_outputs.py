@@ -186,7 +186,7 @@ def failed(result: Any, words: str) -> str:
 def test_eval_finds_an_unwritable_place_before_the_work(
     scene: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    monkeypatch.setattr("greedyprune.cli._evaluate.everything", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("greedyprune.cli._evaluate.evaluate_models", lambda *_: pytest.fail("the work began"))
     before = sorted(scene.parent.iterdir())
     places = [scene / "x"] if option == "--run" else [scene / "x", scene.parent, scene.parent / "absent" / "x"]
     if Path("/proc/self").exists():

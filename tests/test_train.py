@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from greedyprune import testbed
-from greedyprune.models.processors import load_processor
+from greedyprune.images.processors import load_processor
 from greedyprune.testbed import KINDS, TASKS, answer_patches, scenes
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import COUNTS, CROWDED, PATCH, SHAPES, SIZES

@@ -16,8 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from greedyprune.budget import PerLayer, Ratio
+from greedyprune.images.transforms import downscale
 from greedyprune.models.table import FAMILIES
-from greedyprune.models.transforms import FIXED, cannot_downscale, downscale
 
 SIZES = ((448, 448), (640, 480), (333, 777), (1200, 90), (60, 1500), (2000, 1500), (41, 37))
 PROCESSORS = {
@@ -145,10 +145,27 @@ def test_pictures_of_every_mode(mode: str) -> None:
 
 
 def test_every_family_of_the_table_is_decided() -> None:
-    able = {name for name, made in FAMILIES.items() if not cannot_downscale(made)}
-    assert able == {name for name in FAMILIES if name.startswith("qwen") and name != "qwen2_audio"}
-    why = {cannot_downscale(FAMILIES[name]) for name in FAMILIES if name not in able}
-    assert why == {*FIXED.values(), "its processor is not known to keep an image's own size"}
+    by_size: dict[str, set[str]] = {}
+    for name, made in FAMILIES.items():
+        by_size.setdefault(made.sizes, set()).add(name)
+        assert bool(made.cannot_downscale) == (made.sizes != "own"), name
+    assert by_size.pop("own") == {name for name in FAMILIES if name.startswith("qwen") and name != "qwen2_audio"}
+    assert by_size.pop("one") == {"vipllava", "fast_vlm", "gemma3", "paligemma"}
+    assert by_size.pop("by tower") == {"llava"}
+    assert by_size.pop("tiles") == {name for name, made in FAMILIES.items() if made.grid == "one tile"}
+    assert set(by_size) == {"unknown"}
+
+
+def test_a_llava_with_pixtrals_tower_takes_images_of_any_size() -> None:
+    def config(kind: str, **more: int) -> Any:
+        return SimpleNamespace(vision_config=SimpleNamespace(model_type=kind, **more))
+
+    llava, sized = FAMILIES["llava"], {"image_size": 336, "patch_size": 14}
+    assert llava.takes_one_size(config("clip_vision_model", **sized))
+    assert not llava.takes_one_size(config("pixtral", **sized))
+    assert not llava.takes_one_size(config("some_vision_model"))
+    assert FAMILIES["gemma3"].takes_one_size(config("siglip_vision_model", **sized))
+    assert not FAMILIES["qwen3_vl"].takes_one_size(config("qwen3_vl_vision", **sized))
 
 
 @pytest.mark.parametrize("name", ["Qwen2_5_VLProcessor", "Qwen3VLProcessor", "Qwen2VLProcessor"])
@@ -218,7 +235,7 @@ def test_processors_and_filters_that_cannot_do_it() -> None:
 def test_without_pillow_the_error_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['PIL'] = None\nfrom types import SimpleNamespace as N\n"
-        "from greedyprune.models.transforms import downscale\n"
+        "from greedyprune.images.transforms import downscale\n"
         "size = {'shortest_edge': 784, 'longest_edge': 10**6}\n"
         "worker = N(size=size, patch_size=14, merge_size=2, get_number_of_image_patches=lambda h, w, k: 16)\n"
         "downscale([], 4, worker)"

@@ -26,7 +26,7 @@ def load():
 if __name__ == "__main__":
     context = get_context("spawn")
     work, told = context.Queue(), context.Queue()
-    context.Process(target=loop._member, args=(load, 8, 1, work, told), daemon=True).start()
+    context.Process(target=loop._worker_process, args=(load, 8, 1, work, told), daemon=True).start()
     time.sleep(60)
 """
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
     from greedyprune.cues import Tiles as Tiles
+    from greedyprune.images.transforms import downscale as downscale
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
-    from greedyprune.models.transforms import downscale as downscale
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
@@ -148,7 +148,7 @@ _HOMES = {
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
-    "downscale": "models.transforms",
+    "downscale": "images.transforms",
     "from_plain": "plain",
     "prune": "attach.handle",
     "remove": "attach.handle",

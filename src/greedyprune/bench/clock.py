@@ -1,4 +1,4 @@
-"""Thread CPU time, which other work on the machine moves least; medians of two that run in turn; thread counts."""
+"""Thread CPU time, medians of two functions that run in turn, and thread counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def threads_set(count: int) -> Iterator[None]:
-    """So many threads inside; the count is put back at the end."""
+    """Inside, torch uses `count` threads. The count before is restored at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -22,7 +22,7 @@ def threads_set(count: int) -> Iterator[None]:
 
 
 def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Median seconds of both, A B A B ..., so that a drift of the machine meets both alike."""
+    """Median seconds of both. They run in turn, A B A B ..., so that a drift of the machine affects both equally."""
     a, b = list[float](), list[float]()
     for _ in range(runs):
         a.append(_cpu(theirs))

@@ -1,4 +1,4 @@
-"""What the hooks cost a decode step: a pruned model against the same weights without hooks, on caches of equal size.
+"""The cost of the hooks in a decode step: a pruned model against the same weights without hooks, on equal caches.
 
 Both do the same arithmetic: the bare model gets a plain cache with copies of the pruned cache's keys and values, the
 same token and the same position, and must give the same logits. They run in pairs, in random order within a pair;
@@ -29,7 +29,7 @@ SIZES = ((128, 5), (416, 5), (352, 10))
 """Widths and decoder layers: the bundled model, and ten times its parameters by width alone and by width and depth."""
 STAGES: tuple[Stage, ...] = (Input(), Layer(2), Layer(2, early=True))
 RAGGED: tuple[Stage, ...] = (Input(), Layer(2, early=True))
-"""Where a stock model can be told which columns are padding: all layers hold the same tokens."""
+"""Stages at which all layers hold the same tokens, so a stock model can be told which columns are padding."""
 PAIRS = 300
 IMAGE, TOKENS, SIDE = 4, 144, 168
 KEPT = (36, 24)
@@ -42,7 +42,7 @@ class Row:
 
     stage: str
     ragged: bool
-    """Whether it is a batch of two prompts that keep different numbers of tokens."""
+    """True for a batch of two prompts that keep different numbers of tokens."""
     width: int
     layers: int
     parameters: int
@@ -129,7 +129,7 @@ class Side:
         return self.model(**self.inputs, **cached(self.model, self.cache), use_cache=True).logits
 
     def back(self) -> None:
-        """Forget the step's token."""
+        """Remove the step's token from the cache."""
         self.cache.crop(-1)
 
 
@@ -172,7 +172,7 @@ class Operations(TorchDispatchMode):
 
 
 def operations(side: Side) -> int:
-    """How many tensor operations a step dispatches."""
+    """The number of tensor operations that a step dispatches."""
     with Operations() as counted:
         side.step()
     side.back()

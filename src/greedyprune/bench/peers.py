@@ -1,4 +1,4 @@
-"""How long the engines of DivPrune and CDPruner take, against the formulations in which they were published.
+"""Time of the engines of DivPrune and CDPruner, against their published formulations.
 
 Both get the same rows and budget and must return the same set; they run in turn, and thread CPU time is compared, which
 other work on the machine moves least.
@@ -37,9 +37,9 @@ class Row:
     ratio: float
     """published / greedyprune, medians of thread CPU time."""
     equal: bool
-    """Whether both returned the same set. The published formulation decides in float32, so near ties can differ."""
+    """True if both returned the same set. The published formulation decides in float32, so near ties can differ."""
     exact: bool
-    """Whether ours is the set of the published formulation in float64."""
+    """True if ours is the set of the published formulation in float64."""
     runs: int
     threads: int
 

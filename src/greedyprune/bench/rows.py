@@ -1,4 +1,4 @@
-"""Rows of results: CSV files with where and how every number was measured."""
+"""Rows of results: CSV files that say how every number was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greedyprune.outputs import write_csv
 
 
 def provenance() -> dict[str, str]:
-    """Where and with what a measurement is made."""
+    """Date, machine, versions, commit and command of a measurement."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": _cpu(),
@@ -31,7 +31,7 @@ def provenance() -> dict[str, str]:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows with their provenance beside each; the header is that of the first row."""
+    """Write rows with their provenance in each. The header is that of the first row."""
     where = provenance()
     listed = [{**row, **where} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How long GreedyPrune's selection takes, against the loop that research code usually writes for it.
+"""Time of GreedyPrune's selection, against the loop that research code usually writes for it.
 
 Both get the same rows, text row, threshold and budget and must return the same tokens in the same order; they run in
 turn, and thread CPU time is compared, which other work on the machine moves least.
@@ -22,7 +22,7 @@ from greedyprune.ops.suppression import suppress
 
 SIZES = ((576, 64, 1024), (576, 192, 1024), (576, 64, 4096), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
 LARGE = ((10000, 1000, 1024), (10000, 1000, 4096))
-"""Sizes of long videos; the baseline alone takes minutes there."""
+"""Sizes of long videos. The baseline alone takes minutes there."""
 REGIMES = ("loose", "bind", "refill")
 RUNS = 7
 
@@ -44,10 +44,12 @@ class Row:
     ratio: float
     """usual / greedyprune, medians of thread CPU time."""
     equal: bool
-    """Whether both returned the same tokens in the same order. The loop decides in float32, so a pair of tokens within
-    its rounding of tau can go the other way there."""
+    """True if both returned the same tokens in the same order.
+
+    Near tau they may differ: the loop decides in float32.
+    """
     exact: bool
-    """Whether ours are the tokens of the same loop in float64."""
+    """True if ours are the tokens of the same loop in float64."""
     runs: int
     threads: int
 
@@ -111,12 +113,12 @@ def _case(x: Tensor, t: Tensor, k: int, regime: str, runs: int, threads: int) ->
 
 
 def threshold_of(x: Tensor, t: Tensor, k: int, regime: str) -> tuple[float, int]:
-    """A threshold that puts these rows into a regime, by bisection, and how many tokens are then looked at."""
+    """Find the threshold for a regime by bisection. -> threshold, tokens looked at"""
     n = x.shape[0]
     _, order = saliency(x, t[None])
 
     def at(tau: float) -> tuple[int, int]:
-        """How many are taken and how many looked at."""
+        """The numbers of tokens taken and looked at."""
         taken = suppress(x, order, tau, k).order
         return taken.shape[0], n if taken.shape[0] < k else int((order == taken[-1]).nonzero()[0, 0]) + 1
 

@@ -1,4 +1,4 @@
-"""Answering one prompt, with or without pruning, and measuring what it takes. Every command answers through here."""
+"""Answering one prompt, pruned or not, and measuring its time and cache. `run` and `demo` answer through here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, note
+from greedyprune.images.inputs import to_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from greedyprune.stages import Stage
 
 PATIENCE = 2.0
-"""Seconds: a prefill that takes longer is timed once, for a warm-up would tell little."""
+"""Seconds. A prefill that takes longer is timed only once."""
 TIMED = 5
 """Timed prefills after the warm-up."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How to prune."""
+    """The method, the budget and the place of the cut."""
 
     method: Method | str
     keep: Budget | Total
@@ -47,16 +48,16 @@ class Answer:
     tokens: int
     """Visual tokens of the prompt."""
     kept: int
-    """How many stayed."""
+    """Visual tokens that were kept."""
     sequence: int
-    """Tokens in sequence (behind the cut), text included."""
+    """Tokens behind the cut, text included."""
     first_ms: float
     """Time to first token: images and prompt in, first token out; median."""
     cache_bytes: int
-    """Keys and values after the prompt, as held."""
+    """Bytes of keys and values after the prompt."""
     select_ms: float = 0.0
     at: str | None = None
-    """Where the cut was, None for the dense model."""
+    """The stage of the cut; None for the dense model."""
     selections: Sequence[Selection] = ()
 
     def to_dict(self, selections: bool = True) -> dict[str, Any]:
@@ -79,23 +80,17 @@ class Answer:
 
 def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
     """The model's inputs for some images and a question about them, in its own chat template."""
-    import torch
-
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": _spelled(loaded, question)}]
     try:
         text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = loaded.processor(images=list(images), text=text, return_tensors="pt")
     except ValueError as error:
         raise Failure(f"the processor of {loaded.name!r} cannot build the prompt: {error}") from error
-    model = loaded.model
-    return {
-        name: value.to(model.device, model.dtype) if torch.is_floating_point(value) else value.to(model.device)
-        for name, value in inputs.items()
-    }
+    return to_model(inputs, loaded.model)
 
 
 def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = None, max_new_tokens: int = 64) -> Answer:
-    """Answer a prompt and time its prefill; the model is as it was afterwards."""
+    """Answer a prompt and time its prefill. The model is not changed."""
     import torch
 
     model, length = loaded.model, inputs["input_ids"].shape[1]
@@ -154,7 +149,7 @@ def _visual_tokens(model: Any, inputs: dict[str, Any]) -> int:
 
 
 def _spelled(loaded: Loaded, question: str) -> str:
-    """The question; for the bundled model in its spelling: lower case, and a space before the question mark."""
+    """The question. For the bundled model in its spelling: lower case, and a space before the question mark."""
     if not loaded.bundled:
         return question
     words = question.lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").split()

@@ -1,4 +1,4 @@
-"""What goes wrong is said in one line on standard error, with a status that scripts can tell apart: no tracebacks."""
+"""Errors are one line on standard error, with an exit status that scripts can tell apart. There are no tracebacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Usage: Any = typer.BadParameter.__base__
 
 
 class Failure(Exception):
-    """Something that a user can understand and mend: its text is the whole message."""
+    """An error that a user can understand and mend. Its text is the whole message."""
 
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
@@ -30,22 +30,22 @@ class Failure(Exception):
 
 
 def misuse(message: object) -> Failure:
-    """The command line itself is wrong."""
+    """A Failure for a wrong command line, with exit status 2."""
     return Failure(str(message), MISUSED)
 
 
 def one_line(text: object) -> str:
-    """A message without line breaks, and without what a terminal would obey: names come from files of others too."""
+    """The text on one line, without control characters: names may come from files of others."""
     return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
 
 
 def note(text: object) -> None:
-    """Tell something that is no result."""
+    """Print a message on standard error."""
     sys.stderr.write(f"greedyprune: {one_line(text)}\n")
 
 
 class OneLine(TyperGroup):
-    """The group of all commands, with this module's manners."""
+    """The group of all commands; it prints errors as this module says."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run a command and exit with its status, unless the caller wants to handle errors."""
@@ -55,7 +55,7 @@ class OneLine(TyperGroup):
         sys.exit(explained(lambda: super(OneLine, self).main(*args, standalone_mode=False, **kwargs)))
 
     def invoke(self, ctx: Any) -> Any:
-        """Ctrl-C, before typer makes something else of it."""
+        """Turn Ctrl-C into a Failure, before typer handles it."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -63,7 +63,7 @@ class OneLine(TyperGroup):
 
 
 def explained(command: Callable[[], Any]) -> int:
-    """Run a command and say what went wrong, if anything did. -> its exit status"""
+    """Run a command and print its error, if there is one. -> exit status"""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")

@@ -6,162 +6,195 @@ import os
 import re
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greedyprune import testbed
+from greedyprune.bench import rows as results
 from greedyprune.cli import _suite
 from greedyprune.cli._errors import Failure, note
 from greedyprune.cli._outputs import written
+from greedyprune.cli._plan import Evaluated
 from greedyprune.cli._show import console, print_json, progress, table
 
 if TYPE_CHECKING:
-    from greedyprune.cli.eval import Plan
+    from collections.abc import Callable, Sequence
+
+    from greedyprune.cli._plan import Compared, Plan, Questions
     from greedyprune.eval import Answers, Config, Engine, Item
 
 MOST_WORKERS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluated:
-    """One model's results."""
+def evaluate_models(plan: Plan) -> None:
+    """Evaluate every model, print its rows and write the files.
 
-    name: str
-    engine: Engine
-    answers: Answers
-    rows: list[dict[str, Any]]
-    auc: list[dict[str, Any]]
-    """How well orders of taking tokens find the answer regions; empty if nobody asked."""
-    speed: float
-    """Answers per second, of those given now; 0 if all were there."""
-    seconds: float
-
-
-def everything(
-    plan: Plan, out: Path | None, run: Path | None, report: Path | None, auc: Path | None, as_json: bool
-) -> None:
-    """Evaluate every model, print the rows and write the files."""
-    from greedyprune.bench import rows as results
-
-    save: Any = None
-    if report is not None:  # here, so that what it lacks is told before the work
-        from greedyprune.cli._report import write as save
+    The CSV files are written again after every model, and a model that fails does not stop the others: what one model
+    gave is not lost when another one fails. Raises Failure at the end if a model failed or a file is not written.
+    """
+    write_report = _report_writer(plan.files.report)
+    own = None if plan.questions.folder is None else _suite.own(plan.questions.folder, plan.questions.each)
     found: list[Evaluated] = []
-    own = None if plan.data is None else _suite.own(plan.data, plan.questions)
+    failed: dict[str, Exception] = {}
+    unwritten: dict[str, Failure | None] = {}
     with tempfile.TemporaryDirectory() as passing:
         for name in plan.models:
-            engine = _engine(plan, name)
-            items = own or _items(plan, engine)
-            folder = (run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
-            found.append(_one(plan, name, engine, items, folder, bool(report or auc)))
+            folder = (plan.files.run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
+            try:
+                found.append(_evaluate_model(plan, name, own, folder))
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # which hold the model
+                failed[name] = error
+                continue
+            unwritten |= _write_tables(plan, found)
+            if not plan.as_json:
+                _print(found[-1])
+    if not found and len(failed) == 1:
+        raise next(iter(failed.values()))
+    if found and plan.files.auc is not None and not any(one.auc for one in found):
+        note(f"warning: {plan.files.auc} is not written: no question has boxes that say where its answer is.")
+    about = {**results.provenance(), **_shared_columns(plan.questions)}
+    report = plan.files.report if found else None
+    unwritten["--report"] = written("--report", report, lambda path: write_report(path, found, about))
+    if plan.as_json:
+        print_json([row for one in found for row in one.rows])
+    _raise_problems(found, failed, [problem for problem in unwritten.values() if problem])
+
+
+def _report_writer(path: Path | None) -> Callable[[Path, Sequence[Evaluated], dict[str, Any]], None]:
+    """The function that writes the report, if one is wanted. Raises ImportError if a package for it is missing."""
+    if path is None:
+        return lambda *_: None
+    from greedyprune.cli._report import write  # before the work, since it needs packages of an extra
+
+    return write
+
+
+def _write_tables(plan: Plan, found: Sequence[Evaluated]) -> dict[str, Failure | None]:
+    """Write the CSV files with all rows so far. -> by option, the reason if a file is not written"""
     rows = [row for one in found for row in one.rows]
     orders = [row for one in found for row in one.auc]
-    if auc is not None and not orders:
-        note(f"warning: {auc} is not written: no question says with boxes where its answer is to be seen.")
-        auc = None
-    about = {**results.provenance(), **_common(plan)}
-    problems = [
-        written("--out", out, lambda path: results.write(path, rows)),
-        written("--auc", auc, lambda path: results.write(path, orders)),
-        written("--report", report, lambda path: save(path, found, about)),
-    ]
-    if as_json:
-        print_json(rows)
-    else:
-        for one in found:
-            _print(one)
-    if any(problems):
-        raise Failure(" ".join(str(problem) for problem in problems if problem))
+    return {
+        "--out": written("--out", plan.files.rows, lambda path: results.write(path, rows)),
+        "--auc": written("--auc", plan.files.auc if orders else None, lambda path: results.write(path, orders)),
+    }
+
+
+def _raise_problems(found: Sequence[Evaluated], failed: dict[str, Exception], unwritten: Sequence[Failure]) -> None:
+    """Raise one Failure that names every model that failed and every file that is not written, if there are any."""
+    said = [_reason(name, error) for name, error in failed.items()]
+    if failed and found:
+        said.append(f"The results of {', '.join(one.name for one in found)} are complete.")
+    if said or unwritten:
+        raise Failure(" ".join([*said, *map(str, unwritten)])) from next(iter(failed.values()), None)
+
+
+def _reason(name: str, error: Exception) -> str:
+    """The reason why a model failed, with the model's name in it."""
+    text = str(error) if isinstance(error, (Failure, ImportError)) else repr(error)
+    return (text if name in text else f"{name}: {text}").rstrip(".") + "."
+
+
+def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluated:
+    """All configurations of one model. Raises Failure if the model cannot be loaded or a question fails."""
+    engine = _engine(plan, name)
+    native = not engine.parts.family.takes_one_size(engine.parts.config)
+    items = own or _suite.shipped(plan.questions, native)
+    answers, seconds, workers = _answers(plan, name, engine, items, folder)
+    return Evaluated(
+        name,
+        engine,
+        answers,
+        rows=_rows(plan, name, engine, answers, workers),
+        auc=_auc_rows(plan, name, engine, items) if plan.files.report or plan.files.auc else [],
+        seconds=seconds,
+    )
 
 
 def _engine(plan: Plan, name: str) -> Engine:
     """A model ready for questions."""
     from greedyprune.eval import Engine
 
+    running = plan.running
     try:
         with progress(f"loading {name}"):
-            return Engine(*_suite.loader(name, plan.device, plan.dtype)(), max_new_tokens=plan.longest)
-    except (OSError, ValueError) as error:
+            load = _suite.loader(name, running.device, running.dtype)
+            return Engine(*load(), max_new_tokens=running.max_new_tokens)
+    except (OSError, ValueError, RuntimeError) as error:
         raise Failure(f"cannot load the model {name!r}: {error}") from error
 
 
-def _items(plan: Plan, engine: Engine) -> list[Item]:
-    """The questions for a model."""
-    from greedyprune.models.layouts import by_tower, takes_one_size
-
-    native = engine.parts.family.layout is not by_tower or not takes_one_size(engine.parts.config)
-    return _suite.items(plan.suite, plan.questions, plan.split, plan.seed, native)
-
-
-def _one(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path, looks: bool) -> Evaluated:
-    """All configurations of one model."""
-    from greedyprune.bench.rows import commit
-    from greedyprune.eval import Job, evaluate, rows
+def _answers(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path) -> tuple[Answers, float, int]:
+    """Everything that one model answers. -> the answers, wall seconds, worker processes"""
+    from greedyprune.eval import Job, evaluate
     from greedyprune.eval.engine import ItemError
 
-    configs = _configs(plan, engine, items[0])
-    workers = plan.workers or _workers(plan, name)
-    about = {"model": name, "commit": commit()}
-    job = Job(items, configs, plan.batch, workers, _suite.loader(name, plan.device, plan.dtype), about)
-    before: list[int] = []
+    running = plan.running
+    configs = _configs(plan.compared, engine, items[0])
+    workers = running.workers or _workers(name, running.device)
+    job = Job(
+        items,
+        configs,
+        running.batch,
+        workers,
+        load=_suite.loader(name, running.device, running.dtype),
+        about={"model": name, "commit": results.commit()},
+    )
     try:
-        with progress(f"{name}: {len(configs)} configurations", total=len(items) * len(configs)) as step:
-
-            def say(done: int, total: int) -> None:
-                step(step=done - (before[-1] if before else 0))
-                before.append(done)
-
+        with progress(f"{name}: {len(configs)} configurations", total=len(items) * len(configs)) as say:
             begun = time.perf_counter()
-            answers = evaluate(engine, job, folder, say)
-            seconds = time.perf_counter() - begun
+            answers = evaluate(engine, job, folder, lambda done, _: say(done=done))
+            return answers, time.perf_counter() - begun, workers
     except (ItemError, OSError, ValueError, RuntimeError) as error:
         raise Failure(f"{name}: {error}") from error
-    more = {
-        **_common(plan),
-        "device": engine.model.device.type,
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
-        "workers": workers,
-    }
-    made = [{"suite": plan.suite, "model": name, **row, **more} for row in rows(answers)]
-    orders = _orders(plan, name, engine, items) if looks else []
-    return Evaluated(name, engine, answers, made, orders, (before[-1] - before[0]) / seconds, seconds)
 
 
-def _orders(plan: Plan, name: str, engine: Engine, items: list[Item]) -> list[dict[str, Any]]:
-    """How well each method's order finds the answer regions, by stage."""
+def _rows(plan: Plan, name: str, engine: Engine, answers: Answers, workers: int) -> list[dict[str, Any]]:
+    """The rows of one model, with device, type and workers in each."""
+    from greedyprune.eval import rows
+
+    model = engine.model
+    run = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "workers": workers}
+    more = {**_shared_columns(plan.questions), **run}
+    return [{"suite": plan.questions.suite, "model": name, **row, **more} for row in rows(answers)]
+
+
+def _auc_rows(plan: Plan, name: str, engine: Engine, items: list[Item]) -> list[dict[str, Any]]:
+    """The AUC of each method's order against the answer regions, by stage."""
     from greedyprune.eval.auc import auc_rows
 
     with progress(f"{name}: which tokens come first"):
-        return [{"suite": plan.suite, "model": name, **row, **_common(plan)} for row in auc_rows(engine, items)]
+        found = auc_rows(engine, items)
+    return [{"suite": plan.questions.suite, "model": name, **row, **_shared_columns(plan.questions)} for row in found]
 
 
-def _common(plan: Plan) -> dict[str, Any]:
-    """What is the same for every model."""
+def _shared_columns(questions: Questions) -> dict[str, Any]:
+    """The columns that are the same for every model."""
     import torch
 
-    return {"split": plan.split, "question_seed": plan.seed, "threads": torch.get_num_threads()}
+    return {"split": questions.split, "question_seed": questions.seed, "threads": torch.get_num_threads()}
 
 
-def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
-    """What is compared. What was named has to work; of all that is registered, what the model cannot do is left out."""
+def _configs(compared: Compared, engine: Engine, item: Item) -> list[Config]:
+    """The configurations of one model. A method that was named has to work; any other is left out if it cannot run."""
     from greedyprune.eval import configurations
     from greedyprune.eval.configs import usual_methods
     from greedyprune.eval.loop import refused
-    from greedyprune.models.transforms import cannot_downscale
 
-    named = plan.methods
+    named = compared.methods
     methods: list[Any] = named or []
-    for name in [] if named is not None else usual_methods(not cannot_downscale(engine.parts.family), plan.every):
+    for name in [] if named is not None else usual_methods(not engine.parts.family.cannot_downscale, compared.every):
         try:
-            configurations([name], plan.budgets, plan.stages, plan.seeds)
+            configurations([name], compared.budgets, compared.stages, compared.seeds)
             methods.append(name)
         except ValueError as error:
             note(f"warning: {name} is left out: {error}")
     try:
-        for stage in plan.stages:
+        for stage in compared.stages:
             if stage is not None:
                 engine.parts.check_stage(stage)
-        configs = configurations(methods, plan.budgets, plan.stages, plan.seeds)
+        configs = configurations(methods, compared.budgets, compared.stages, compared.seeds)
     except ValueError as error:
         raise Failure(str(error)) from error
     reasons = refused(engine, item, configs)
@@ -177,9 +210,9 @@ def _configs(plan: Plan, engine: Engine, item: Item) -> list[Config]:
     return [config for config in configs if config.key not in reasons]
 
 
-def _workers(plan: Plan, name: str) -> int:
+def _workers(name: str, device: str) -> int:
     """A process per core for the small bundled models; larger ones use all cores, or a GPU, from one process."""
-    small = name in _suite.MODELS and plan.device.startswith("cpu")
+    small = name in testbed.MODELS and device.startswith("cpu")
     return min(os.cpu_count() or 1, MOST_WORKERS) if small else 1
 
 
@@ -201,10 +234,14 @@ def _print(one: Evaluated) -> None:
     out = console()
     out.print(f"{one.name}: dense {100 * dense['accuracy']:.1f} % right, {len(one.answers.items)} questions")
     out.print(shown)
-    speed = f"{one.speed:.0f} answers per second, {one.seconds:.0f} s" if one.speed else "all answers were there"
+    speed = (
+        f"{one.speed:.0f} answers per second, {one.seconds:.0f} s"
+        if one.speed
+        else "all answers were in the run folder"
+    )
     out.print(
         "Per cent right, the mean over the tasks, ± half the 95 % interval of the difference to dense. "
-        f"Methods that draw lots: the mean of their seeds. {speed}.",
+        f"Random methods: mean over seeds. {speed}.",
         style="dim",
     )
 

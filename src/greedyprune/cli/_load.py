@@ -1,4 +1,4 @@
-"""What a command is given (a model, pictures, a place to write to), opened and checked, with errors that help."""
+"""Models, pictures and places to write to: opened and checked, with errors that help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-"""Formats whose further frames are a film; in others they are thumbnails or pages."""
+"""Formats in which several frames are an animation; in other formats they are thumbnails or pages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
     _check_family(where, name or "the bundled model")
     from transformers import AutoModelForImageTextToText
 
-    from greedyprune.models.processors import load_processor
+    from greedyprune.images.processors import load_processor
 
     dtype = dtype or ("float32" if device.startswith("cpu") else "auto")
     local = os.path.isdir(where)
@@ -64,14 +64,14 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
 
 
 def checked_place(name: str) -> str:
-    """Where a model is that can be pruned, by its config alone; Failure for any other."""
+    """The place of a model that can be pruned, checked by its config alone. Raises Failure for any other."""
     where, _ = _place(name)
     _check_family(where, name)
     return where
 
 
 def _place(name: str | None) -> tuple[str, bool]:
-    """Where a model is: a folder that looks like one, or an id of the hub; and whether it is the bundled one."""
+    """The place of a model, a folder or an id of the hub. -> place, True if it is bundled"""
     from greedyprune import testbed
 
     if name is None:
@@ -123,7 +123,7 @@ def _check_device(device: str) -> None:
 
 
 def quieten() -> None:
-    """No bars and no chatter from transformers: standard output is for results."""
+    """Turn off progress bars and messages of transformers, since standard output is for results."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
@@ -133,7 +133,7 @@ def quieten() -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says first; a line that ends in a colon says nothing without the next."""
+    """The first line of an error; two lines if the first ends in a colon."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return one_line(" ".join(lines[: 2 if lines[0].rstrip().endswith(":") else 1]))
 
@@ -147,7 +147,7 @@ def open_image(path: Path) -> Image.Image:
             "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
         ) from missing
 
-    from greedyprune.models.pictures import FORMATS, TooLarge, header_of, upright
+    from greedyprune.images.pictures import FORMATS, TooLarge, header_of, upright
 
     if not path.exists():
         raise Failure(f"image {str(path)!r}: there is no such file.")

@@ -1,8 +1,16 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how `--method` is read."""
 
-from typing import Annotated
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from greedyprune.cli._errors import misuse
+
+if TYPE_CHECKING:
+    from greedyprune.method import Method
 
 Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
@@ -12,3 +20,26 @@ Dtype = Annotated[
         "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
     ),
 ]
+
+
+def method_of(text: str, option: str = "--method") -> Method:
+    """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
+    from greedyprune.method import Method
+    from greedyprune.naming import as_method
+    from greedyprune.plain import from_plain
+
+    plain: Any = text.strip()
+    try:
+        if plain.startswith("{"):
+            plain = json.loads(plain)
+            if "type" not in plain:
+                raise ValueError('the JSON has no "type", the name of a method: {"type": "greedyprune", "tau": 0.9}.')
+            found = from_plain(plain)
+            if not isinstance(found, Method):
+                raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
+            plain = found
+        return as_method(plain)
+    except json.JSONDecodeError as error:
+        raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
+    except (ValueError, TypeError) as error:
+        raise misuse(f"{option}: {error}") from error

@@ -1,4 +1,4 @@
-"""Files that a command writes: proven writable before the work, and no reason afterwards to lose what is printed."""
+"""Files that a command writes: checked before the work, and a failed write never costs what is printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_path(option: str, path: Path | None) -> None:
-    """Raise unless this file can be written; changes nothing and leaves nothing behind."""
+    """Raise Failure unless this file can be written. Leaves nothing behind."""
     if path is None:
         return
     try:
@@ -23,7 +23,7 @@ def check_path(option: str, path: Path | None) -> None:
 
 
 def check_paths(paths: Mapping[str, Path | None]) -> None:
-    """The same for the files of several options, which must not be one file."""
+    """Check the files of several options, and that no two of them are one file."""
     named: dict[Path, str] = {}
     for option, path in paths.items():
         check_path(option, path)
@@ -34,7 +34,7 @@ def check_paths(paths: Mapping[str, Path | None]) -> None:
 
 
 def check_folder(option: str, path: Path | None) -> None:
-    """Raise unless files can be written into this folder, which need not exist yet; leaves nothing behind."""
+    """Raise Failure unless files can be written into this folder, which need not exist yet. Leaves nothing behind."""
     if path is None:
         return
     try:
@@ -44,7 +44,7 @@ def check_folder(option: str, path: Path | None) -> None:
 
 
 def make_folder(option: str, path: Path) -> None:
-    """Raise unless files can be written into this folder; makes it if it is not there."""
+    """Make a folder if it is not there. Raises Failure unless files can be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +53,7 @@ def make_folder(option: str, path: Path) -> None:
 
 
 def written(option: str, path: Path | None, write: Callable[[Path], object]) -> Failure | None:
-    """Write a file, if one is wanted. -> what went wrong, to be raised when all results are printed"""
+    """Write a file, if one is wanted. -> the error, to be raised after all results are printed"""
     if path is None:
         return None
     try:

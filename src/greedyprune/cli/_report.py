@@ -1,4 +1,4 @@
-"""The report of `greedyprune eval`: pictures, tables and where the numbers come from, in one HTML file."""
+"""The report of `greedyprune eval`: pictures, tables and provenance in one HTML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greedyprune.plots.page import bullets, folded, heading, page, paragraph, pi
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from greedyprune.cli._evaluate import Evaluated
+    from greedyprune.cli._plan import Evaluated
     from greedyprune.eval import Config, Item
 
 SHOWN = 2
@@ -27,17 +27,17 @@ HOW = (
     "Every configuration answers the same questions; accuracy is exact match, averaged over tasks with equal weight.",
     "Intervals are 95 % paired bootstrap intervals that resample images, since several questions share one. The best "
     "other method is picked on the same questions, which flatters it.",
-    "Equal budget means as many visual tokens kept, whatever the layer: methods that cut later have let more layers "
-    "see all tokens. The column 'per layer' and the FLOPs say how much that is.",
+    "Equal budget means equally many visual tokens kept. Methods that cut later let more layers see all tokens; the "
+    "column 'per layer' and the FLOPs say how much that is.",
     "Centred: 0 at the higher of the majority floor and the floor of guessing among the values present, 100 if all is "
-    "right. Hard: only questions that the dense model answers and the down-scaling control (average pooling where "
-    "images cannot be scaled) does not, at the same budget.",
-    "Region recall: the share of the answer-carrying visual tokens that stay. The oracle is told these regions.",
+    "right. Hard: only questions that the dense model answers right and the down-scaling control does not, at the same "
+    "budget. If images cannot be scaled down, the control is average pooling.",
+    "Region recall: the share of the answer-carrying visual tokens that stay. The oracle knows these regions.",
 )
 
 
 def write(path: Path, found: Sequence[Evaluated], about: Mapping[str, Any]) -> None:
-    """Write the file. Raises OSError where that is impossible."""
+    """Write the report. Raises OSError if the file cannot be written."""
     parts = [paragraph(SYNTHETIC)] if found[0].rows[0]["suite"] == "testbed" else []
     parts += [heading("How to read this", 3), bullets(HOW)]
     for one in found:
@@ -69,7 +69,7 @@ def _charts(one: Evaluated) -> list[str]:
         return []
     parts = [
         picture(frontier(rows, f"{one.name}: accuracy against tokens kept"), "Accuracy against visual tokens kept"),
-        picture(decay(rows, f"{one.name}: what is left as tokens shrink"), "Relative accuracy against the ratio"),
+        picture(decay(rows, f"{one.name}: accuracy as fewer tokens are kept"), "Relative accuracy against the ratio"),
         picture(task_bars(rows, budget, f"{one.name}: every task at {budget}"), f"Accuracy by task at {budget}"),
         paragraph("Dashed: all tokens. Dotted: the chance floor. Thin lines: 95 % intervals of the difference.", True),
         heading("What each method keeps", 3),
@@ -80,7 +80,7 @@ def _charts(one: Evaluated) -> list[str]:
             heading("Which order finds the answer", 3),
             paragraph(
                 "AUC of the order in which a method takes tokens, against the regions that carry the answer, by the "
-                "stage at which it looks: 1 finds them first, 0.5 is blind, below it avoids them."
+                "stage at which it looks. 1: regions first. 0.5: chance. Below 0.5: regions last."
             ),
             picture(auc_map(one.auc, one.name), "AUC by method, stage and task"),
         ]
@@ -88,7 +88,7 @@ def _charts(one: Evaluated) -> list[str]:
 
 
 def _sheets(one: Evaluated, budget: str) -> list[Image]:
-    """Overlays of the first question with a region, of the tasks on which methods differ most."""
+    """Overlays of one question with a region, for each of the tasks on which methods differ most."""
     configs = [c for c in one.answers.configs if c.budget == budget and c.method and not c.method.merges]
     configs = list({(c.name, c.options, c.place): c for c in reversed(configs)}.values())[::-1]  # one seed
     spread: dict[str, float] = {}
@@ -157,7 +157,7 @@ def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _middle(budgets: list[str]) -> str | None:
-    """The budget whose bars are drawn: a ninth where it is there, else the one in the middle."""
+    """The budget whose bars are drawn: 1/9 if it is there, else the middle one."""
     return "1/9" if "1/9" in budgets else budgets[len(budgets) // 2] if budgets else None
 
 
@@ -173,7 +173,7 @@ def _by_task(rows: Sequence[Mapping[str, Any]], budget: str) -> str:
 
 
 def _floors(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What can be had without looking closely."""
+    """A table of the floors by task."""
     dense = [row for row in rows if row["method"] == "dense"]
     names = {"n": "questions", "majority_floor": "majority", "guess_floor": "guess among values present"}
     cells = [[row["task"], str(row["n"]), *(_percent(row, name) for name in list(names)[1:])] for row in dense]

@@ -1,4 +1,4 @@
-"""What every command prints with: results on standard output, progress on standard error, JSON as one document."""
+"""How commands print: results on standard output, progress on standard error, JSON as one document."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WIDTH = 100
-"""Columns where the output is no terminal."""
+"""The width in columns if the output is no terminal."""
 
 
 def console() -> Console:
@@ -33,7 +33,7 @@ def table(*columns: str, **more: Any) -> Table:
 
 
 def print_json(document: object) -> None:
-    """Exactly one JSON document, in ASCII, so that no encoding can spoil it."""
+    """Print one JSON document, in ASCII, so that no encoding can spoil it."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
@@ -44,7 +44,7 @@ def tick(right: bool) -> Text:
 
 
 def size(count: float) -> str:
-    """Bytes, for people."""
+    """Bytes as short text."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} {unit}"
@@ -54,14 +54,14 @@ def size(count: float) -> str:
 
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show on standard error that something is going on, while it does. Yields `say(text="", step=0)`."""
+    """Show a progress bar on standard error. Yields `say(text="", done=None)`: `done` of `total` are finished."""
     err = Console(stderr=True)
     bars = [BarColumn(), TimeRemainingColumn()] if total else []
     parts = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]
     with Progress(*parts, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)
 
-        def say(text: str = "", step: int = 0) -> None:
-            bar.update(task, advance=step, description=text or None)
+        def say(text: str = "", done: int | None = None) -> None:
+            bar.update(task, completed=done, description=text or None)
 
         yield say

@@ -17,7 +17,7 @@ bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_a
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
-Seed = Annotated[int, typer.Option("--seed", help="Draws the features, or the weights.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the features, or of the weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -30,7 +30,7 @@ def bench_select(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """GreedyPrune's selection against the usual Python loop (whole Gram matrix, .item() per token), in CPU time."""
+    """Compare GreedyPrune's selection with the usual loop (whole Gram matrix, .item() per token), in CPU time."""
     from greedyprune.bench import select
 
     _check(save)
@@ -69,7 +69,7 @@ def bench_select(
 
 @bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
 def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: Seed = 0, as_json: Json = False) -> None:
-    """DivPrune's and CDPruner's engines here against the formulations in which they were published, in CPU time."""
+    """Compare DivPrune's and CDPruner's engines here with the published formulations, in CPU time."""
     from greedyprune.bench import peers
 
     _check(save)
@@ -93,7 +93,7 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
     console().print(shown)
     console().print(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
-        "same: the published form, in float32, kept the same tokens; exact: ours are those it keeps in float64."
+        "same: the published form, in float32, kept the same tokens; exact: ours are those of that form in float64."
     )
     _end(problem)
 
@@ -105,7 +105,7 @@ def bench_hooks(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """A decode step of a pruned model against the same step without hooks, on one thread and on all."""
+    """Compare a decode step of a pruned model with the same step without hooks, on one thread and on all."""
     from greedyprune.bench import hooks
 
     _check(save)
@@ -132,8 +132,8 @@ def bench_hooks(
         )
     console().print(shown)
     console().print(
-        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time of "
-        "theirs; operations: tensor operations a step dispatches, without hooks and with. Models with random weights."
+        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time "
+        "that they add; operations: tensor operations of a step, without hooks and with. Models with random weights."
     )
     _end(problem)
 
@@ -145,7 +145,7 @@ def _check(save: Path | None) -> None:
 
 
 def _write(save: Path | None, measured: list[dict[str, object]]) -> Failure | None:
-    """Write the rows. -> what went wrong: they are printed all the same"""
+    """Write the rows. -> the error if they are not written; they are printed in any case"""
     from greedyprune.bench import rows
 
     return written("--save", save, lambda path: rows.write(path, measured))

@@ -31,7 +31,7 @@ EXAMPLES = """Examples:
 SHARES = {"1/4": 1 / 4, "1/9": 1 / 9}
 TINY = (
     "The model has 5 layers and 3 million parameters, so the time is no measure of what pruning saves: choosing tokens "
-    "costs about as much as the 3 layers behind the cut. The KV cache and the answers are the point here."
+    "costs about as much as the 3 layers behind the cut. Look at the answers and the KV cache."
 )
 
 
@@ -44,14 +44,14 @@ class Pair:
     answers: dict[str, Answer]
 
     def right(self, share: str) -> bool:
-        """Is that answer right?"""
+        """True if the answer of this name is right."""
         from greedyprune.testbed import correct
 
         return correct(self.question, self.answers[share].text)
 
 
 def demo(
-    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Where the pictures go.")] = Path("demo-output"),
+    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder of the pictures.")] = Path("demo-output"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other scenes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
@@ -71,7 +71,7 @@ def demo(
         for item in items:
             say(item.question.text)
             pairs.append(_answered(loaded, item))
-            say(step=1)
+            say(done=len(pairs))
     files: list[Path] = []
     problem = written("--save", save, lambda folder: files.extend(_draw(pairs, folder)))
     if as_json:

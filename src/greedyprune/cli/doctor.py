@@ -1,4 +1,4 @@
-"""`greedyprune doctor`: what is installed here, and whether this release of transformers has all that pruning needs."""
+"""`greedyprune doctor`: installed versions, and the names in transformers that pruning needs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> list[str]:
-    """Where tensors can be put, by name."""
+    """The devices that tensors can be put on, by name."""
     import torch
 
     found = [f"cpu, {torch.get_num_threads()} threads"]
@@ -81,7 +81,7 @@ def _devices() -> list[str]:
 
 
 def _examined(name: str) -> dict[str, Any]:
-    """What a model's classes have and lack of what pruning relies on, as plain values."""
+    """The names that pruning relies on, present and missing in a model's classes, as plain values."""
     from greedyprune.models.release import missing, seams
 
     parts = _parts(name)

@@ -1,24 +1,16 @@
-"""`greedyprune eval`: accuracy of methods at budgets, dense and controls beside them, as rows with intervals."""
+"""`greedyprune eval`: accuracy of methods at budgets, of the dense model and of controls, as rows with intervals."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from greedyprune.cli._errors import misuse
+from greedyprune.cli import _evaluate, _plan
 from greedyprune.cli._options import Device, Dtype, Longest
 from greedyprune.cli._outputs import check_folder, check_paths
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from greedyprune.budget import Budget
-    from greedyprune.method import Method
-    from greedyprune.stages import Stage
+from greedyprune.testbed import MODELS
 
 EXAMPLES = """Examples:
 
@@ -30,8 +22,8 @@ EXAMPLES = """Examples:
 
   greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2"""
 
-ALL = "all"
-QUICK = {"questions": 20, "keep": "1/4,1/9", "seeds": "0"}
+QUICK = 20, "1/4,1/9", "0"
+"""The values that --quick sets: --questions, --keep and --seeds."""
 
 Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
 Data = Annotated[
@@ -42,7 +34,7 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="NAME|DIR|ID", help="llava, qwen, a folder or an id; may be given several times."),
 ]
-Questions = Annotated[int, typer.Option("--questions", min=1, help="How many of each task.")]
+Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 Methods = Annotated[
     str | None,
     typer.Option(
@@ -58,12 +50,12 @@ At = Annotated[
     str | None,
     typer.Option("--at", metavar="input,layer:2", help="Where to cut.", show_default="each method's own place"),
 ]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of methods that draw lots.")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of random methods.")]
 Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose on dev, publish test.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the questions.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]
 Run = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped goes on.")
+    Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped continues.")
 ]
 Report = Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write pictures and tables, one file.")]
 Auc = Annotated[
@@ -77,30 +69,6 @@ Workers = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions answered together.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the command line asks for, checked."""
-
-    models: list[str]
-    methods: list[Method | str] | None
-    """None: what is usual, or every one, of those that the model can do."""
-    budgets: dict[str, Budget]
-    stages: list[Stage | None]
-    seeds: list[int]
-    suite: str
-    data: Path | None
-    questions: int
-    split: str
-    seed: int
-    workers: int | None
-    batch: int
-    longest: int
-    device: str
-    dtype: str | None
-    every: bool = False
-    """Of all registered methods, where none is named."""
 
 
 def evaluate(
@@ -126,81 +94,17 @@ def evaluate(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer questions with every method at every budget, and count: intervals, floors, controls, region recall."""
+    """Measure accuracy: every method at every budget, with intervals, floors, controls and region recall."""
     if quick:
-        questions, keep, seeds = int(QUICK["questions"]), str(QUICK["keep"]), str(QUICK["seeds"])
-    from greedyprune.cli._evaluate import everything
-    from greedyprune.cli._suite import MODELS
-
-    plan = Plan(
+        questions, keep, seeds = QUICK
+    plan = _plan.Plan(
         models=model or list(MODELS),
-        methods=None if methods in (None, ALL) else _methods(methods),
-        every=methods == ALL,
-        budgets=dict(_each("--keep", keep, _budget)),
-        stages=[None] if at is None else [stage for _, stage in _each("--at", at, _stage)],
-        seeds=[number for _, number in _each("--seeds", seeds, int)],
-        suite="data" if data else suite,
-        data=data,
-        questions=questions,
-        split=split,
-        seed=seed,
-        workers=workers,
-        batch=batch,
-        longest=max_new_tokens,
-        device=device,
-        dtype=dtype,
+        questions=_plan.questions(suite, data, questions, split, seed),
+        compared=_plan.compared(methods, keep, at, seeds),
+        running=_plan.Running(device, dtype, workers, batch, max_new_tokens),
+        files=_plan.Files(out, run, report, auc),
+        as_json=as_json,
     )
     check_paths({"--out": out, "--report": report, "--auc": auc})
     check_folder("--run", run)
-    everything(plan, out, run, report, auc, as_json)
-
-
-def _each(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str, Any]]:
-    """The words of a comma-separated option, each with what it means."""
-    found: dict[str, Any] = {}
-    for word in text.split(","):
-        try:
-            found[word.strip()] = read(word.strip())
-        except ValueError as error:
-            reason = error if str(error).startswith(repr(word.strip())) else f"{word.strip()!r} is no number."
-            raise misuse(f"{option} {reason}") from error
-    return list(found.items())
-
-
-def _budget(word: str) -> Budget:
-    from greedyprune.budget import Ratio, Total, parse_budget
-
-    above, slash, below = word.partition("/")
-    if slash and above.isdecimal() and below.isdecimal() and 0 < int(above) <= int(below):
-        return Ratio(int(above) / int(below))
-    if slash:
-        raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
-    budget = parse_budget(word)
-    if isinstance(budget, Total):
-        raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
-    return budget
-
-
-def _stage(word: str) -> Stage:
-    from greedyprune.stages import parse_stage
-
-    return parse_stage(word)
-
-
-def _methods(text: str) -> list[Method | str]:
-    """Methods as the command line names them: names between commas, or JSON."""
-    from greedyprune.cli.run import method_of
-    from greedyprune.eval.configs import DOWNSCALE, ORACLE
-
-    words: list[Any] = text.split(",")
-    if text.strip()[:1] in ("[", "{"):
-        try:
-            given: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise misuse(f"--methods is no JSON: {error.msg} at character {error.pos + 1}.") from error
-        words = given if isinstance(given, list) else [given]
-    found: list[Method | str] = []
-    for word in words:
-        name = word.strip() if isinstance(word, str) else json.dumps(word)
-        found.append(name if name in (DOWNSCALE, ORACLE) else method_of(name, "--methods"))
-    return found
+    _evaluate.evaluate_models(plan)

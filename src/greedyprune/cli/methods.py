@@ -15,7 +15,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     as_matrix: Annotated[bool, typer.Option("--matrix", help="Print which method runs on which model family.")] = False,
 ) -> None:
-    """List the pruning methods: what each does, where it cuts by default and what it needs to know."""
+    """List the pruning methods: what each does, where it cuts by default and which cues it needs."""
     from greedyprune.naming import method_class
     from greedyprune.registry import METHODS
 
@@ -35,31 +35,14 @@ def methods(
     shown.columns[2].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("exact: it keeps precisely as many tokens as asked for. Use one by name, --method NAME.", style="dim")
-
-
-def matrix() -> dict[str, dict[str, str]]:
-    """Which method runs on which family, read off what methods need and families give: "yes", "no", or "one tile".
-
-    "one tile": it needs the grid of an image, which there is none of where an image is several tiles.
-    """
-    from greedyprune.cues import Grid
-    from greedyprune.models.table import FAMILIES
-    from greedyprune.naming import method_class
-    from greedyprune.registry import METHODS
-
-    found: dict[str, dict[str, str]] = {}
-    for name in METHODS:
-        needs = method_class(name)().needs
-        grid = any(isinstance(need, Grid) for need in needs)
-        found[name] = {
-            key: "no" if not all(map(family.gives, needs)) else family.grid if grid else "yes"
-            for key, family in FAMILIES.items()
-        }
-    return found
+    out.print(
+        "exact: the method keeps exactly as many tokens as asked for. Use one by name: --method NAME.", style="dim"
+    )
 
 
 def _print_matrix(as_json: bool) -> None:
+    from greedyprune.models.support import families_of, matrix
+
     found = matrix()
     if as_json:
         print_json(found)
@@ -72,19 +55,7 @@ def _print_matrix(as_json: bool) -> None:
     shown.columns[0].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("(one tile): it needs the grid of an image, which an image of several tiles has not.", style="dim")
-
-
-def families_of(able: dict[str, str]) -> str:
-    """One row of the matrix in words, the shorter way."""
-    runs = [family + " (one tile)" * (how == "one tile") for family, how in able.items() if how != "no"]
-    others = [family for family, how in able.items() if how == "no"]
-    if not others:
-        some = [family for family in runs if family.endswith(")")]
-        return "all" + (f"; {', '.join(some)}" if some else "")
-    if len(others) < len(runs) and not any(family.endswith(")") for family in runs):
-        return f"all but {', '.join(others)}"
-    return ", ".join(runs)
+    out.print("(one tile): the method needs the grid of an image, and an image of several tiles has none.", style="dim")
 
 
 def _describe(name: str, cls: Any) -> dict[str, Any]:

@@ -1,16 +1,13 @@
-"""`greedyprune models`: which families can be pruned where, as a table, as JSON or as the README's markdown."""
+"""`greedyprune models`: print which families can be pruned where, as a table, as JSON or as markdown."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._show import console, print_json, table
-
-ATTENTION = ("sdpa", "eager")
-"""The attention implementations under which the family proofs run, for every family and stage of the table."""
 
 
 def models(
@@ -19,6 +16,7 @@ def models(
     only_matrix: Annotated[bool, typer.Option("--matrix", help="Print the support matrix alone.")] = False,
 ) -> None:
     """List the model families that can be pruned and where, and those that cannot, with the reason."""
+    from greedyprune.models.support import cells, markdown, support
     from greedyprune.models.table import IMPOSSIBLE
 
     if as_json + as_markdown + only_matrix > 1:
@@ -47,52 +45,7 @@ def models(
     out = console()
     out.print(shown, refusal)
     out.print(
-        "A family is a model's config.model_type. Attention: what its proofs run on. Downscale: whether smaller images "
-        "have fewer tokens.",
+        "A family is a model's config.model_type. Attention: the implementations that its proofs run on. "
+        "Downscale: yes if smaller images have fewer tokens.",
         style="dim",
     )
-
-
-def support() -> list[dict[str, Any]]:
-    """The support matrix as plain values, one row per family, read off the table of families."""
-    from greedyprune.models.table import FAMILIES
-    from greedyprune.models.transforms import cannot_downscale
-
-    return [
-        {
-            "family": name,
-            "reads": [medium.kind for medium in family.media],
-            "stages": [stage.__name__.lower() for stage in family.stages],
-            "attention": list(ATTENTION),
-            "downscale": not cannot_downscale(family),
-            "note": family.note,
-        }
-        for name, family in FAMILIES.items()
-    ]
-
-
-def cells() -> list[list[str]]:
-    """The support matrix as text, its head first: a column for every stage that any family has."""
-    rows = support()
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
-    return [
-        ["family", "reads", *(f"at {stage.capitalize()}" for stage in stages), "attention", "downscale", "note"],
-        *(
-            [
-                row["family"],
-                ", ".join(row["reads"]),
-                *("yes" if stage in row["stages"] else "no" for stage in stages),
-                ", ".join(row["attention"]),
-                "yes" if row["downscale"] else "no",
-                row["note"],
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def markdown() -> str:
-    """The support matrix as the markdown table that stands in the README."""
-    head, *rows = cells()
-    lines = [head, ["---"] * len(head), *([f"`{row[0]}`", *row[1:]] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

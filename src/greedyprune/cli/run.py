@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from greedyprune.cli._errors import misuse
-from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._options import Device, Dtype, Longest, method_of
 from greedyprune.cli._show import console, print_json, progress, size, table
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from greedyprune.cli._answer import Answer, Pruning
     from greedyprune.cli._load import Loaded
-    from greedyprune.method import Method
 
 EXAMPLES = """Examples:
 
@@ -34,7 +32,7 @@ POSITIONS = ("original", "compact")
 
 
 Pictures = Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")]
-Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="What to ask about them.")]
+Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="The question about them.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
@@ -44,7 +42,7 @@ Named = Annotated[
     typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", metavar="64|25%", help="How many visual tokens of each image stay, or which share.")
+    str, typer.Option("--keep", metavar="64|25%", help="Visual tokens kept of each image, as a number or a share.")
 ]
 At = Annotated[
     str | None,
@@ -102,7 +100,7 @@ def run(
 
 
 def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
-    """What the options say, checked before anything slow is loaded."""
+    """Read the options, before anything slow is loaded."""
     from greedyprune.budget import parse_budget
     from greedyprune.stages import parse_stage
 
@@ -126,31 +124,8 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
 
 
-def method_of(text: str, option: str = "--method") -> Method:
-    """A method by its name, or as the JSON that `greedyprune methods --json` shows, with the options to be changed."""
-    from greedyprune.method import Method
-    from greedyprune.naming import as_method
-    from greedyprune.plain import from_plain
-
-    plain: Any = text.strip()
-    try:
-        if plain.startswith("{"):
-            plain = json.loads(plain)
-            if "type" not in plain:
-                raise ValueError('the JSON has no "type", the name of a method: {"type": "greedyprune", "tau": 0.9}.')
-            found = from_plain(plain)
-            if not isinstance(found, Method):
-                raise ValueError(f"{plain['type']!r} is no method: see greedyprune methods.")
-            plain = found
-        return as_method(plain)
-    except json.JSONDecodeError as error:
-        raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
-    except (ValueError, TypeError) as error:
-        raise misuse(f"{option}: {error}") from error
-
-
 def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
-    """What was asked of whom, as plain values."""
+    """The question, the model and the method, as plain values."""
     from greedyprune.plain import to_plain
 
     plain = to_plain(pruning.method)
@@ -185,7 +160,7 @@ def _draw(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: st
 
 
 def _print(answers: list[Answer], saved: Path | None, as_json: bool, about: dict[str, Any]) -> None:
-    """The answers, with what each took."""
+    """Print the answers, with the price of each."""
     pruned = answers[-1]
     if as_json:
         dense = {"dense": answers[0].to_dict()} if len(answers) > 1 else {}

@@ -1,4 +1,4 @@
-"""`greedyprune verify`: what pruning must not change, proven on a checkpoint of the user's own."""
+"""`greedyprune verify`: proofs on a user's own checkpoint that pruning changes nothing but what it drops."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ At = Annotated[
     ),
 ]
 Attentions = Annotated[
-    str, typer.Option("--attention", metavar="sdpa|eager|both", help="What computes attention in the pruned model.")
+    str, typer.Option("--attention", metavar="sdpa|eager|both", help="Attention implementation of the pruned model.")
 ]
 Images = Annotated[
     str,
     typer.Option(
         "--images",
         metavar="N|WxH,WxH...",
-        help="How many images the prompt with several has, or the sizes of its images in pixels.",
+        help="Number of images in the prompt with several, or their sizes in pixels.",
     ),
 ]
 Steps = Annotated[int, typer.Option("--steps", min=2, help="Tokens that every run generates.")]
@@ -61,7 +61,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Number = Annotated[
     str,
     typer.Option(
-        "--dtype", help="float32, bfloat16 or float16; 16 bits are held to the rounding of the plain model in them."
+        "--dtype",
+        help="float32, bfloat16 or float16; in 16 bits, errors are compared with the plain model's own rounding.",
     ),
 ]
 
@@ -76,7 +77,7 @@ def verify(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Prove on your own checkpoint that pruning changes nothing but what it says.
+    """Prove on your own checkpoint that pruning changes nothing but what it drops.
 
     Eight properties are held at every stage. The exit status is 0 if every property that applies is proven: 1 if one
     fails or could not be told.
@@ -98,7 +99,7 @@ def verify(
 
 
 def _stages(texts: list[str]) -> list[Stage]:
-    """The stages that somebody asks for."""
+    """The stages that --at names."""
     from greedyprune.stages import Layers, parse_stage
 
     try:
@@ -111,7 +112,7 @@ def _stages(texts: list[str]) -> list[Stage]:
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Sizes of pictures, or none where the text is a number of them."""
+    """Sizes of pictures as (width, height); empty if the text is a number of pictures."""
     word = text.strip().lower()
     if word.isdecimal() and int(word) >= 2:
         return ()
@@ -119,7 +120,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     if len(found) < 2 or not all(found):
         raise misuse(f"--images {text!r}: write a number from 2 up, or two sizes or more such as 336x336,448x224.")
     sizes = tuple((int(match[1]), int(match[2])) for match in found if match)
-    from greedyprune.models.pictures import TooLarge, check_size
+    from greedyprune.images.pictures import TooLarge, check_size
 
     for width, height in sizes:
         try:
@@ -192,7 +193,7 @@ def _prove(
 
 
 def _about(folder: str, subject: Subject, dtype: str, steps: int, sizes: Any) -> dict[str, Any]:
-    """What was asked of whom, as plain values."""
+    """The model and the settings, as plain values."""
     kind = subject.model.config.model_type
     given = [f"{width}x{height}" for width, height in sizes]
     return {"model": folder, "family": kind, "prompts": subject.source, "dtype": dtype, "steps": steps, "sizes": given}
@@ -244,7 +245,7 @@ def _cell(verdict: Verdict) -> Text:
 
 
 def _raise(verdicts: list[Verdict]) -> None:
-    """Fail if a property does or could not be told, or if none applies."""
+    """Raise Failure if a property fails or could not be told, or if no property applies."""
     applying = [verdict for verdict in verdicts if verdict.applies]
     told = {False: "failures", None: "could not be told"}
     wrong: list[str] = []

@@ -1,7 +1,13 @@
-"""Evaluation: questions with known answers, answered dense and pruned in every way asked for, and counted honestly.
+"""Evaluation: questions with known answers, answered by the dense model and by every pruned configuration.
 
 A task makes items, `configurations` lists the ways to answer, `evaluate` runs all of them over the same questions, and
-`rows` turns what was told into accuracies with intervals. `greedyprune eval` is this from the command line.
+`rows` turns the answers into accuracies with intervals. `greedyprune eval` is this from the command line.
+
+    engine = Engine(*greedyprune.testbed.load("llava"))
+    configs = configurations(["greedyprune", "random"], {"1/9": Ratio(1 / 9)})
+    answers = evaluate(engine, Job(Scenes(20).items(), configs), Path("my-run"))
+    for row in rows(answers):
+        print(row["method"], row["task"], row["accuracy"])
 """
 
 from greedyprune.eval.answers import Answers as Answers
@@ -11,4 +17,5 @@ from greedyprune.eval.engine import Engine as Engine
 from greedyprune.eval.items import Item as Item
 from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
+from greedyprune.eval.scenes import Scenes as Scenes
 from greedyprune.eval.table import rows as rows

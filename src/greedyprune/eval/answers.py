@@ -1,4 +1,4 @@
-"""Answers: everything that was told, question by question, in the same order for all configurations."""
+"""Answers: what every configuration answered, question by question, in the same order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, POOL, RANDOM, Config
 from greedyprune.eval.engine import Outcome
 from greedyprune.eval.items import Item
 from greedyprune.eval.stats import guess_floor, majority_floor
@@ -20,16 +20,20 @@ NUMBERS = ("tokens", "kept", "averaged", "flops", "region", "found")
 
 @dataclass(eq=False)
 class Answers:
-    """All that was told, question by question; the order is the same for every configuration."""
+    """The answers of every configuration to every question. The order of the questions is the same for all."""
 
     items: list[Item]
     configs: list[Config]
     columns: dict[str, dict[str, Tensor]]
-    """By configuration key and name: (q,) each."""
+    """By configuration key and column name: (q,) each, one value per question."""
+    given: int = 0
+    """Answers that the model gave in this run; the others were in the run folder."""
 
     @classmethod
-    def of(cls, batches: Batches, configs: list[Config], outcomes: Mapping[tuple[str, int], Outcome]) -> Answers:
-        """Put the batches of every configuration together."""
+    def of(
+        cls, batches: Batches, configs: list[Config], outcomes: Mapping[tuple[str, int], Outcome], given: int = 0
+    ) -> Answers:
+        """Join the batches of every configuration."""
         columns: dict[str, dict[str, Tensor]] = {}
         for config in configs:
             parts = [outcomes[config.key, number] for number in range(len(batches))]
@@ -46,10 +50,10 @@ class Answers:
                 },
                 "seconds": torch.tensor([part.seconds / len(part.told) for part in parts for _ in part.told]),
             }
-        return cls([item for items in batches for item in items], configs, columns)
+        return cls([item for items in batches for item in items], configs, columns, given)
 
     def right(self, config: Config) -> Tensor:
-        """Which questions it answered right. (q,) bool"""
+        """True for the questions that `config` answered right. (q,) bool"""
         return self.columns[config.key]["right"]
 
     @cached_property
@@ -65,7 +69,7 @@ class Answers:
 
     @cached_property
     def floors(self) -> dict[str, tuple[float, float | None]]:
-        """What majority answers and guesses would get, by task."""
+        """The accuracy of always giving the majority answer, and of guessing, by task."""
         found: dict[str, tuple[float, float | None]] = {}
         for task, among in self.tasks.items():
             some = [item for item, mine in zip(self.items, among.tolist(), strict=True) if mine]
@@ -77,7 +81,10 @@ class Answers:
         return sum(float(self.right(config)[self.tasks[task]].double().mean()) for task in tasks) / len(tasks)
 
     def rivals(self, config: Config) -> dict[str, list[Config]]:
-        """The other methods at the same budget, and the same stage where stages were given; seeds of one together."""
+        """The other methods at the same budget, by name; seeds of one method go together.
+
+        If stages were given, at the same stage.
+        """
         found: dict[str, list[Config]] = {}
         if config.name == DENSE:
             return found
@@ -91,15 +98,15 @@ class Answers:
         return found
 
     def draws_of(self, config: Config) -> list[Config]:
-        """Random choice at the same budget, at the same stage if it ran there; none for random itself."""
-        if config.name in (DENSE, "random"):
+        """Random choice at the same budget, at the same stage if it ran there. Empty for random choice itself."""
+        if config.name in (DENSE, RANDOM):
             return []
-        draws = [one for one in self.configs if one.name == "random" and one.budget == config.budget]
+        draws = [one for one in self.configs if one.name == RANDOM and one.budget == config.budget]
         return [one for one in draws if one.place == config.place] or draws
 
     def control(self, config: Config) -> Config | None:
-        """Down-scaling at the same budget; average pooling where images cannot be scaled down."""
-        for name in (DOWNSCALE, "pool"):
+        """The control at the same budget: down-scaling, or average pooling if images cannot be scaled down."""
+        for name in (DOWNSCALE, POOL):
             found = [other for other in self.configs if other.name == name and other.budget == config.budget]
             if found:
                 return found[0]

@@ -1,4 +1,4 @@
-"""How well the order in which a method takes tokens finds the regions that carry the answer, by stage.
+"""AUC of the order in which a method takes tokens, against the regions that carry the answer, by stage.
 
 For methods that keep the k best by a score (saliency, attention), this is the AUC of that score.
 """
@@ -13,8 +13,9 @@ import torch
 from greedyprune.attach.handle import prune
 from greedyprune.eval.configs import USUAL
 from greedyprune.eval.engine import Batch, Engine
+from greedyprune.eval.features import shared_features
 from greedyprune.eval.items import Item
-from greedyprune.eval.loop import plan
+from greedyprune.eval.loop import make_batches
 from greedyprune.eval.stats import auc
 from greedyprune.method import Method
 from greedyprune.methods.greedyprune import GreedyPrune
@@ -26,7 +27,7 @@ Row = dict[str, object]
 
 
 def rankings() -> dict[str, Method]:
-    """The methods whose order says something: the usual ones that look at content and merge nothing."""
+    """The methods that have an order to measure: the usual ones that look at content and merge nothing."""
     found = {name: as_method(name) for name in USUAL}
     looking = {name: method for name, method in found.items() if method.equivariant and not method.merges}
     return {**looking, "saliency (question mean)": GreedyPrune(tau=1.0, text="question_mean")}
@@ -39,14 +40,13 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
         if item.boxes and len(chosen.setdefault(item.task, [])) < per_task:
             chosen[item.task].append(item)
     found: dict[tuple[str, str, str], list[float]] = {}
-    for number, some in enumerate(plan(engine, [item for task in chosen.values() for item in task], batch)):
+    for number, some in enumerate(make_batches(engine, [item for task in chosen.values() for item in task], batch)):
         prepared = engine.prepare(number, some)
-        with engine.images:
-            for name, method in rankings().items():
-                for stage in STAGES:
-                    for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
-                        if not math.isnan(value):
-                            found.setdefault((name, str(stage), item.task), []).append(value)
+        for name, method in rankings().items():
+            for stage in STAGES:
+                for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
+                    if not math.isnan(value):
+                        found.setdefault((name, str(stage), item.task), []).append(value)
     return [
         {"saliency": name, "stage": stage, "task": task, "n": len(values), "auc": round(sum(values) / len(values), 4)}
         for (name, stage, task), values in sorted(found.items(), key=lambda entry: entry[0])
@@ -54,11 +54,14 @@ def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: i
 
 
 def _values(engine: Engine, batch: Batch, method: Method, stage: Stage) -> list[float]:
-    """One AUC per question; none where this method or model cannot be cut there."""
-    engine.images.allow(method)
+    """One AUC per question. Empty if this method or this model cannot be cut at this stage."""
     keep = [n - 1 for n in engine.visual_tokens(batch.inputs)]  # the one that is left out ranks last
     try:
-        with torch.inference_mode(), prune(engine.model, method, keep, at=stage) as pruned:
+        with (
+            torch.inference_mode(),
+            shared_features(engine.parts, batch.features, method),
+            prune(engine.model, method, keep, at=stage) as pruned,
+        ):
             engine.model(**batch.inputs, use_cache=False, logits_to_keep=1)
     except (ValueError, NotImplementedError):
         return []

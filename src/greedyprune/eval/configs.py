@@ -1,6 +1,6 @@
-"""Configurations: every way of answering the questions that is compared, the dense model first.
+"""Configurations: the ways of answering that are compared. The dense model is the first.
 
-Besides the registered methods there are two controls that are none: `oracle`, which is told where the answer is, and
+Besides the registered methods there are two controls: `oracle`, which knows the tokens that carry the answer, and
 `downscale`, which shows the dense model a smaller image of as many tokens.
 """
 
@@ -24,6 +24,8 @@ from greedyprune.registry import METHODS
 from greedyprune.stages import Layer, Stage
 
 DENSE, ORACLE, DOWNSCALE = "dense", "oracle", "downscale"
+RANDOM, POOL = "random", "pool"
+"""Registered methods that are controls: `RANDOM` is the baseline of every method, `POOL` stands in for `DOWNSCALE`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +68,19 @@ class Config:
     """None for the dense model and for down-scaling."""
     keep: Budget | None = None
     budget: str = "all"
-    """The budget as it was written."""
+    """The text of the budget on the command line, such as "1/9"."""
     at: Stage | None = None
     """None for the method's own stage."""
     seed: int | None = None
 
     @property
     def stage(self) -> Stage | None:
-        """Where it cuts."""
+        """The stage at which tokens are cut; None if none are."""
         return self.at or (self.method.at if self.method else None)
 
     @property
     def place(self) -> str:
-        """The same, as text."""
+        """The stage as text: "image" for down-scaling, empty for the dense model."""
         return str(self.stage or ("image" if self.name == DOWNSCALE else ""))
 
     @property
@@ -96,7 +98,7 @@ class Config:
 
     @property
     def key(self) -> str:
-        """What a run folder knows it by: equal keys, equal answers."""
+        """The name in a run folder. Configurations with equal keys give equal answers."""
         return " ".join(str(part) for part in (self.name, self.options, self.keep, self.place, self.seed) if part != "")
 
     def __str__(self) -> str:
@@ -109,21 +111,23 @@ def configurations(
     stages: Sequence[Stage | None] = (None,),
     seeds: Sequence[int] = (0,),
 ) -> list[Config]:
-    """Dense, then every method at every budget and stage; those that draw lots once for every seed.
+    """List the dense model, then every method at every budget and stage; random methods once for every seed.
 
-    `budgets` are named by the text that the results show. A method that cannot run at one of the stages is an error,
-    but down-scaling has none and average pooling has its own, so they are listed once.
+    `budgets` maps the text that the results show to a budget. Down-scaling has no stage and average pooling has its
+    own, so they are listed once. Raises ValueError if another method cannot run at one of the stages.
+
+        configurations(["greedyprune", "random"], {"1/9": Ratio(1 / 9)}, [Layer(2)], seeds=(0, 1, 2))
     """
     found = [Config(DENSE)]
-    named = [_named(method) for method in methods]
+    named = [_with_name(method) for method in methods]
     for budget, keep in budgets.items():
         for name, method in named:
-            for at in dict.fromkeys(_places(method, stages)):
-                found += [Config(name, drawn, keep, budget, at, seed) for drawn, seed in _drawn(method, seeds)]
+            for at in dict.fromkeys(_stages_of(method, stages)):
+                found += [Config(name, drawn, keep, budget, at, seed) for drawn, seed in _with_seeds(method, seeds)]
     return found
 
 
-def _named(method: Method | str | Mapping[str, object]) -> tuple[str, Method | None]:
+def _with_name(method: Method | str | Mapping[str, object]) -> tuple[str, Method | None]:
     if method == DOWNSCALE:
         return DOWNSCALE, None
     if method == ORACLE:
@@ -132,8 +136,8 @@ def _named(method: Method | str | Mapping[str, object]) -> tuple[str, Method | N
     return str(to_plain(made)["type"]), made
 
 
-def _places(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage | None]:
-    """Where this one is to run."""
+def _stages_of(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage | None]:
+    """The stages of one method. Raises ValueError if it cannot run at one of them."""
     if method is None or method.merges:
         return [None]
     for at in stages:
@@ -141,17 +145,17 @@ def _places(method: Method | None, stages: Sequence[Stage | None]) -> list[Stage
     return list(stages)
 
 
-def _drawn(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | None, int | None]]:
-    """One method per seed where seeds matter."""
+def _with_seeds(method: Method | None, seeds: Sequence[int]) -> list[tuple[Method | None, int | None]]:
+    """The method with every seed if it has one; else the method alone."""
     if method is None or not any(field.name == "seed" for field in fields(method)):
         return [(method, None)]
     return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
 
 
-USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", "random", "grid", "pool")
-"""What is compared where nothing is said: one method of each kind, and controls; all would take hours on a CPU."""
+USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, "grid", POOL)
+"""The methods that are compared by default: one of each kind, and controls. All methods would take hours on a CPU."""
 
 
 def usual_methods(native: bool, every: bool = False) -> list[str]:
-    """What is compared where nothing is said, or `every` registered method; and the controls that apply."""
+    """The names of the methods compared by default, or of `every` registered one, and of the controls that apply."""
     return [*(METHODS if every else USUAL), *([DOWNSCALE] if native else []), ORACLE]

@@ -18,7 +18,7 @@ class Digits:
     tile: int = 34
     """Pixels of the tile."""
     seed: int = 0
-    """Draws where the tiles lie."""
+    """The seed of the places of the tiles."""
 
     def items(self) -> list[Item]:
         """One item per digit."""

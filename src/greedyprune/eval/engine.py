@@ -1,14 +1,14 @@
-"""The engine: one batch of questions, answered by a model in one configuration after another.
+"""The engine: a model answers one batch of questions in one configuration after another.
 
-The way is the real one: processor, `generate`, `prune` around it. What does not depend on the configuration is done
-once per batch: the processor's work, and the vision tower's where nothing watches it.
+Answers are made as users make them: processor, then `generate` inside `prune`. The processor runs once per batch. So
+does the vision tower, unless the method looks into it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,24 +16,25 @@ import torch
 
 from greedyprune.attach.handle import prune
 from greedyprune.budget import Ratio, count
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
-from greedyprune.eval.images import Images
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, RANDOM, Config, evenly
+from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
+from greedyprune.images.inputs import to_model
+from greedyprune.images.seen import seen
+from greedyprune.images.transforms import downscale
 from greedyprune.models.flops import prefill_flops
 from greedyprune.models.parts import find_parts
-from greedyprune.models.seen import seen
-from greedyprune.models.transforms import downscale
 from greedyprune.selection import Selection
 
 
 class ItemError(RuntimeError):
-    """A question could not be answered. Nothing is scored."""
+    """Raised if a question cannot be answered. Nothing is scored."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one configuration made of one batch; every list has one entry per question."""
+    """The answers of one configuration to one batch. Every list has one entry per question."""
 
     config: str
     batch: int
@@ -44,11 +45,11 @@ class Outcome:
     averaged: list[float]
     """Visual tokens per decoder layer."""
     flops: list[int]
-    """Of the prompt in the decoder, padding left out."""
+    """FLOPs of the decoder over the prompt, without padding."""
     region: list[int]
-    """Visual tokens that carry the answer, 0 where none is known to."""
+    """Visual tokens that carry the answer; 0 if no region is known."""
     found: list[int]
-    """How many of these were kept; -1 where tokens are merged or the image is another one."""
+    """Kept tokens that carry the answer; -1 if tokens are merged or the model saw a smaller image."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, given: Any) -> Outcome:
-        """Back from plain values. Raises ValueError or TypeError for those of no outcome."""
+        """Read plain values back. Raises ValueError or TypeError if they are no outcome."""
         found = cls(**given)
         lists = [getattr(found, name) for name, kind in cls.__annotations__.items() if kind.startswith("list")]
         if not isinstance(found.config, str) or type(found.batch) is not int:
@@ -79,17 +80,28 @@ class Batch:
     inputs: dict[str, Any]
     grids: list[tuple[int, int, int] | None] = field(default_factory=list)
     regions: list[torch.Tensor] = field(default_factory=list)
+    features: Computed = field(default_factory=dict)
+    """Image features that configurations share; they go with the batch."""
+
+
+@contextmanager
+def padded_left(processor: Any) -> Iterator[None]:
+    """Inside, the processor pads prompts on the left, since generation continues at the right end."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    before = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
 
 
 class Engine:
-    """A model and its processor, ready for questions. The model is as it was between calls."""
+    """A model and its processor, ready for questions. Every call leaves both as they were."""
 
     def __init__(self, model: Any, processor: Any, max_new_tokens: int = 8) -> None:
         self.model, self.processor, self.longest = model, processor, max_new_tokens
         self.parts = find_parts(model)
-        self.images = Images(self.parts)
-        tokenizer = getattr(processor, "tokenizer", processor)
-        tokenizer.padding_side = "left"  # generation continues at the right end
 
     def prompt(self, item: Item) -> str:
         """The question in the model's own chat template."""
@@ -97,26 +109,23 @@ class Engine:
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def inputs(self, items: Sequence[Item], pictures: Sequence[Any]) -> dict[str, Any]:
-        """What the model gets."""
+        """The model's inputs for a batch, padded on the left."""
         text = [self.prompt(item) for item in items]
-        made = self.processor(images=list(pictures), text=text, return_tensors="pt", padding=True)
-        model = self.model
-        return {
-            name: value.to(model.device, model.dtype) if torch.is_floating_point(value) else value.to(model.device)
-            for name, value in made.items()
-        }
+        with padded_left(self.processor):
+            made = self.processor(images=list(pictures), text=text, return_tensors="pt", padding=True)
+        return to_model(made, self.model)
 
     def prepare(self, number: int, items: list[Item]) -> Batch:
-        """Everything that all configurations share. Raises ItemError with the name of the question that failed."""
+        """Do the work that all configurations share. Raises ItemError with the name of the question that failed."""
         try:
             return self._prepare(number, items)
         except Exception as error:
-            raise _blamed("preparing", items, error, lambda item: self._prepare(number, [item])) from error
+            raise _error_with_name("preparing", items, error, lambda item: self._prepare(number, [item])) from error
 
     def _prepare(self, number: int, items: list[Item]) -> Batch:
         pictures = [item.open() for item in items]
         batch = Batch(number, items, pictures, self.inputs(items, pictures))
-        with torch.inference_mode(), prune(self.model, "random", Ratio(1.0)) as pruned:  # which only looks
+        with torch.inference_mode(), prune(self.model, RANDOM, Ratio(1.0)) as pruned:  # keeps all
             self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
         batch.grids = [selection.grid for selection in pruned.selections]
         batch.regions = [
@@ -126,7 +135,7 @@ class Engine:
         return batch
 
     def answer(self, batch: Batch, config: Config) -> Outcome:
-        """One configuration's answers. Raises ItemError with the name of the question that failed."""
+        """Answer a batch in one configuration. Raises ItemError with the name of the question that failed."""
         try:
             return self._answer(batch, config)
         except Exception as error:
@@ -134,22 +143,22 @@ class Engine:
             def alone(item: Item) -> Any:
                 return self._answer(self._prepare(batch.number, [item]), config)
 
-            raise _blamed(str(config), batch.items, error, alone) from error
+            raise _error_with_name(str(config), batch.items, error, alone) from error
 
     def generate(self, batch: Batch, config: Config) -> tuple[list[str], dict[str, Any], list[Selection] | None]:
-        """The answers, the inputs they were given to, and what was kept of each image; None where nothing is cut."""
+        """Generate the answers. -> answers, the model's inputs, and one selection per image (None if nothing is cut)"""
         inputs = batch.inputs
-        self.images.allow(config.method)
         if config.name == DOWNSCALE:
             small = downscale(batch.pictures, config.keep or 0, self.processor)
             inputs = self.inputs(batch.items, small.images)
-        with torch.inference_mode(), self._pruned(batch, config) as pruned:
+        sharing = shared_features(self.parts, batch.features, config.method)
+        with torch.inference_mode(), sharing, self._pruned(batch, config) as pruned:
             out = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
         told = self.processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in told], inputs, pruned.selections if pruned else None
 
     def visual_tokens(self, inputs: dict[str, Any]) -> list[int]:
-        """How many each prompt has."""
+        """The number of visual tokens of each prompt."""
         tokens = torch.tensor([token for _, token in self.parts.media])
         return torch.isin(inputs["input_ids"], tokens).sum(1).tolist()
 
@@ -171,7 +180,7 @@ class Engine:
             averaged=[sum(lengths) / layers for lengths in visual],
             flops=[prefill_flops(self.model.config, [m + v for v in row]) for m, row in zip(text, visual, strict=True)],
             region=[len(rows) for rows in batch.regions],
-            found=_found(batch, config, selections),
+            found=_region_tokens_kept(batch, config, selections),
             seconds=seconds,
         )
 
@@ -188,8 +197,8 @@ class Engine:
         return prune(self.model, config.method, config.keep, at=config.at, **more)
 
 
-def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
-    """How many answer-carrying tokens were kept of each image."""
+def _region_tokens_kept(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
+    """The number of kept tokens that carry the answer, per image; -1 if it cannot be counted."""
     if config.name == DENSE:
         return [len(rows) for rows in batch.regions]
     if selections is None or config.method is None or config.method.merges:
@@ -200,8 +209,11 @@ def _found(batch: Batch, config: Config, selections: list[Selection] | None) -> 
     ]
 
 
-def _blamed(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
-    """The error that names the question which fails, tried one by one; the first one's name if none fails alone."""
+def _error_with_name(what: str, items: list[Item], error: Exception, alone: Callable[[Item], Any]) -> ItemError:
+    """Make the error that names the question which fails.
+
+    Questions are tried one by one; if none fails alone, the first is named.
+    """
     for item in items if len(items) > 1 else []:
         try:
             alone(item)

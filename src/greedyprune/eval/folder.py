@@ -4,11 +4,11 @@
      "task": "colour", "boxes": [[40, 60, 120, 150]]}
 
 `image` is a path inside the folder; `answer` is a text or a list of texts that are all right. `task` ("questions" if
-left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) say where the answer is to be seen;
-`guesses` lists what could be guessed without looking.
+left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) enclose what carries the answer;
+`guesses` lists answers that are plausible without looking.
 
-A folder may come from others, so nothing outside it is read: absolute paths, `..`, and links that lead out of the
-folder are refused, as are lines and texts of any size. What is refused is told with the file and the line.
+A folder may come from others, so nothing outside it is read. Absolute paths, `..`, links that lead out of the folder,
+and lines and texts that are too long are refused. The error names the file and the line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Folder:
     questions: int | None = None
 
     def items(self) -> list[Item]:
-        """Every line as an item. Raises ValueError with the file and the line of what cannot be asked."""
+        """Read every line as an item. Raises ValueError with the file and the line that cannot be asked."""
         files = sorted(self.path.glob("*.jsonl"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
@@ -90,14 +90,14 @@ class Folder:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    """The lines of a file, none of them longer than is held in memory."""
+    """The lines of a file. A line is read up to `LONGEST_LINE` + 1 bytes."""
     with file.open("rb") as opened:
         while line := opened.readline(LONGEST_LINE + 1):
             yield line
 
 
 def _fields(line: bytes, name: str) -> dict[str, Any]:
-    """One line's fields, all of them known."""
+    """The fields of one line. Raises ValueError if one is missing or unknown."""
     if len(line) > LONGEST_LINE:
         raise ValueError(f"{name} has more than {LONGEST_LINE} bytes: write one question per line.")
     try:
@@ -116,7 +116,7 @@ def _fields(line: bytes, name: str) -> dict[str, Any]:
 
 
 def _inside(folder: Path, given: str, name: str) -> Path:
-    """The file of that name in the folder, links followed. Raises ValueError for what is not inside it."""
+    """The path of that file in the folder, links followed. Raises ValueError if it is not inside the folder."""
     path = Path(given)
     if path.anchor or ".." in path.parts or "\0" in given:
         raise ValueError(f'{name} names {_short(given)}: write a path inside the folder, without "..".')
@@ -136,7 +136,7 @@ def _inside(folder: Path, given: str, name: str) -> Path:
 
 
 def _text(value: Any, field: str, name: str) -> str:
-    """A text, or a number as text; nothing else has one."""
+    """A text, or a number as text. Raises ValueError for anything else."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
     if not isinstance(value, str) and not number:
         raise ValueError(f'{name} has the "{field}" {_short(value)}: write a text in quotes, or a number.')
@@ -171,7 +171,7 @@ def _box(box: Any, name: str) -> Box:
 
 
 def _short(value: Any) -> str:
-    """A value as an error shows it."""
+    """A short form of a value, for errors."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits

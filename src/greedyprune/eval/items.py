@@ -17,53 +17,53 @@ class Item:
     """One question with its image."""
 
     name: str
-    """What an error and a run folder call it; no two items of a run share one."""
+    """The name in errors and run folders. No two items of a run share one."""
     task: str
     image: Any
     """A PIL image, or the path of one."""
     picture: str
-    """Which image this is: items with the same name here share one, and intervals count them together."""
+    """The name of the image. Items with the same name here share one image, and intervals resample them together."""
     text: str
     answers: tuple[str, ...]
-    """Every answer that is right; the first is the usual one."""
+    """The right answers; the first is the usual one."""
     boxes: tuple[Box, ...] = ()
-    """The parts of the image that carry the answer: left, top, right, bottom in pixels; empty if none, or unsaid."""
+    """Boxes around what carries the answer: left, top, right, bottom in pixels. Empty if unknown."""
     guesses: tuple[str, ...] = ()
-    """What someone would guess among who knows which values occur in the image but not where; empty if unknown."""
+    """Answers that are plausible without looking closely: values that occur in the image. Empty if unknown."""
 
     def open(self) -> Any:
         """The image in RGB."""
         if not isinstance(self.image, Path):
             return self.image
-        from greedyprune.models.pictures import open_picture
+        from greedyprune.images.pictures import open_picture
 
         return open_picture(self.image)
 
     def right(self, told: str) -> bool:
-        """Is it one of the right answers, word for word, whatever the case and the punctuation?"""
+        """True if this is one of the right answers, word for word. Case and punctuation do not count."""
         return words(told) in [words(answer) for answer in self.answers]
 
     @property
     def guess_rate(self) -> float | None:
-        """How often a draw from the guesses is right."""
+        """The share of the guesses that are right."""
         return sum(map(self.right, self.guesses)) / len(self.guesses) if self.guesses else None
 
 
 class Task(Protocol):
-    """Where items come from."""
+    """A source of items."""
 
     def items(self) -> list[Item]:
-        """The same ones at every call."""
+        """The items; the same ones at every call."""
         ...
 
 
 def words(text: str) -> list[str]:
-    """An answer as it is compared."""
+    """The words of an answer, as they are compared."""
     return re.findall(r"\w+", text.casefold())
 
 
 def checked(items: Iterable[Item]) -> list[Item]:
-    """The items as a list, if they can be evaluated."""
+    """Check the items. Raises ValueError if there are none, if two share a name, or if one has no right answer."""
     listed = list(items)
     if not listed:
         raise ValueError("there are no questions to evaluate: a task gave none.")
@@ -78,7 +78,7 @@ def checked(items: Iterable[Item]) -> list[Item]:
 
 
 def digest(items: Sequence[Item]) -> str:
-    """What distinguishes these questions from any others: texts, answers, regions and pixels."""
+    """A digest of texts, answers, regions and pixels. Other questions have another digest."""
     sha, pictures = hashlib.sha256(), set[str]()
     for item in items:
         sha.update(repr((item.name, item.task, item.picture, item.text, item.answers, item.boxes)).encode())

@@ -1,4 +1,7 @@
-"""The loop: every configuration over every batch, in this process or in several, and only what is not done yet."""
+"""The loop: every configuration answers every batch, in one process or several.
+
+Answers in the run folder are not repeated.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,9 @@ from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
 from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store, settings
-from greedyprune.models.layouts import by_tower, takes_one_size
 
 Load = Callable[[], tuple[Any, Any]]
-"""Makes a model in eval mode and its processor; picklable where several processes work."""
+"""Gives a model in eval mode and its processor. Must be picklable for several processes."""
 
 
 Work = tuple[int, list[Item], list[Config]]
@@ -33,23 +35,25 @@ Work = tuple[int, list[Item], list[Config]]
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be answered, and how."""
+    """Questions and configurations, and how they are run."""
 
     items: list[Item]
     configs: list[Config]
     batch: int = 32
     workers: int = 1
     load: Load | None = None
-    """How another process gets the model; needed for more than one worker."""
+    """Gives a worker process its model; needed for more than one worker."""
     about: Mapping[str, str] | None = None
-    """What else must be the same for a run to be continued: the name of the model, the commit."""
+    """Further settings of the run folder, such as the model's name. A run continues only if they are the same."""
 
 
 def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], None] | None = None) -> Answers:
-    """Answer what the run folder lacks. `say` is told how many answers of how many are there.
+    """Answer what the run folder lacks. `say(done, total)` is called as answers come in.
 
-    Raises ValueError for questions that cannot be counted, and for a run folder that is in use, holds a run with other
-    settings, or cannot be read; ItemError for a question that fails.
+    Raises ValueError if the items cannot be evaluated, or if the run folder is in use, holds a run with other settings
+    or cannot be read. Raises ItemError if a question fails.
+
+        answers = evaluate(engine, Job(items, configs), Path("my-run"))
     """
     items = checked(job.items)
     with locked(folder):
@@ -58,34 +62,35 @@ def evaluate(engine: Engine, job: Job, folder: Path, say: Callable[[int, int], N
 
 def _evaluate(engine: Engine, job: Job, items: list[Item], folder: Path, say: Callable[[int, int], None]) -> Answers:
     store = Store(folder, settings(engine, items, job.batch, job.about))
-    batches = plan(engine, items, job.batch)
+    batches = make_batches(engine, items, job.batch)
     todo: list[Work] = [
         (number, batch, missing)
         for number, batch in enumerate(batches)
         if (missing := [config for config in job.configs if (config.key, number) not in store.outcomes])
     ]
     total = len(items) * len(job.configs)
-    done = total - sum(len(batch) * len(missing) for _, batch, missing in todo)
+    given = sum(len(batch) * len(missing) for _, batch, missing in todo)
+    done = total - given
     say(done, total)
     workers = min(job.workers, len(todo))
-    source = _several(engine, job, todo, workers) if workers > 1 else _answers(engine, todo)
+    source = _in_workers(engine, job, todo, workers) if workers > 1 else _in_this_process(engine, todo)
     for outcome in source:
         store.add(outcome)
         done += len(outcome.told)
         say(done, total)
-    return Answers.of(batches, job.configs, store.outcomes)
+    return Answers.of(batches, job.configs, store.outcomes, given)
 
 
-def plan(engine: Engine, items: list[Item], size: int) -> Batches:
-    """Batches of images with equally many tokens and prompts of about one length, so that little is padded."""
-    fixed = engine.parts.family.layout is by_tower and takes_one_size(engine.parts.config)
+def make_batches(engine: Engine, items: list[Item], size: int) -> Batches:
+    """Group the items into batches: equally many visual tokens, and prompts of about one length to pad little."""
+    one_size = engine.parts.family.takes_one_size(engine.parts.config)
     tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
 
     def order(item: Item) -> tuple[tuple[int, int], int, str]:
         return shapes[item.picture], len(tokenizer(engine.prompt(item))["input_ids"]), item.name
 
     shapes = {item.picture: (0, 0) for item in items}
-    if not fixed:
+    if not one_size:
         shapes = {item.picture: item.open().size for item in {item.picture: item for item in items}.values()}
     batches: Batches = []
     for item in sorted(items, key=order):
@@ -96,7 +101,7 @@ def plan(engine: Engine, items: list[Item], size: int) -> Batches:
 
 
 def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]:
-    """Which configurations this model cannot do, tried on one question, and why. -> reasons by key"""
+    """Find the configurations that this model cannot run, by trying each on one question. -> {key: reason}"""
     reasons: dict[str, str] = {}
     batch = engine.prepare(0, [item])
     for config in configs:
@@ -109,23 +114,22 @@ def refused(engine: Engine, item: Item, configs: list[Config]) -> dict[str, str]
     return reasons
 
 
-def _answers(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
-    """Batch by batch, so that what configurations share is made once and forgotten."""
+def _in_this_process(engine: Engine, work: Iterable[Work]) -> Iterator[Outcome]:
+    """Answer batch by batch, so that shared work is done once and then freed."""
     for number, items, configs in work:
         batch = engine.prepare(number, items)
-        with engine.images:
-            for config in configs:
-                yield engine.answer(batch, config)
+        for config in configs:
+            yield engine.answer(batch, config)
 
 
-def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
-    """The same in several processes that each load the model; which of them answers changes no answer."""
+def _in_workers(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterator[Outcome]:
+    """The same in several processes, each with its own model. The answers do not depend on which process gives them."""
     if job.load is None:
         raise ValueError(f"workers={workers} needs load=, with which every process gets its own model.")
     context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
     work, told = context.Queue(), context.Queue()  # of threads: neither side waits for the other to read
     team = [
-        context.Process(target=_member, args=(job.load, engine.longest, workers, work, told), daemon=True)
+        context.Process(target=_worker_process, args=(job.load, engine.longest, workers, work, told), daemon=True)
         for _ in range(workers)
     ]
     try:
@@ -135,7 +139,7 @@ def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterat
             work.put(task)
         left = sum(len(configs) for _, _, configs in todo)
         while left:
-            outcome = _next(told, team)
+            outcome = _next_outcome(told, team)
             if isinstance(outcome, str):
                 raise ItemError(outcome)
             left -= 1
@@ -148,8 +152,8 @@ def _several(engine: Engine, job: Job, todo: list[Work], workers: int) -> Iterat
             member.terminate()
 
 
-def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
-    """What a worker says next. Raises RuntimeError if one died without a word."""
+def _next_outcome(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
+    """The next message of a worker. Raises RuntimeError if a worker ended without a message."""
     while True:
         with suppress(queue.Empty):
             return told.get(timeout=patience)
@@ -158,27 +162,27 @@ def _next(told: Any, team: list[Any], patience: float = 2) -> Outcome | str:
                 raise RuntimeError(f"a worker process ended with status {member.exitcode}: try --workers 1.")
 
 
-def _member(*given: Any) -> None:
+def _worker_process(*given: Any) -> None:
     """A worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-    _serve(*given)
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    _answer_queue(*given)
 
 
-def _end_after(parent: Any) -> None:
-    """End this process at once when its parent has ended, which a kill may have done, whatever else it is doing."""
+def _end_with_parent(parent: Any) -> None:
+    """End this process as soon as its parent has ended, even by a kill."""
     parent.join()
     os._exit(1)
 
 
-def _serve(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
-    """What a worker process does."""
+def _answer_queue(load: Load, longest: int, workers: int, work: Any, told: Any) -> None:
+    """Answer batches from the queue `work` and put outcomes into the queue `told`, until None comes."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     try:
         engine = Engine(*load(), max_new_tokens=longest)
-        for outcome in _answers(engine, iter(work.get, None)):
+        for outcome in _in_this_process(engine, iter(work.get, None)):
             told.put(outcome)
     except Exception as error:
         told.put(str(error) if isinstance(error, ItemError) else f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Regions: which visual tokens carry the answer, given its boxes in pixels."""
+"""Regions: from boxes in pixels to the visual tokens that carry the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tokens_of(boxes: Sequence[Box], grid: tuple[int, int, int] | None, part: Box) -> Tensor:
-    """The tokens of which one box covers more than a fifth, row by row, ascending. -> (r,)
+    """The tokens of which one box covers more than a fifth, ascending. -> (r,)
 
     `part` is the part of the image that the grid lies on. There are none without boxes, or without a grid of one frame.
     """

@@ -49,18 +49,18 @@ def interval(means: Tensor) -> tuple[float, float]:
 
 
 def majority_floor(items: Sequence[Item]) -> float:
-    """What always giving the most frequent answer would get."""
+    """The accuracy of always giving the most frequent answer."""
     return Counter(" ".join(words(item.answers[0])) for item in items).most_common(1)[0][1] / len(items)
 
 
 def guess_floor(items: Sequence[Item]) -> float | None:
-    """What guessing among the values present would get, where that is known."""
+    """The accuracy of guessing among the values present; None if unknown."""
     known = [rate for item in items if (rate := item.guess_rate) is not None]
     return sum(known) / len(known) if known else None
 
 
 def centred(accuracy: float, chance: float) -> float | None:
-    """0 at chance, 1 where all is right, so that tasks can be averaged; None where chance is always right."""
+    """Rescale an accuracy: 0 at chance, 1 if all is right. None if chance is always right."""
     return (accuracy - chance) / (1 - chance) if chance < 1 else None
 
 
@@ -73,7 +73,7 @@ def hard(dense: Tensor, control: Tensor) -> Tensor:
 
 
 def auc(scores: Tensor, positive: Tensor) -> float:
-    """How often a positive scores above another, ties counting half: the area under the ROC curve. (n,), (n,) bool"""
+    """Area under the ROC curve: how often a positive scores above another, ties counting half. (n,), (n,) bool"""
     _, place, counts = scores.unique(return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0).double() - (counts.double() - 1) / 2)[place]  # tied values share their mean rank
     p = int(positive.sum())

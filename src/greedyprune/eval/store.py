@@ -1,4 +1,4 @@
-"""The run folder: what every configuration told for every batch, so that a run can be interrupted and continued.
+"""The run folder: the answers of every configuration to every batch, so that a run can continue after an interruption.
 
 `run.json` holds the settings that the answers depend on; `outcomes.jsonl` one line per configuration and batch.
 """
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 class Store:
-    """A run folder, which nobody else writes into (see `locked`).
+    """A run folder. Only one process writes into it (see `locked`).
 
     Raises ValueError if it holds a run with other settings, or if a file in it cannot be read, and names the place.
     """
@@ -60,7 +60,7 @@ class Store:
                 ) from error
 
     def add(self, outcome: Outcome) -> None:
-        """Write one outcome down, at once. Raises OSError that names the file."""
+        """Append one outcome to the file at once. Raises OSError that names the file."""
         try:
             with self._file.open("a", encoding="utf-8", newline="") as file:
                 file.write(json.dumps(outcome.to_dict()) + "\n")
@@ -77,7 +77,7 @@ def _settings_in(about: Path) -> dict[str, Any]:
             raise ValueError("it holds no JSON object")
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{about} cannot be read ({error}): delete the folder {about.parent} to start afresh, or name another one."
+            f"{about} cannot be read ({error}): delete the folder {about.parent} to start again, or name another one."
         ) from error
     return cast("dict[str, Any]", found)
 
@@ -85,7 +85,7 @@ def _settings_in(about: Path) -> dict[str, Any]:
 def settings(
     engine: Engine, items: list[Item], batch: int, about: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """All that answers depend on, besides the configuration. `about` is what else must not change in a run."""
+    """The settings that answers depend on, besides the configuration. `about` adds further ones."""
     return {
         "format": FORMAT,
         **(about or {}),
@@ -101,7 +101,7 @@ def settings(
 
 
 def weights_digest(model: Any) -> str:
-    """What distinguishes these weights from others: names, shapes, and 64 values of every tensor."""
+    """A digest of the weights: names, shapes, and 64 values of every tensor."""
     sha = hashlib.sha256()
     for name, weight in model.named_parameters():
         flat = weight.detach().flatten()

@@ -19,14 +19,14 @@ Row = dict[str, object]
 
 @dataclass(eq=False)
 class _Table:
-    """What rows are made from."""
+    """The answers, and the resampled accuracies from which rows are made."""
 
     answers: Answers
     draws: dict[str, Tensor]
     """By task: the accuracy of every configuration in every resample. (resamples, configs)"""
 
     def difference(self, name: str, config: Config, others: Sequence[Config], tasks: Sequence[str]) -> Row:
-        """How much more it answers right than others do on average, with the interval; empty against itself."""
+        """The difference in accuracy to the mean of others, with its interval. None if there are no others."""
         if not others or config in others:
             return {f"{name}_difference": None, f"{name}_low": None, f"{name}_high": None}
         place = {one.key: column for column, one in enumerate(self.answers.configs)}
@@ -35,7 +35,7 @@ class _Table:
         low, high = interval(gaps.nanmean(0))
         other = sum(self.answers.accuracy(one, tasks) for one in others) / len(others)
         mean = self.answers.accuracy(config, tasks) - other
-        return {f"{name}_difference": _short(mean), f"{name}_low": _short(low), f"{name}_high": _short(high)}
+        return {f"{name}_difference": _rounded(mean), f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
 
 
 def rows(answers: Answers, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
@@ -68,8 +68,8 @@ def _row(table: _Table, config: Config, task: str, tasks: list[str]) -> Row:
         "task": task,
         "n": int(every.sum()),
         "correct": int(right[every].sum()),
-        "accuracy": _short(accuracy),
-        "relative": _short(accuracy / dense if dense else None),
+        "accuracy": _rounded(accuracy),
+        "relative": _rounded(accuracy / dense if dense else None),
         **_against_chance(answers, config, tasks),
         **table.difference("dense", config, [answers.dense], tasks),
         "best_other": best,
@@ -77,9 +77,9 @@ def _row(table: _Table, config: Config, task: str, tasks: list[str]) -> Row:
         **table.difference("random", config, answers.draws_of(config), tasks),
         **_hard(answers, config, every),
         **_recall(seen, every),
-        **{name: _short(float(seen[name][every].mean())) for name in ("tokens", "kept", "averaged")},
-        "prefill_mflops": _short(float(seen["flops"][every].mean()) / 1e6),
-        "seconds": _short(float(seen["seconds"][every].sum())),
+        **{name: _rounded(float(seen[name][every].mean())) for name in ("tokens", "kept", "averaged")},
+        "prefill_mflops": _rounded(float(seen["flops"][every].mean()) / 1e6),
+        "seconds": _rounded(float(seen["seconds"][every].sum())),
     }
 
 
@@ -87,7 +87,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _short(value: float | None) -> float | None:
+def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
@@ -101,24 +101,24 @@ def _against_chance(answers: Answers, config: Config, tasks: list[str]) -> Row:
     known = [level for level in levels if level is not None]
     guesses = [guess for _, guess in floors if guess is not None]
     return {
-        "centred": _short(_mean(known) if known else None),
-        "majority_floor": _short(_mean([majority for majority, _ in floors])),
-        "guess_floor": _short(_mean(guesses) if guesses else None),
+        "centred": _rounded(_mean(known) if known else None),
+        "majority_floor": _rounded(_mean([majority for majority, _ in floors])),
+        "guess_floor": _rounded(_mean(guesses) if guesses else None),
     }
 
 
 def _hard(answers: Answers, config: Config, every: Tensor) -> Row:
-    """The hard subset: what dense answers and the control at this budget does not."""
+    """The hard subset: questions that dense answers right and the control at this budget does not."""
     control = answers.control(config)
     if control is None:
         return {"hard_n": None, "hard_correct": None, "hard_accuracy": None}
     subset = hard(answers.right(answers.dense), answers.right(control)) & every
     n, correct = int(subset.sum()), int(answers.right(config)[subset].sum())
-    return {"hard_n": n, "hard_correct": correct, "hard_accuracy": _short(correct / n if n else None)}
+    return {"hard_n": n, "hard_correct": correct, "hard_accuracy": _rounded(correct / n if n else None)}
 
 
 def _recall(seen: Mapping[str, Tensor], every: Tensor) -> Row:
     """The share of answer-carrying tokens that stayed, over the questions that have some."""
     known = every & (seen["region"] > 0) & (seen["found"] >= 0)
     recall = float((seen["found"][known] / seen["region"][known]).mean()) if bool(known.any()) else None
-    return {"regions": int((every & (seen["region"] > 0)).sum()), "region_recall": _short(recall)}
+    return {"regions": int((every & (seen["region"] > 0)).sum()), "region_recall": _rounded(recall)}

@@ -126,6 +126,35 @@ class Tower:
     """Whether a projector that reads the last layer reads it through the tower's final norm."""
 
 
+Sizes: TypeAlias = Literal["own", "one", "by tower", "tiles", "unknown"]
+"""What a family's image processor does with the size of an image.
+
+- "own": it keeps the size and tells how many tokens that makes, so a smaller image has fewer tokens.
+- "one": it resizes every image to one size, so all images have equally many tokens.
+- "by tower": the vision tower decides; most take one size (LLaVA).
+- "tiles": it cuts every image into tiles of one size.
+- "unknown": nobody has looked; images of two sizes may have different numbers of tokens.
+"""
+
+_ONE_SIZE = "so a smaller image has just as many tokens; use AveragePool() instead"
+CANNOT_DOWNSCALE: dict[Sizes, str] = {
+    "own": "",
+    "one": f"its processor resizes every image to one size, {_ONE_SIZE}",
+    "by tower": f"its processors, but for Pixtral's, resize every image to one size, {_ONE_SIZE}",
+    "tiles": "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile per image "
+    "(crop_to_patches=False or do_image_splitting=False)",
+    "unknown": "its processor is not known to keep an image's own size",
+}
+"""Why smaller images do not have fewer tokens, and what to do; empty if they do."""
+
+
+def tower_takes_one_size(config: Any) -> bool:
+    """True if the vision tower takes images of one size: its config names one. For Pixtral it names the largest."""
+    vision = config.vision_config
+    named = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
+    return named and vision.model_type != "pixtral"
+
+
 @dataclass(frozen=True)
 class Family:
     """One model type: how its images lie in the sequence. Everything else is found on the model itself."""
@@ -154,8 +183,8 @@ class Family:
     """Whether an image's tokens lie on a grid: always, unless it is several tiles, or never as far as is known."""
     readable: bool = True
     """Whether methods can look at attention and keys of its decoder."""
-    native: bool = False
-    """Whether its image processor keeps an image's own size and says so, so that smaller images have fewer tokens."""
+    sizes: Sizes = "unknown"
+    """What its image processor does with the size of an image, see `Sizes`."""
     without: tuple[tuple[str, str], ...] = ()
     """Kinds of input that it reads and that are refused, each with the reason."""
     note: str = ""
@@ -170,6 +199,15 @@ class Family:
         """Everything it reads beside text."""
         first = () if self.layout is None else (image(self.layout, self.image_token),)
         return (*first, *self.also)
+
+    @property
+    def cannot_downscale(self) -> str:
+        """The reason why smaller images do not have fewer tokens, and a remedy; empty if they do."""
+        return CANNOT_DOWNSCALE[self.sizes]
+
+    def takes_one_size(self, config: Any) -> bool:
+        """True if every image has equally many tokens in a model with this config, whatever the image's size."""
+        return self.sizes == "one" or (self.sizes == "by tower" and tower_takes_one_size(config))
 
     def gives(self, need: Need) -> bool:
         """Whether methods can have this of the family's models, built with the towers and decoders they come with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, cast
 
-from greedyprune.models._family import ImageTokens, Visuals
+from greedyprune.models._family import ImageTokens, Visuals, tower_takes_one_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,14 +89,7 @@ def by_tower(config: Any, visuals: Visuals) -> list[ImageTokens]:
     """
     if config.vision_config.model_type == "pixtral":
         return lines(config, visuals)
-    return (_square_patches if takes_one_size(config) else by_features)(config, visuals)
-
-
-def takes_one_size(config: Any) -> bool:
-    """Whether the vision tower takes images of one size: it names one, which for Pixtral's is the largest."""
-    vision = config.vision_config
-    said = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
-    return said and vision.model_type != "pixtral"
+    return (_square_patches if tower_takes_one_size(config) else by_features)(config, visuals)
 
 
 def _square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from greedyprune.ops.masks import forbidden
-
 
 @dataclass(frozen=True, eq=False)
 class Cut:
@@ -136,3 +134,8 @@ def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -
     columns = torch.arange(length, device=device).expand(batch, -1)
     mask = torch.ones(batch, length, dtype=torch.bool, device=device) if valid is None else valid[:, :length].bool()
     return Cut.of(length, columns, mask)
+
+
+def forbidden(dtype: torch.dtype) -> float | bool:
+    """The value of a mask of this type at a column that a query must not see."""
+    return False if dtype == torch.bool else torch.finfo(dtype).min

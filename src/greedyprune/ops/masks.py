@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from greedyprune.ops.cut import forbidden
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,11 +49,6 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.bool:
         return allowed
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, forbidden(dtype))
-
-
-def forbidden(dtype: torch.dtype) -> float | bool:
-    """The value of a mask of this type at a column that a query must not see."""
-    return False if dtype == torch.bool else torch.finfo(dtype).min
 
 
 def allowed_by(mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of what was kept: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
+"""Pictures of kept tokens: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
 
     with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
         model.generate(**inputs)
@@ -16,7 +16,7 @@ except ModuleNotFoundError as missing:
         "greedyprune.plots needs Pillow, which is not installed: pip install 'greedyprune[plots]'"
     ) from missing
 
-from greedyprune.models.seen import seen as seen
+from greedyprune.images.seen import seen as seen
 from greedyprune.plots.patches import overlay as overlay
 from greedyprune.plots.sheet import side_by_side as side_by_side
 

@@ -27,7 +27,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn."""
+    """The colour, marker and line of a method."""
 
     colour: str
     line: Any = "-"
@@ -49,13 +49,13 @@ class Point:
 
 
 def number(row: Row, name: str) -> float:
-    """A value of a row, NaN where it is empty."""
+    """A value of a row; NaN if it is empty."""
     value = row.get(name)
     return float("nan") if value in (None, "") else float(str(value))
 
 
 def label(row: Row) -> str:
-    """What a line is called: the method, its options where they differ from the defaults, and where it cuts."""
+    """The name of a line: the method, its options if they are not the defaults, and the stage of the cut."""
     name = f"{row['method']} {row['options'] or ''}".strip()
     return f"{name} · {row['stage']}" if row["stage"] else name
 
@@ -119,7 +119,7 @@ def frontier(rows: Sequence[Row], title: str = "") -> Figure:
 
 
 def decay(rows: Sequence[Row], title: str = "") -> Figure:
-    """What is left of the dense accuracy as the tokens shrink: relative accuracy against the ratio, which is log."""
+    """Relative accuracy against the share of tokens kept, on a logarithmic axis."""
     figure, axes = _axes(title, "times fewer visual tokens (log)", "share of the dense accuracy kept (%)")
     drawn, looks = lines(rows, _task(rows)), styles(rows)
     for name, points in drawn.items():
@@ -168,7 +168,7 @@ def task_bars(rows: Sequence[Row], budget: str, title: str = "") -> Figure:
 
 
 def auc_map(rows: Sequence[Row], title: str = "") -> Figure:
-    """How well each order of taking tokens finds the answer regions: one panel per method, tasks by stages."""
+    """AUC of each order against the answer regions: one panel per method, tasks by stages."""
     names, stages, tasks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("saliency", "stage", "task"))
     values = {(row["saliency"], row["task"], row["stage"]): number(row, "auc") for row in rows}
     across = min(len(names), 4)

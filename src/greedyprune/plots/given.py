@@ -1,4 +1,4 @@
-"""What may be given as a picture: a PIL image, the path of one, or an array of its bytes."""
+"""Pictures as users give them: a PIL image, the path of one, or an array of its bytes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from greedyprune.models.pictures import open_picture
+from greedyprune.images.pictures import open_picture
 
 
 class Array(Protocol):
-    """An array as NumPy has them."""
+    """The interface of an array that NumPy has."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
@@ -21,7 +21,7 @@ Picture: TypeAlias = "Image.Image | str | os.PathLike[str] | Array"
 
 
 def as_picture(given: Picture) -> Image.Image:
-    """The PIL image that is meant. Raises TypeError for what is none, and for files what `open_picture` raises."""
+    """The picture as a PIL image. Raises TypeError for any other type, and what `open_picture` raises."""
     if isinstance(given, Image.Image):
         return given
     if isinstance(given, (str, os.PathLike)):

@@ -52,7 +52,7 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def picture(image: Figure | Image, about: str) -> str:
-    """A figure or an image inside the page, with the text for whoever cannot see it."""
+    """A figure or an image inside the page, with a text for readers who cannot see it."""
     buffer = io.BytesIO()
     drawn: Any = image
     if hasattr(drawn, "savefig"):
@@ -71,5 +71,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def folded(title: str, inner: str) -> str:
-    """Something that opens on a click."""
+    """A block that opens on a click."""
     return f"<details><summary>{html.escape(title)}</summary>{inner}</details>"

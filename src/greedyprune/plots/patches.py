@@ -19,9 +19,9 @@ Box: TypeAlias = tuple[float, float, float, float]
 """left, top, right, bottom, in pixels of the image."""
 
 PALENESS = 0.4
-"""How much of its colour a dropped patch keeps: enough to see what was there."""
+"""The share of its colour that a dropped patch keeps."""
 SMALLEST_CELL = 6
-"""Pixels: a finer grid makes the picture larger, so that every patch can be told from its neighbour."""
+"""Pixels. If the grid is finer, the picture is enlarged, so that neighbouring patches can be told apart."""
 
 
 def overlay(
@@ -67,7 +67,7 @@ def overlay(
 
 
 def _check_selection(given: object) -> None:
-    """Raise TypeError, with what to write, for what is no selection."""
+    """Raise TypeError with a remedy if this is no selection."""
     if hasattr(given, "order") and hasattr(given, "n"):
         return
     remedy = "give one of pruned.selections, such as pruned.selections[0], or what gp.select returns with its grid."
@@ -77,7 +77,7 @@ def _check_selection(given: object) -> None:
 
 
 def _cells(selection: Selection | Keep, grid: tuple[int, int, int] | None) -> tuple[int, int]:
-    """How many rows and columns of patches there are."""
+    """The numbers of rows and columns of patches."""
     grid = grid or getattr(selection, "grid", None)
     if grid is None:
         raise ValueError(

@@ -124,7 +124,7 @@ def _wrapped(caption: str, width: int) -> _Block:
 
 
 def _pieces(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Break at spaces, and inside a word only where it is wider than a line."""
+    """Break at spaces; break inside a word only if it is wider than a line."""
     pieces: list[str] = [""]
     for word in text.split():
         joined = f"{pieces[-1]} {word}".strip()

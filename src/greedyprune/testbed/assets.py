@@ -1,4 +1,4 @@
-"""What scenes are made of: photos, handwritten digits and fonts that ship inside other packages, kept apart by split.
+"""The material of scenes: photos, handwritten digits and fonts from other packages, separate for each split.
 
 | split | background photos | handwritten digits | fonts |
 |---|---|---|---|
@@ -53,7 +53,7 @@ def photos(split: str) -> tuple[Image.Image, ...]:
 
 @cache
 def handwriting(split: str) -> NDArray[np.int64]:
-    """Which of scikit-learn's 1,797 digits a split may use."""
+    """The numbers of scikit-learn's 1,797 digits that a split may use."""
     # A fixed permutation: another one would turn digits a model was trained on into test digits.
     order = np.random.default_rng(0).permutation(len(digits()[1]))
     first, last = {"train": (0, 1400), "dev": (1400, 1500), "test": (1500, None)}[split]

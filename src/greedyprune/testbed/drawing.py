@@ -1,4 +1,4 @@
-"""How a scene is drawn: a muted crop of a photo or a texture, the objects on top, a little noise over everything."""
+"""Drawing a scene: a muted crop of a photo or a texture, the objects on top, a little noise over everything."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -91,7 +91,7 @@ _DRAW: dict[str, Callable[[Pixels, Object], None]] = {"sign": _draw_sign, "tile"
 
 
 def _blend(area: Pixels, paint: Sequence[float], mask: Pixels) -> None:
-    """Paint where the mask is 1, what was there where it is 0. (h, w, 3), (3,), (h, w)"""
+    """Paint with the mask as opacity: 1 covers, 0 leaves what was there. (h, w, 3), (3,), (h, w)"""
     area += mask[..., None] * (np.asarray(paint, np.float32) - area)
 
 

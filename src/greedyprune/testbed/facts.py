@@ -1,4 +1,4 @@
-"""What questions look up in a scene: which shapes there are, by colour and kind, and which of them are beyond doubt."""
+"""Facts of a scene that questions use: its shapes by colour and kind, and which of them are unambiguous."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -44,11 +44,11 @@ class Facts:
 
     @cached_property
     def unique(self) -> list[Object]:
-        """Shapes that their colour and kind name without doubt."""
+        """Shapes that colour and kind name without doubt."""
         return [found[0] for pair, found in self.pairs.items() if len(found) == 1 and not self.tile_like(*pair)]
 
     def tile_like(self, colour: str | None = None, shape: str | None = None) -> bool:
-        """Could a tile of this scene pass for such a shape? None stands for any colour, any shape."""
+        """True if a tile of this scene could pass for such a shape. None means any colour, or any shape."""
         return shape in (None, "square") and any(colour in (None, tile.colour) for tile in self.tiles)
 
 

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class Scene(NamedTuple):
-    """One picture, what is in it, and what can be asked about it."""
+    """One picture, its objects, and its questions."""
 
     image: Image  # RGB
     objects: tuple[Object, ...]

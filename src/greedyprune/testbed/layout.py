@@ -1,4 +1,4 @@
-"""What stands where in a scene: signs with three characters, tiles with a digit, plain shapes; nothing overlaps."""
+"""The layout of a scene: signs with three characters, tiles with a digit, plain shapes; nothing overlaps."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -63,7 +63,7 @@ def one(rng: Rng, found: Sequence[T]) -> T:
 
 
 def layout(rng: Rng, split: str, size: tuple[int, int], counts: Counts = COUNTS, hands: int = 1) -> tuple[Object, ...]:
-    """So many signs, tiles and shapes, one number drawn from each; what finds no free place is left out.
+    """Place signs, tiles and shapes; each number is drawn from its range. An object without a free place is left out.
 
     Six objects stay at least. Nothing sensible can be asked where there are more than 2 signs or 8 tiles.
     """
@@ -124,14 +124,14 @@ def _paint(rng: Rng, colour: str, jitter: float) -> tuple[float, float, float]:
 
 
 class _Taken:
-    """The boxes of a scene so far, and where there is room for another."""
+    """The boxes of a scene so far, and a search for free places."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
         self.boxes = np.zeros((0, 4), np.int64)
 
     def free(self, rng: Rng, size: tuple[int, int], step: tuple[int, int], tries: int = 30, gap: int = 2) -> Box | None:
-        """A box on the lattice given by `step`, at least two pixels from every other; None where no try finds one."""
+        """A box on the lattice given by `step`, at least two pixels from every other; None if no try finds one."""
         (width, height), (across, down) = size, step
         left = rng.integers(0, (self.size[0] - width) // across + 1, tries) * across
         top = rng.integers(0, (self.size[1] - height) // down + 1, tries) * down

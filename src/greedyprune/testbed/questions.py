@@ -42,7 +42,7 @@ class Question(NamedTuple):
 
 
 def correct(question: Question, answer_text: str) -> bool:
-    """Is it the right answer, word for word, whatever the spaces and the case?"""
+    """True if this is the right answer, word for word. Spaces and case do not count."""
     return answer_text.casefold().split() == question.answer.casefold().split()
 
 
@@ -63,7 +63,7 @@ USUAL = {**dict.fromkeys(KINDS, 1), "exist": 2, "digit": 3, "ocr": 2}
 def ask(
     objects: tuple[Object, ...], size: tuple[int, int], rng: Rng, wanted: Mapping[str, int] = USUAL
 ) -> tuple[Question, ...]:
-    """Up to so many different questions of each kind, chosen at random among those that have one right answer."""
+    """Draw different questions that have one right answer, at most as many of each kind as `wanted` says."""
     facts = Facts(objects, size)
     asked: dict[str, Question] = {}
     for kind, want in wanted.items():
@@ -125,7 +125,7 @@ def _count_colour(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
 
 
 def _countable(present: dict[str, list[Object]], every: tuple[str, ...], rng: Rng, want: int) -> list[str]:
-    """What to count: the more there are of it the likelier, so that one is not the answer to nearly all questions."""
+    """The values to count. The more there are of one the likelier it is, so that "1" is not nearly always right."""
     weight = np.array([len(present.get(value, ())) + 0.35 for value in every]) ** 1.5
     order = rng.choice(len(every), min(want, len(every)), replace=False, p=weight / weight.sum())
     return [every[i] for i in order]

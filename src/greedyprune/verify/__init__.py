@@ -1,4 +1,4 @@
-"""Proofs on a user's own checkpoint: what a pruned model must not change, measured on that very model.
+"""Proofs on a user's own checkpoint: measured on that model, pruning changes nothing that it must not change.
 
 from greedyprune.verify import open_subject, prove
 

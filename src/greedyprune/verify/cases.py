@@ -1,4 +1,4 @@
-"""Cases: the prompts that proofs run on, and what is kept of their images. Verdicts: what came out."""
+"""Cases: the prompts that proofs run on, and the budgets of their images. Verdicts: the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Case:
 
     @property
     def owners(self) -> list[int]:
-        """Which prompt each image belongs to."""
+        """The prompt that each image belongs to, by number."""
         return [row for row, images in enumerate(self.rows) for _ in images]
 
     def asked(self) -> list[Budget]:
@@ -33,7 +33,7 @@ class Case:
         return list(self.keep) or [Ratio(0.5)]
 
     def row(self, index: int) -> Case:
-        """One of its prompts alone."""
+        """The case of one of its prompts alone."""
         mine = tuple(budget for budget, row in zip(self.keep, self.owners, strict=True) if row == index)
         return Case(f"{self.name}, prompt {index}", (self.rows[index],), mine)
 
@@ -53,20 +53,20 @@ def cases(images: int = 2) -> dict[str, Case]:
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "does not apply", "not told"]
-"""What a proof can end in."""
+"""The possible results of a proof."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a property holds."""
+    """The result of a property on a model, at a stage, with one kind of attention."""
 
     name: str
     passed: bool | None
-    """None if the property does not apply, or if it does and could not be told: `detail` says why."""
+    """True if the property holds. None if it does not apply or cannot be decided: `detail` says why."""
     error: float = 0.0
-    """The largest found: between logits, but where the property names another unit."""
+    """The largest error found: a difference between logits, unless the property names another unit."""
     bound: float = 0.0
-    """What an error may be."""
+    """The largest error that is allowed."""
     detail: str = ""
     at: str = ""
     attention: str = ""
@@ -87,34 +87,34 @@ class Verdict:
         return told + (f": {self.detail}" if self.detail else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the outcome among them; an error that is no number, or endless, is None."""
+        """Plain values with the outcome. The error is None if it is infinite or no number."""
         error = self.error if math.isfinite(self.error) else None
         return {**asdict(self), "outcome": self.outcome, "error": error}
 
 
 def held(error: float, bound: float, what: str) -> Verdict:
-    """The verdict on an error, named by the property that it is about. NaN fails, too."""
+    """The verdict on an error: it holds if the error is at most `bound`. NaN fails."""
     passed = error <= bound
     return Verdict("", passed, error, bound, "" if passed else f"{what} by {error:.2g}, where {bound:.2g} is allowed")
 
 
 def failed(detail: str) -> Verdict:
-    """The verdict where there is nothing to measure."""
+    """The verdict of a failure that has no number."""
     return Verdict("", False, math.inf, 0.0, detail)
 
 
 def untold(why: str, error: float = 0.0, bound: float = 0.0) -> Verdict:
-    """The verdict where a property applies and nothing can be told."""
+    """The verdict if a property applies and cannot be decided."""
     return Verdict("", None, error, bound, why)
 
 
-def apart_from(why: str) -> Verdict:
-    """The verdict where a property does not apply."""
+def not_applicable(why: str) -> Verdict:
+    """The verdict if a property does not apply."""
     return Verdict("", None, detail=why, applies=False)
 
 
 class Untold(Exception):
-    """Raised in a proof that cannot tell: something but pruning is in its way, and the message says what."""
+    """Raised if a proof cannot decide for a reason other than pruning. The message says which."""
 
 
 WORST_FIRST: tuple[Outcome, ...] = ("failed", "not told", "passed", "does not apply")

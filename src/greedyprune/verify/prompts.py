@@ -1,4 +1,4 @@
-"""Prompts for a checkpoint, by its own processor where it has one, else from its config."""
+"""Prompts for a checkpoint: by its own processor if it has one, else from its config."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from greedyprune.images.processors import load_processor
 from greedyprune.models.parts import find_parts
-from greedyprune.models.processors import load_processor
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.raw import from_config
 from greedyprune.verify.ready import Unready, images, said
@@ -86,7 +86,7 @@ def picture(number: int, size: tuple[int, int]) -> Any:
 
 
 def joined(parts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Prompts as one batch: what goes token by token padded on the left, all else stacked, padded with zeros."""
+    """Join prompts into one batch. Tensors with one value per token are padded on the left, others are stacked."""
     longest = max(part["input_ids"].shape[1] for part in parts)
     names = dict.fromkeys(name for part in parts for name in part)
     found: dict[str, Tensor] = {}
@@ -98,12 +98,12 @@ def joined(parts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
                 pieces.append(nn.functional.pad(part[name], (missing, 0), value=pad if name == "input_ids" else 0))
             elif name in part:
                 pieces.append(part[name])
-        found[name] = torch.cat(_evened(pieces))
+        found[name] = torch.cat(_padded_to_one_size(pieces))
     return found
 
 
-def _evened(pieces: list[Tensor]) -> list[Tensor]:
-    """Tensors of equal size but for the first axis: smaller ones get zeros at the ends."""
+def _padded_to_one_size(pieces: list[Tensor]) -> list[Tensor]:
+    """Pad tensors with zeros to equal sizes in all axes but the first."""
     sizes = [max(axis) for axis in zip(*(piece.shape[1:] for piece in pieces), strict=True)]
     ends = [[wanted - have for wanted, have in zip(sizes, piece.shape[1:], strict=True)][::-1] for piece in pieces]
     return [

@@ -13,7 +13,7 @@ import greedyprune as gp
 from greedyprune.budget import count
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import cache_of
-from greedyprune.verify.cases import Case, Untold, Verdict, apart_from, cases, failed, held, untold, worst
+from greedyprune.verify.cases import Case, Untold, Verdict, cases, failed, held, not_applicable, untold, worst
 from greedyprune.verify.ready import check_model, check_prompts
 from greedyprune.verify.reference import dropped_columns, image_columns, is_early, start_of
 from greedyprune.verify.runs import Lab
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
 
 PLACES_ONLY = gp.Random()
-"""A method whose choice does not change when text is added to a prompt, nor with rounding."""
+"""A method whose choice depends on the number of tokens only, not on the text nor on rounding."""
 
 
 def keeping_all_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
@@ -37,7 +37,7 @@ def keeping_all_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """Logits are those of the full sequence in which nobody looks at a dropped token."""
+    """Logits are those of the full sequence in which no token attends to a dropped token."""
     bound, run = lab.bound(case), lab.pruned(case, gp.GreedyPrune(), at)
     dropped = _dropped(lab, case, run.selections)
     truth = lab.truth(case, run.sequences, dropped, at)
@@ -52,7 +52,7 @@ def a_dropped_token_is_a_masked_token(lab: Lab, at: gp.Stage, case: Case) -> Ver
 
 
 def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """An answer is the same read token by token in a loop by hand, and when every step prunes the whole text again."""
+    """The answer is the same if it is read token by token in a loop, and if every step prunes the whole text again."""
     cached, skipped, found = lab.pruned(case, PLACES_ONLY, at), lab.why_not_by_hand(case), held(0.0, 0.0, "")
     if not skipped:
         error = lab.apart(lab.pruned_by_hand(case, PLACES_ONLY, at, cached.tokens), cached.logits)
@@ -60,13 +60,13 @@ def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
         if not found.passed:
             return found
     if is_early(at):
-        return apart_from("an early cut takes from later tokens what the prompt saw")
+        return not_applicable("an early cut takes from later tokens what the prompt saw")
     try:
         fresh = lab.pruned(case, PLACES_ONLY, at, use_cache=False)
     except Exception:
         if lab.reads_without_cache(case):
             raise
-        return apart_from("the plain model cannot generate without a cache either")
+        return not_applicable("the plain model cannot generate without a cache either")
     again = held(lab.differ(cached, fresh), lab.bound(case), "logits with and without a cache differ")
     if skipped or not again.passed:
         return replace(again, detail=again.detail or skipped)
@@ -74,7 +74,7 @@ def a_cache_changes_nothing(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def a_row_alone_is_the_row_in_its_batch(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """A prompt says and keeps the same alone as padded in a batch."""
+    """A prompt gives the same answer and keeps the same tokens alone as padded in a batch."""
     batch = lab.pruned(case, PLACES_ONLY, at)
     error = 0.0
     for index in range(len(case.rows)):
@@ -122,10 +122,10 @@ def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
     own = changed(before, fingerprint(model))  # what the model writes itself
     for what, method, error in (
         ("after the with block", PLACES_ONLY, None),
-        ("after an error in the with block", PLACES_ONLY, _Mishap()),
+        ("after an error in the with block", PLACES_ONLY, _MethodError()),
         ("after an error in the method", _Failing(), None),
     ):
-        with suppress(_Mishap), gp.prune(model, method, case.asked(), at=at):
+        with suppress(_MethodError), gp.prune(model, method, case.asked(), at=at):
             lab.generate(case, **few)
             if error is not None:
                 raise error
@@ -142,7 +142,7 @@ def nothing_is_left_behind(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
 
 
 def the_cache_is_physically_short(lab: Lab, at: gp.Stage, case: Case) -> Verdict:
-    """Keys and values behind the cut hold the tokens that stayed and no more. Error: in tokens."""
+    """Keys and values behind the cut hold the kept tokens and no others. Error: in tokens."""
     inputs = lab.subject.prompt(case.rows)
     with gp.prune(lab.subject.model, PLACES_ONLY, case.asked(), at=at) as handle:
         cache = cache_of(lab.forward(case))
@@ -169,7 +169,7 @@ class Property:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """The name as text."""
         return self.check.__name__.replace("_", " ")
 
 
@@ -186,7 +186,7 @@ PROPERTIES: tuple[Property, ...] = (
 
 
 def stages_of(model: Any, more: Iterable[gp.Stage] = ()) -> list[gp.Stage]:
-    """Where a model is held to the properties: its input, before layers 1 and 2, and where else one asks for."""
+    """The stages at which a model is tested: its input, before layers 1 and 2, and `more`."""
     parts, more = find_parts(model), list(more)
     for stage in more:
         parts.check_stage(stage)
@@ -195,7 +195,7 @@ def stages_of(model: Any, more: Iterable[gp.Stage] = ()) -> list[gp.Stage]:
 
 
 def _can_be_cut(parts: Parts, stage: gp.Stage) -> bool:
-    """Whether the library says that a model can be cut there."""
+    """True if the library accepts a cut at this stage of this model."""
     try:
         parts.check_stage(stage)
     except (ValueError, NotImplementedError):
@@ -211,7 +211,7 @@ def prove(
     steps: int = 8,
     images: int = 2,
 ) -> Iterator[Verdict]:
-    """Hold a model to every property at every stage; a verdict as soon as it is known. The model stays as it is.
+    """Test a model for every property at every stage, and yield each verdict as it is known.
 
     Raises Unready, a ValueError, before the first verdict if the prompts cannot be made or the model cannot answer
     them while it is not pruned.
@@ -233,7 +233,7 @@ def prove(
 
 
 def _refused(model: Any, attention: str) -> str:
-    """Why a model cannot compute attention this way; empty if it can."""
+    """The reason why a model cannot compute attention this way; empty if it can."""
     try:
         with attending(model, attention):
             return ""
@@ -247,31 +247,31 @@ def _short(error: BaseException) -> str:
 
 
 def _checked(each: Property, lab: Lab, at: gp.Stage, case: Case, refused: str) -> Verdict:
-    """A property on one case. What is refused does not apply; what breaks fails."""
+    """Test one property on one case. A case that is refused does not apply; one that breaks fails."""
     if refused:
-        return apart_from(refused)
+        return not_applicable(refused)
     try:
         return each.check(lab, at, case)
     except Untold as missing:
         return untold(_short(missing))
     except NotImplementedError as missing:  # the library refuses such a call, or there is no reference for the family
-        return apart_from(_short(missing))
+        return not_applicable(_short(missing))
     except Exception as broken:  # a model may break in any way, and the other properties are to be told all the same
         return failed(f"{type(broken).__name__}: {_short(broken)}")
 
 
 def _dropped(lab: Lab, case: Case, selections: list[Any]) -> Tensor:
-    """Which tokens of a case's prompts these selections drop. -> (b, L) bool"""
+    """True for tokens of the case's prompts that these selections drop. -> (b, L) bool"""
     return dropped_columns(lab.subject.visual(lab.subject.prompt(case.rows)["input_ids"]), selections)
 
 
 def _larger(a: float, b: float) -> float:
-    """The larger one, or the one that is no number."""
+    """The larger of two numbers; NaN if one of them is NaN."""
     return b if not b <= a else a
 
 
-class _Mishap(Exception):
-    """What the failing method raises."""
+class _MethodError(Exception):
+    """The exception of the failing method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,4 +280,4 @@ class _Failing(gp.Method):
 
     def select(self, cues: gp.Cues, k: int) -> gp.Keep:
         """Nothing."""
-        raise _Mishap
+        raise _MethodError

@@ -1,4 +1,4 @@
-"""Prompts for a checkpoint without a processor: random words and pixels, and as many placeholders as the model says."""
+"""Prompts for a checkpoint without a processor: random words and pixels, and the placeholders of its images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from greedyprune.images.inputs import to_model
 from greedyprune.models.parts import find_parts
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.subject import Subject, banned_tokens, placeholder
@@ -18,7 +19,7 @@ SIDES = ((6, 4), (4, 6), (6, 6))
 
 
 def from_config(model: Any, sizes: tuple[tuple[int, int], ...] = (), why: str = "") -> Subject:
-    """Prompts made from the config alone. Raises ValueError for families whose images it does not describe."""
+    """Make prompts from the config alone. Raises ValueError if the config does not describe the family's images."""
     try:
         return _from_config(model, sizes)
     except Exception as error:  # a family whose model wants something else raises what it likes
@@ -51,7 +52,7 @@ def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
             pixels = images([number])
             if views:
                 pixels = {"pixel_values": pixels["pixel_values"][None]}
-            lengths[number] = _rows_of(outer, Subject(model, lambda _: {}).fitted(pixels))
+            lengths[number] = _rows_of(outer, to_model(pixels, model))
         return lengths[number]
 
     def write(rows: Rows) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
 
 @torch.no_grad()
 def _rows_of(outer: Any, pixels: dict[str, Tensor]) -> int:
-    """How many visual tokens the model makes of a picture."""
+    """The number of visual tokens that the model makes of a picture."""
     found = outer.get_image_features(**pixels)
     features = getattr(found, "pooler_output", found)
     pieces = [features] if isinstance(features, Tensor) else list(features)
@@ -115,7 +116,7 @@ def _patches(model: Any, sizes: tuple[tuple[int, int], ...]) -> Callable[[list[i
 
 
 def _by_row(pixels: Tensor, rows: Rows) -> Tensor:
-    """Pictures by prompt, zeros where one has fewer than another. (images, 3, h, w) -> (b, most, 3, h, w)"""
+    """Pictures by prompt; zeros fill prompts with fewer. (images, 3, h, w) -> (b, most, 3, h, w)"""
     found = pixels.new_zeros(len(rows), max(map(len, rows)), *pixels.shape[1:])
     left = iter(pixels)
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What has to work before any property can be looked at: the prompts, and the model without pruning.
+"""Checks before any property: the prompts can be made, and the model answers them without pruning.
 
 Whatever is wrong there is named once. It is no failure of pruning, so it is not counted as one.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Unready(ValueError):
-    """Nothing can be proven with these prompts or on this model, whether it is pruned or not; the message says why."""
+    """Raised if nothing can be proven with these prompts or on this model, pruned or not. The message says why."""
 
 
 def check_prompts(subject: Subject, given: Iterable[Case]) -> None:
@@ -55,7 +55,7 @@ def check_model(lab: Lab, given: Iterable[Case]) -> None:
 
 
 def images(row: tuple[int, ...]) -> str:
-    """How many a prompt has, in words."""
+    """The number of images of a prompt, in words."""
     return f"{len(row)} image{'' if len(row) == 1 else 's'}"
 
 
@@ -65,7 +65,7 @@ def said(error: BaseException) -> str:
 
 
 def _too_long(lab: Lab, case: Case) -> str:
-    """What to do if that may be since the prompt is longer than the model reads."""
+    """A remedy if the prompt may be longer than the model reads; empty if it is not."""
     most = getattr(lab.subject.model.get_decoder().config, "max_position_embeddings", None)
     length = lab.subject.prompt(case.rows)["input_ids"].shape[1] + lab.steps
     if most is None or length <= most:

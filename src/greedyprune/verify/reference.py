@@ -1,11 +1,11 @@
-"""The references: what a pruned model must say, computed by the same model without any pruning code.
+"""The references: the right logits of a pruned model, computed by the same model without any pruning code.
 
 They share nothing with a pruned run but the answer's tokens. The model reads prompt and answer at once, with eager
 attention, without a cache and in the original positions.
 
-`masked`: the full sequence stays, and in the layers behind the cut nobody looks at a dropped token.
-`gathered`: for decoders whose layers hold a state, which no mask can keep a token from: every prompt alone, and the
-kept columns alone go on at the cut.
+`masked`: the full sequence stays, and in the layers behind the cut no token attends to a dropped token.
+`gathered`: only the kept columns continue at the cut, one prompt at a time. It is for decoders whose layers hold a
+state, since no mask keeps a token out of a state.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def start_of(at: Stage) -> int:
 
 
 def is_early(at: Stage) -> bool:
-    """Whether the caches of layers before the cut are cut after the prompt."""
+    """True if the caches of layers before the cut are cut after the prompt."""
     return isinstance(at, Layer) and at.early
 
 
 def image_columns(visual: Tensor, selections: Sequence[Selection]) -> list[Tensor]:
-    """Where the placeholders of every selection stand, newlines included. -> [(n, 2)] rows and columns"""
+    """The placeholders of every selection, newlines included. -> [(n, 2)] rows and columns"""
     return list(visual.nonzero().split([selection.n + len(selection.structure) for selection in selections]))
 
 
 def dropped_columns(visual: Tensor, selections: Sequence[Selection]) -> Tensor:
-    """Which tokens of a prompt were dropped. (b, L) -> (b, L) bool"""
+    """True for tokens of a prompt that were dropped. (b, L) -> (b, L) bool"""
     dropped = torch.zeros_like(visual)
     for places, selection in zip(image_columns(visual, selections), selections, strict=True):
         gone = torch.ones(len(places), dtype=torch.bool, device=visual.device)
@@ -63,18 +63,18 @@ def reference(subject: Subject, rows: Rows, sequences: Tensor, dropped: Tensor, 
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """Who looks at whom, when tokens are gone. b rows, t tokens of prompt and answer."""
+    """The masks of a sequence in which tokens are gone. b rows, t tokens of prompt and answer."""
 
     prompt: int
-    """How long the prompt is."""
+    """The number of tokens of the prompt."""
     valid: Tensor
-    """(b, t) bool: which tokens are not padding."""
+    """(b, t) bool: True for tokens that are not padding."""
     gone: Tensor
-    """(b, t) bool: which were dropped."""
+    """(b, t) bool: True for dropped tokens."""
 
     @classmethod
     def of(cls, full: dict[str, Tensor], dropped: Tensor) -> Sight:
-        """Of the inputs of prompt and answer, and what was dropped of the prompt."""
+        """Make it from the inputs of prompt and answer, and the dropped tokens of the prompt."""
         gone = nn.functional.pad(dropped, (0, full["input_ids"].shape[1] - dropped.shape[1]))
         return cls(dropped.shape[1], full["attention_mask"].bool(), gone)
 
@@ -111,7 +111,9 @@ def masked(subject: Subject, inputs: dict[str, Tensor], sequences: Tensor, dropp
 
         return look
 
-    with _hooked(subject.model, [hook(index, window) for index, (_, window) in enumerate(_known(subject.model))]):
+    with _hooked(
+        subject.model, [hook(index, window) for index, (_, window) in enumerate(_kinds_to_mask(subject.model))]
+    ):
         return _answer(subject.model, full, sequences.shape[1] - inputs["input_ids"].shape[1])
 
 
@@ -168,7 +170,7 @@ def gathered_row(model: Any, full: dict[str, Tensor], dropped: Tensor, steps: in
         return _answer(model, full, steps)
 
 
-def _known(model: Any) -> list[tuple[str, int]]:
+def _kinds_to_mask(model: Any) -> list[tuple[str, int]]:
     """The kinds of its decoder layers, if a mask can hide tokens in all of them."""
     kinds = kinds_of(model)
     strange = sorted({kind for kind, _ in kinds} - {FULL, SLIDING})

@@ -1,4 +1,4 @@
-"""Runs: what a model says, pruned or not, kept for all properties; and how far two runs may be apart."""
+"""Runs: generations of a model, pruned or not, kept for all properties; and how far two runs may be apart."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from greedyprune.selection import Selection
 
 NEAR = 1e-4 / 6.5
-"""How far float32 logits may be apart, as a share of the largest: other shapes, other summation orders.
+"""The allowed difference of float32 logits, as a share of the largest: shapes and summation orders differ.
 
 The largest error measured on tiny models is a sixth of it; a mistake in positions, masks or cache is 100 times more.
 """
 ROUNDING = 4.0
-"""How many times the plain model's own rounding is allowed, in float32; deep models round more than tiny ones."""
+"""The allowed multiple of the plain model's own rounding error in float32; deep models round more than tiny ones."""
 MOST = 20 * NEAR
-"""A plain float32 model that is further from itself has a fault of its own: nothing can be told of pruning it."""
+"""If a plain float32 model differs from itself by more, it has a fault of its own and nothing can be proven."""
 ROUGH = 3.0
 """The same in 16 bits, on average over the logits, since the largest of many is a matter of luck."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a model generated."""
+    """One generation."""
 
     sequences: Tensor
     """(b, L + steps) prompt and answer."""
@@ -45,12 +45,12 @@ class Run:
     """(b, steps, v)"""
     selections: list[Selection] = field(default_factory=list)
     images: int = 0
-    """How many images the pruned call says it had."""
+    """The number of images of the pruned call."""
 
 
 @dataclass(eq=False)
 class Lab:
-    """One subject with one kind of attention. What was run once is kept."""
+    """One subject with one kind of attention. Every run is kept and never repeated."""
 
     subject: Subject
     steps: int = 8
@@ -58,17 +58,17 @@ class Lab:
     memo: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What was made for this key."""
+        """The value of this key; `make` is called only once."""
         if key not in self.memo:
             self.memo[key] = make()
         return self.memo[key]
 
     def forget(self) -> None:
-        """Pruned runs go, to make room; what the plain model says stays."""
+        """Drop the pruned runs to free memory. Runs of the plain model are kept."""
         self.memo = {key: value for key, value in self.memo.items() if key[0] != "pruned"}
 
     def untouched(self) -> Fingerprint:
-        """The model as it was before anything pruned it, without its weights."""
+        """A fingerprint of the model before it was pruned, without its weights."""
         return self.once(("untouched",), lambda: without_weights(fingerprint(self.subject.model)))
 
     def generate(self, case: Case, **options: Any) -> Run:
@@ -91,15 +91,15 @@ class Lab:
     @torch.no_grad()
     def forward(self, case: Case) -> Any:
         """One forward over the prompt, with a cache."""
-        return self.subject.model(**self.subject.prompt(case.rows), use_cache=True, **self._few())
+        return self.subject.model(**self.subject.prompt(case.rows), use_cache=True, **self._last_logits_only())
 
-    def _few(self) -> dict[str, int]:
+    def _last_logits_only(self) -> dict[str, int]:
         """The keyword that asks for the logits of the last token alone, if the model knows it."""
         known = inspect.signature(type(self.subject.model).forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     def plain(self, case: Case) -> Run:
-        """What the model says when it is not pruned."""
+        """Generate with the model while it is not pruned."""
         return self.once(("plain", case), lambda: self.generate(case))
 
     def by_hand(self, case: Case, tokens: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Lab:
         """
         model, inputs = self.subject.model, self.subject.prompt(case.rows)
         mask = inputs.pop("attention_mask")
-        padded, few, found = not bool(mask.all()), self._few(), list[Tensor]()
+        padded, few, found = not bool(mask.all()), self._last_logits_only(), list[Tensor]()
         with torch.no_grad():
             out = model(**inputs, **({"attention_mask": mask} if padded else {}), use_cache=True, **few)
             found.append(out.logits[:, -1:].float())
@@ -122,7 +122,7 @@ class Lab:
         return torch.cat(found, 1)
 
     def why_not_by_hand(self, case: Case) -> str:
-        """Why the plain model cannot be decoded by hand; empty if it says there what it says in `generate`."""
+        """The reason why the plain model cannot be decoded in a loop; empty if the loop agrees with `generate`."""
 
         def tried() -> str:
             run = self.plain(case)
@@ -136,7 +136,7 @@ class Lab:
         return self.once(("why not by hand", case), tried)
 
     def reads_without_cache(self, case: Case) -> bool:
-        """Whether the plain model generates without a cache at all: some releases of some models break there."""
+        """True if the plain model can generate without a cache. Some releases of some models cannot."""
         try:
             self.generate(case, use_cache=False)
         except Exception:
@@ -144,7 +144,7 @@ class Lab:
         return True
 
     def pruned(self, case: Case, method: gp.Method, at: gp.Stage, **options: Any) -> Run:
-        """What it says while pruned."""
+        """Generate with the model while it is pruned."""
 
         def run() -> Run:
             with gp.prune(self.subject.model, method, case.asked(), at=at) as handle:
@@ -166,11 +166,11 @@ class Lab:
 
     @property
     def exact(self) -> bool:
-        """Whether the model computes in float32 or better."""
+        """True if the model computes in float32 or better."""
         return torch.finfo(self.subject.model.dtype).bits >= 32
 
     def apart(self, a: Tensor, b: Tensor) -> float:
-        """How far logits are from others: at most in float32, on average in 16 bits. NaN if either holds one."""
+        """The distance of logits: the largest difference in float32, the mean in 16 bits. NaN if either holds one."""
         gap = (a - b).abs()
         return float(gap.max() if self.exact else gap.mean()) if gap.numel() else 0.0
 
@@ -184,7 +184,7 @@ class Lab:
         return self.apart(a.logits[read], b.logits[read])
 
     def bound(self, case: Case) -> float:
-        """How far the logits of this case may be from what they should be."""
+        """The largest distance that the logits of this case may have."""
         return self.once(("bound", case), lambda: self._bound(case))
 
     def _bound(self, case: Case) -> float:

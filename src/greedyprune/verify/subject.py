@@ -1,4 +1,4 @@
-"""Subject: a model and prompts made for it, which is all that the proofs ask for."""
+"""Subject: a model and a way to write prompts for it. The proofs need nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from greedyprune.images.inputs import to_model
 from greedyprune.models.parts import find_parts
 from greedyprune.verify.cases import Rows
 
@@ -27,26 +28,18 @@ class Subject:
     write: Callable[[Rows], dict[str, Tensor]]
     """The inputs of a batch, padded on the left. The same row has the same tokens in every batch."""
     banned: tuple[int, ...] = ()
-    """Tokens that a generation may not make: those that stand for media, and those that end it."""
+    """Tokens that must not be generated: placeholders of media, and ends."""
     extend: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]] | None = None
-    """The inputs with an answer after the prompt, where that takes more than `continued` does."""
+    """The inputs with an answer after the prompt, if that takes more than `continued` does."""
     source: str = ""
-    """What the prompts were made by, for people."""
+    """Where the prompts come from, as text."""
     memo: dict[Rows, dict[str, Tensor]] = field(default_factory=dict)
 
     def prompt(self, rows: Rows) -> dict[str, Tensor]:
         """The inputs of a batch where the model is and in its type. Copies, so that no run can reach the next."""
         if rows not in self.memo:
             self.memo[rows] = self.write(rows)
-        return self.fitted({name: value.clone() for name, value in self.memo[rows].items()})
-
-    def fitted(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device, floats in its type."""
-        model = self.model
-        return {
-            name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-            for name, value in inputs.items()
-        }
+        return to_model({name: value.clone() for name, value in self.memo[rows].items()}, self.model)
 
     def continued(self, inputs: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
         """The inputs of a prompt with more text after it. `ids` are all tokens, those of the prompt first."""
@@ -61,13 +54,13 @@ class Subject:
         return {**inputs, **longer, "input_ids": ids}
 
     def visual(self, ids: Tensor) -> Tensor:
-        """Which tokens stand for images, or for whatever else the model reads. (b, L) -> (b, L) bool"""
+        """True for tokens that stand for images or other media. (b, L) -> (b, L) bool"""
         tokens = [token for _, token in find_parts(self.model).media]
         return torch.isin(ids, torch.tensor(tokens, device=ids.device))
 
 
 def placeholder(model: Any) -> int:
-    """The token that stands for a piece of an image."""
+    """The placeholder token of images."""
     return int(getattr(model.config, find_parts(model).family.image_token))
 
 
@@ -83,7 +76,7 @@ def banned_tokens(model: Any) -> tuple[int, ...]:
 
 
 def kinds_of(model: Any) -> list[tuple[str, int]]:
-    """What each decoder layer is, and its window where it has one, else 0."""
+    """The kind of each decoder layer, and its window; 0 if it has none."""
     text = model.get_decoder()
     config = text.config
     window = (getattr(config, "sliding_window", None) or 0) if getattr(config, "use_sliding_window", True) else 0
@@ -93,7 +86,7 @@ def kinds_of(model: Any) -> list[tuple[str, int]]:
 
 
 def is_recurrent(model: Any) -> bool:
-    """Whether some decoder layers hold a state instead of keys and values."""
+    """True if some decoder layers hold a state instead of keys and values."""
     return any(word in kind for kind, _ in kinds_of(model) for word in RECURRENT)
 
 

@@ -1,4 +1,4 @@
-"""Traces: whatever pruning could leave on a model."""
+"""Traces: anything that pruning could leave on a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 
 def changed(before: Fingerprint, after: Fingerprint) -> set[tuple[str, str]]:
-    """What is not as it was."""
+    """The keys of two fingerprints that differ."""
     return {key for key in {*before, *after} if before.get(key) != after.get(key)}
 
 
@@ -37,7 +37,7 @@ def without_weights(found: Fingerprint) -> Fingerprint:
 
 
 def hooks_on(model: nn.Module) -> int:
-    """How many hooks of this library the model and its parts carry; transformers leaves some of its own there."""
+    """The number of hooks of this library on the model and its parts. Hooks of transformers do not count."""
     hooks = [
         hook
         for module in model.modules()

@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
@@ -176,9 +176,10 @@ def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> 
         return
     for row in range(ids.shape[0]):
         mine = [span.columns for span in prompt.spans if span.row == row]
-        between: list[list[int]] = [
-            cast("list[int]", ids[row, int(a[-1]) + 1 : int(b[0])].tolist()) for a, b in pairwise(mine)
-        ]
+        between: list[list[int]] = []
+        for a, b in pairwise(mine):
+            gap: Any = ids[row, int(a[-1]) + 1 : int(b[0])]
+            between.append(gap.tolist())
         if len(between) < 2 or any(gap != between[1] for gap in between[1:]):
             continue
         if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):

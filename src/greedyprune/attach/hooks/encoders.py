@@ -123,7 +123,7 @@ class TowerHooks(Attached):
     def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
         run = self._run()
         if run is not None and (need := Features(index)) in run.wanted:
-            states: Tensor = cast("tuple[Tensor, ...]", output)[0] if isinstance(output, tuple) else output
+            states = cast("tuple[Tensor, ...]", output)[0] if isinstance(output, tuple) else cast("Tensor", output)
             run.rows[need] = states.detach()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -133,7 +133,7 @@ class TowerHooks(Attached):
             return
         if (need := Features()) in run.wanted:
             named = cast("dict[str, Tensor]", output) if isinstance(output, dict) else None
-            states: Tensor = output[0] if named is None else named["last_hidden_state"]
+            states = cast("tuple[Tensor, ...]", output)[0] if named is None else named["last_hidden_state"]
             run.rows[need] = states.detach()
         seen = {need: self._by_token(need, rows, run.grids) for need, rows in run.rows.items()}
         if forward is not None:

@@ -1,4 +1,4 @@
-"""How the bundled models were made: `python -m greedyprune.testbed.train llava --out folder --seed 0`.
+"""Training of the bundled models: `python -m greedyprune.testbed.train llava --out folder --seed 0`.
 
 Four stages, each resumable, in files of their own:
 

@@ -23,7 +23,7 @@ STAGES = (*STEPS, "export")
 
 
 def main() -> None:
-    """All stages, or one; each goes on from its own checkpoint in the folder."""
+    """Run all stages, or one. Each continues from its own checkpoint in the folder."""
     given = _arguments()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.stage:
@@ -72,7 +72,7 @@ def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.
 
 
 def _end_with_leader() -> None:
-    """End this process at once when the one that started it has ended, which a kill may have done."""
+    """End this process as soon as the process that started it has ended, even by a kill."""
     os.read(0, 1)
     os._exit(1)
 

@@ -31,7 +31,7 @@ WANTED = {
 
 
 def answer_loss(logits: Tensor, packed: Packed, attention: Attention | None = None) -> Tensor:
-    """Mean cross-entropy of the tokens of all answers; each kind's own loss is told to `attention`."""
+    """Mean cross-entropy of the tokens of all answers. Each kind's own loss goes to `attention`."""
     targets = packed.targets.to(logits.device)
     losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     if attention is not None:
@@ -125,5 +125,5 @@ def grid_of(pixels: Tensor) -> tuple[int, int]:
 
 
 def to_pixels(images: list[np.ndarray]) -> Tensor:
-    """What the processors do to pictures of the right size. -> (b, 3, h, w)"""
+    """Pixels as the processors make them from pictures of the right size. -> (b, 3, h, w)"""
     return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD

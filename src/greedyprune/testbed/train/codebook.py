@@ -111,5 +111,5 @@ def symbols(labels: Labels, grid: tuple[int, int], noise: float = 0.0) -> Tensor
 
 
 def sides(labels: Labels) -> Tensor:
-    """How large the shape of each patch is: -1 to 1; 0 where there is none. -> (b, n)"""
+    """The size of the shape on each patch, from -1 to 1; 0 if there is none. -> (b, n)"""
     return torch.where(labels.side > 0, (labels.side - MIDDLING) / SPREAD, 0.0)

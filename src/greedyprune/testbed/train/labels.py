@@ -1,4 +1,4 @@
-"""What each patch of a scene shows: the ground truth behind symbolic tokens, and what the tower is taught at first."""
+"""Labels of the patches of a scene: the truth behind symbolic tokens, and the first targets of the tower."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ HIDDEN = 0.03  # ... and less than this by anything for it to be background; in 
 
 
 class Labels(NamedTuple):
-    """One row for each scene, one column for each patch; -1 where there is nothing to say. Each (b, n)."""
+    """One row for each scene, one column for each patch; -1 if there is no label. Each (b, n)."""
 
     kind: Tensor  # index into KINDS
     colour: Tensor  # index into PAINTS

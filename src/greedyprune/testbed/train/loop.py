@@ -1,4 +1,4 @@
-"""What all stages share: optimizer and schedule, checkpoints, gradients averaged over processes, the learning curve."""
+"""The common part of all stages: optimizer, schedule, checkpoints, mean gradients over processes, learning curve."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ from greedyprune.outputs import replacing, write_csv
 
 @dataclass
 class Run:
-    """One stage of one training: how long, how fast, where it writes."""
+    """One stage of a training: its steps, its learning rate and its files."""
 
     stage: str
     folder: Path
@@ -124,7 +124,7 @@ def _average(weights: Iterable[nn.Parameter], world: int) -> None:
 
 
 class Attention:
-    """How much each kind of question is worth asking: those still answered badly come up to eight times as often."""
+    """The weight of each kind of question. Kinds that are answered badly come up to eight times as often."""
 
     def __init__(self) -> None:
         self.loss: defaultdict[str, float] = defaultdict(lambda: 1.0)

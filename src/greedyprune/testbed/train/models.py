@@ -1,4 +1,4 @@
-"""The two architectures: how each is built, where its parts are, how it sees a picture and counts positions."""
+"""The two architectures: how they are built, where their parts are, and how they see pictures and count positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ DECODER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What training has to know about a family; one subclass each."""
+    """The facts of a family that training needs; one subclass each."""
 
     sizes: tuple[tuple[int, int], ...]  # of pictures, width and height
     before: tuple[int, ...]  # token ids in front of the picture ...
@@ -72,7 +72,7 @@ class Architecture:
                 yield weight
 
     def logits(self, model: Any, tokens: Tensor, rows: Tensor | None, grid: tuple[int, int], packed: Packed) -> Tensor:
-        """What the turns predict. (b, k, d) visual tokens, (b, k) their places or None for all -> (b, length, words)"""
+        """The logits of the turns. (b, k, d) visual tokens, (b, k) places or None for all -> (b, length, words)"""
         device = tokens.device
         b, k, _ = tokens.shape
         embed = model.get_input_embeddings()

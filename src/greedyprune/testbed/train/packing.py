@@ -15,7 +15,7 @@ IGNORED = -100
 
 
 class Turn(NamedTuple):
-    """Where one question's answer is to be predicted in its row."""
+    """The place of one question's answer in its row."""
 
     kind: str
     first: int
@@ -71,7 +71,10 @@ def _row(
 
 
 def visible(turn: Tensor, before: int) -> Tensor:
-    """Who sees whom, with `before` tokens that all turns share. (b, length) -> (b, 1, before + length, same)"""
+    """The attention mask;
+
+    `before` tokens come first and all turns see them. (b, length) -> (b, 1, before + length, same)
+    """
     b, length = turn.shape
     seen = torch.ones(before + length, before + length, dtype=torch.bool, device=turn.device).tril().repeat(b, 1, 1)
     seen[:, before:, before:] &= turn[:, :, None] == turn[:, None, :]

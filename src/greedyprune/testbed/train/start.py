@@ -1,4 +1,4 @@
-"""How weights start: what makes these small models learn in minutes on a CPU rather than never.
+"""Initial weights that let these small models learn in minutes on a CPU. None of it is needed in principle.
 
 None of it is needed in principle. From the usual random start, nine attempts stayed on a plateau where answers were
 guessed among the values present, because binding a colour to its shape takes attention that compares and copies.

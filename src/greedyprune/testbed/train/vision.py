@@ -82,7 +82,7 @@ def _token_losses(tokens: Tensor, labels: Labels, grid: tuple[int, int]) -> dict
 
 
 def _read(tokens: Tensor, rows: Tensor, target: Tensor, background: float = 1.0) -> Tensor:
-    """Cross-entropy of telling which row a token holds, where there is one to tell; the first row may count less."""
+    """Cross-entropy of naming the row that a token holds, if it holds one; the first row may count less."""
     there = target >= 0
     weight = torch.ones(len(rows))
     weight[0] = background
@@ -115,7 +115,7 @@ def _right(tokens: Tensor, rows: Tensor, target: Tensor, where: Tensor) -> float
 
 
 def _presence(objects: tuple[Object, ...]) -> np.ndarray:
-    """What occurs in a scene: each coloured shape, each digit on a tile, each character on a sign."""
+    """The contents of a scene: each coloured shape, each digit on a tile, each character on a sign."""
     pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     found = np.zeros(len(pairs) + 10 + len(CHARACTERS), np.float32)
     for thing in objects:

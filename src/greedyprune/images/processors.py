@@ -1,4 +1,4 @@
-"""A checkpoint's processor, also where the stock one cannot be made for lack of torchvision, which only videos need."""
+"""A checkpoint's processor. Without torchvision, which only videos need, it is made for images alone."""
 
 import os
 from typing import Any
@@ -8,7 +8,7 @@ from transformers.models.auto import processing_auto
 
 
 def load_processor(where: str) -> Any:
-    """The processor in a folder or under an id of the hub; one for images alone where its videos need torchvision.
+    """Load the processor in a folder or under an id of the hub; without torchvision, one for images alone.
 
     The processors of the Qwen-VL families hold a video processor, which transformers writes for torchvision only.
     Without torchvision the very same class is made without that part: images and text go through its own code, and a

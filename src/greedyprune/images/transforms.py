@@ -11,24 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
-from greedyprune.models._family import Family, Layout
-from greedyprune.models.layouts import by_tower, runs_of_tiles, runs_until_global
 from greedyprune.models.table import FAMILIES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Resample = Literal["bicubic", "lanczos"]
-
-FIXED: dict[Layout, str] = {
-    by_tower: "its processors, but for Pixtral's, resize every image to one size, so a smaller image has just as many "
-    "tokens; use AveragePool() instead",
-    runs_of_tiles: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
-    "per image (crop_to_patches=False)",
-    runs_until_global: "its processor makes tiles of one size of every image; use AveragePool() instead, with one tile "
-    "per image (do_image_splitting=False)",
-}
-"""Why images of the other layouts cannot be scaled down, and what to do."""
 
 
 class Downscaled(NamedTuple):
@@ -37,7 +25,7 @@ class Downscaled(NamedTuple):
     images: list[Image]
     tokens: list[int]
     dense: list[int]
-    """How many there would have been."""
+    """Visual tokens of the images before scaling."""
 
 
 def downscale(
@@ -75,35 +63,27 @@ def downscale(
     return Downscaled([image for image, _, _ in made], [k for _, k, _ in made], [dense for _, _, dense in made])
 
 
-def cannot_downscale(family: Family) -> str:
-    """Why images of this family cannot be scaled down to fewer tokens: empty if they can."""
-    if family.native:
-        return ""
-    unknown = "its processor is not known to keep an image's own size"
-    return unknown if family.layout is None else FIXED.get(family.layout, unknown)
-
-
 @dataclass(frozen=True)
 class _Sizer:
-    """What an image processor makes of sizes, asked of itself."""
+    """The sizes that an image processor makes, found by asking it."""
 
     worker: Any
     side: int
     """Pixels of a token, along one side."""
 
     def tokens(self, height: int, width: int) -> int:
-        """How many visual tokens an image of this size becomes."""
+        """The number of visual tokens of an image of this size."""
         return int(self.worker.get_number_of_image_patches(height, width, {})) // self.worker.merge_size**2
 
     def dense(self, picture: Image) -> int:
-        """How many tokens this image becomes as it is."""
+        """The number of visual tokens of this image before scaling."""
         try:
             return self.tokens(picture.height, picture.width)
         except ValueError as error:
             raise ValueError(f"an image of {picture.width} x {picture.height} pixels: {error}.") from error
 
     def takes(self, rows: int, columns: int) -> bool:
-        """Whether an image of exactly that many tokens passes unchanged: its limits hold for pixels and for shapes."""
+        """True if an image of exactly that many tokens passes unchanged. The processor limits pixels and shapes."""
         try:
             return self.tokens(rows * self.side, columns * self.side) == rows * columns
         except ValueError:
@@ -152,7 +132,7 @@ def _sizer(processor: Any) -> _Sizer:
     name = type(processor).__name__
     word = name.removesuffix("Processor").replace("_", "").lower()
     family = next((family for kind, family in FAMILIES.items() if kind.replace("_", "") == word), None)
-    if family is not None and (reason := cannot_downscale(family)):
+    if family is not None and (reason := family.cannot_downscale):
         raise ValueError(f"images of a {family.model_type!r} model cannot be scaled down to fewer tokens: {reason}.")
     size: Any = getattr(worker, "size", None) or {}
     if not (
@@ -165,12 +145,12 @@ def _sizer(processor: Any) -> _Sizer:
             "processor, or use AveragePool() for models with images of one size."
         )
     if not getattr(worker, "do_resize", True):
-        raise ValueError("this processor has do_resize=False, so it has no say in the size of images: turn it on.")
+        raise ValueError("this processor has do_resize=False, so it does not resize images: set it to True.")
     return _Sizer(worker, int(worker.patch_size) * int(worker.merge_size))
 
 
 def _native_names() -> str:
-    return " and ".join(name for name, family in FAMILIES.items() if not cannot_downscale(family))
+    return " and ".join(name for name, family in FAMILIES.items() if not family.cannot_downscale)
 
 
 def _each(keep: object, images: int) -> tuple[Budget, ...]:

@@ -1,4 +1,4 @@
-"""Pictures from files that anybody may have made: opened with a bound on their size, by decoders of known formats.
+"""Pictures from files of unknown origin: opened with a bound on their size, by decoders of known formats.
 
 Needs Pillow, which is imported when a picture is opened.
 """
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 MOST_PIXELS = 50_000_000
 """A file of half a megabyte can hold more than these, which take 150 MB as RGB; no model sees as many."""
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""What is read. Not EPS, for which Pillow runs Ghostscript, nor the rare formats whose decoders few people test."""
+"""The formats that are read.
+
+Not EPS, for which Pillow runs Ghostscript, nor rare formats with little-tested decoders.
+"""
 
 
 class TooLarge(ValueError):
@@ -26,7 +29,7 @@ class TooLarge(ValueError):
 
 
 def check_size(width: int, height: int, what: str = "the picture") -> None:
-    """Raise TooLarge if that many pixels are not read."""
+    """Raise TooLarge if the picture has more pixels than `MOST_PIXELS`."""
     if width * height > MOST_PIXELS:
         raise TooLarge(
             f"{what} has {width} x {height} pixels, and at most {MOST_PIXELS / 1e6:.0f} million are read: "

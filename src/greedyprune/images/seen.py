@@ -1,4 +1,4 @@
-"""What a model gets to see of an image: processors of fixed image size may crop the centre."""
+"""The part of an image that a model sees: processors with a fixed image size may crop the centre."""
 
 from __future__ import annotations
 

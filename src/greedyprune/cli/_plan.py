@@ -1,0 +1,180 @@
+"""`Plan`: what `greedyprune eval` is asked for, checked. `Evaluated`: what came out for one model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from greedyprune.cli._errors import misuse
+from greedyprune.cli._options import method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from greedyprune.budget import Budget
+    from greedyprune.eval import Answers, Engine
+    from greedyprune.method import Method
+    from greedyprune.stages import Stage
+
+ALL = "all"
+SUITES = ("testbed", "digits")
+OWN = "data"
+"""The suite of a user's own folder."""
+SPLITS = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions that are asked."""
+
+    suite: str
+    """One of `SUITES`, or `OWN`."""
+    folder: Path | None
+    """The user's own folder, None for a suite that ships with the library."""
+    each: int
+    """The largest number of questions of one task."""
+    split: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The configurations that are compared, besides the dense model."""
+
+    methods: list[Method | str] | None
+    """None: the usual methods that the model can do, or every one if `every` is set."""
+    every: bool
+    budgets: dict[str, Budget]
+    """By the text that the results show."""
+    stages: list[Stage | None]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Running:
+    """The loading and running of models."""
+
+    device: str
+    dtype: str | None
+    workers: int | None
+    """None: a process per core for the bundled models on a CPU, else one."""
+    batch: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files and folders of results; None writes nothing."""
+
+    rows: Path | None
+    run: Path | None
+    """A folder, in which every model has a folder of its own."""
+    report: Path | None
+    auc: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole `greedyprune eval`, read from the options and checked."""
+
+    models: list[str]
+    questions: Questions
+    compared: Compared
+    running: Running
+    files: Files
+    as_json: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One model's results."""
+
+    name: str
+    engine: Engine
+    answers: Answers
+    rows: list[dict[str, Any]]
+    auc: list[dict[str, Any]]
+    """AUC rows per method, stage and task; empty without --auc and --report."""
+    seconds: float
+    """Wall time of the answers."""
+
+    @property
+    def speed(self) -> float:
+        """Answers per second, of those given in this run; 0 if the run folder held all of them."""
+        return self.answers.given / self.seconds
+
+
+# How options are read -------------------------------------------------------------------------------------------------
+
+
+def questions(suite: str, data: Path | None, each: int, split: str, seed: int) -> Questions:
+    """The questions that --suite, --data, --questions, --split and --seed ask for."""
+    if data is None and suite not in SUITES:
+        raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(SUITES)}.")
+    if split not in SPLITS:
+        raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
+    return Questions(suite if data is None else OWN, data, each, split, seed)
+
+
+def compared(methods: str | None, keep: str, at: str | None, seeds: str) -> Compared:
+    """The configurations that --methods, --keep, --at and --seeds ask for."""
+    return Compared(
+        methods=None if methods in (None, ALL) else _methods(methods),
+        every=methods == ALL,
+        budgets=dict(_words("--keep", keep, budget_of)),
+        stages=[None] if at is None else [stage for _, stage in _words("--at", at, _stage)],
+        seeds=[number for _, number in _words("--seeds", seeds, int)],
+    )
+
+
+def _words(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str, Any]]:
+    """The words of a comma-separated option, each with its value; `read` turns one word into a value."""
+    found: dict[str, Any] = {}
+    for word in text.split(","):
+        try:
+            found[word.strip()] = read(word.strip())
+        except ValueError as error:
+            reason = error if str(error).startswith(repr(word.strip())) else f"{word.strip()!r} is no number."
+            raise misuse(f"{option} {reason}") from error
+    return list(found.items())
+
+
+def budget_of(word: str) -> Budget:
+    """A budget of one image: `1/9`, `25%` or `64`. Raises ValueError for anything else."""
+    from greedyprune.budget import Ratio, Total, parse_budget
+
+    above, slash, below = word.partition("/")
+    if slash and above.isdecimal() and below.isdecimal() and 0 < int(above) <= int(below):
+        return Ratio(int(above) / int(below))
+    if slash:
+        raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
+    budget = parse_budget(word)
+    if isinstance(budget, Total):
+        raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
+    return budget
+
+
+def _stage(word: str) -> Stage:
+    from greedyprune.stages import parse_stage
+
+    return parse_stage(word)
+
+
+def _methods(text: str) -> list[Method | str]:
+    """Methods as the command line names them: names between commas, or JSON."""
+    from greedyprune.eval.configs import DOWNSCALE, ORACLE
+
+    words: list[Any] = text.split(",")
+    if text.strip()[:1] in ("[", "{"):
+        try:
+            given: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise misuse(f"--methods is no JSON: {error.msg} at character {error.pos + 1}.") from error
+        words = given if isinstance(given, list) else [given]
+    found: list[Method | str] = []
+    for word in words:
+        name = word.strip() if isinstance(word, str) else json.dumps(word)
+        found.append(name if name in (DOWNSCALE, ORACLE) else method_of(name, "--methods"))
+    return found

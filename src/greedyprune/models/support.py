@@ -1,0 +1,88 @@
+"""The support matrices: families by stage, and methods by family, read off the table and the registry.
+
+from greedyprune.models.support import matrix
+
+print(matrix()["fastv"]["llava"])  # "yes"
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greedyprune.cues import Grid
+from greedyprune.models.table import FAMILIES
+from greedyprune.naming import method_class
+from greedyprune.registry import METHODS
+
+ATTENTION = ("sdpa", "eager")
+"""The attention implementations under which the family proofs run, for every family and stage of the table."""
+
+
+def matrix() -> dict[str, dict[str, str]]:
+    """Say which method runs on which family: "yes", "no" or "one tile". -> {method: {family: answer}}
+
+    "one tile": the method needs the grid of an image, and an image of several tiles has none.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in METHODS:
+        needs = method_class(name)().needs
+        grid = any(isinstance(need, Grid) for need in needs)
+        found[name] = {
+            key: "no" if not all(map(family.gives, needs)) else family.grid if grid else "yes"
+            for key, family in FAMILIES.items()
+        }
+    return found
+
+
+def families_of(able: dict[str, str]) -> str:
+    """One row of the matrix in words: the families that run, or "all but ..." if that is shorter."""
+    runs = [family + " (one tile)" * (how == "one tile") for family, how in able.items() if how != "no"]
+    others = [family for family, how in able.items() if how == "no"]
+    if not others:
+        some = [family for family in runs if family.endswith(")")]
+        return "all" + (f"; {', '.join(some)}" if some else "")
+    if len(others) < len(runs) and not any(family.endswith(")") for family in runs):
+        return f"all but {', '.join(others)}"
+    return ", ".join(runs)
+
+
+def support() -> list[dict[str, Any]]:
+    """The support matrix of families as plain values, one row per family."""
+    return [
+        {
+            "family": name,
+            "reads": [medium.kind for medium in family.media],
+            "stages": [stage.__name__.lower() for stage in family.stages],
+            "attention": list(ATTENTION),
+            "downscale": not family.cannot_downscale,
+            "note": family.note,
+        }
+        for name, family in FAMILIES.items()
+    ]
+
+
+def cells() -> list[list[str]]:
+    """The support matrix as text. The first row is the head; every stage that any family has is a column."""
+    rows = support()
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
+    return [
+        ["family", "reads", *(f"at {stage.capitalize()}" for stage in stages), "attention", "downscale", "note"],
+        *(
+            [
+                row["family"],
+                ", ".join(row["reads"]),
+                *("yes" if stage in row["stages"] else "no" for stage in stages),
+                ", ".join(row["attention"]),
+                "yes" if row["downscale"] else "no",
+                row["note"],
+            ]
+            for row in rows
+        ),
+    ]
+
+
+def markdown() -> str:
+    """The support matrix as the markdown table of docs/families.md."""
+    head, *rows = cells()
+    lines = [head, ["---"] * len(head), *([f"`{row[0]}`", *row[1:]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
