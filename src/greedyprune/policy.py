@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, cast, get_args
 
 from greedyprune.budget import Budgets, PerFrame, PerLayer, as_budgets
 from greedyprune.method import Method
 from greedyprune.naming import as_method
 from greedyprune.stages import Depths, Layer, Layers, Stage, as_stage
-
-if TYPE_CHECKING:
-    pass
 
 Positions = Literal["original", "compact"]
 """Which position ids the kept tokens have: their own, or new ones without gaps."""
@@ -33,7 +30,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         method, keep = as_method(self.method), as_budgets(self.keep)
-        given: object = self.at
+        given = cast("object", self.at)
         at = method.at if given is None else as_stage(given)
         if self.positions not in get_args(Positions):
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -94,13 +94,18 @@ class Selection:
             "structure": len(self.structure),
             "structure_kept": len(self.breaks),
             "per_layer": list(self.per_layer),
-            "rows": self.rows.tolist(),
-            "order": self.order.tolist(),
-            "gains": [round(gain, 6) for gain in self.keep.gains.tolist()],
+            "rows": _listed(self.rows),
+            "order": _listed(self.order),
+            "gains": [round(gain, 6) for gain in _listed(self.keep.gains)],
             "before_fallback": int(self.keep.before_fallback),
-            "suppressed_by": by.tolist() if by is not None else None,
+            "suppressed_by": _listed(by) if by is not None else None,
             "certificate": asdict(self.keep.certificate) if self.keep.certificate else None,
         }
+
+
+def _listed(values: Tensor) -> list[float]:
+    """The values as plain numbers. (k,) -> k"""
+    return cast("list[float]", cast("Any", values).tolist())
 
 
 @dataclass(frozen=True)
