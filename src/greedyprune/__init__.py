@@ -24,15 +24,17 @@ if TYPE_CHECKING:
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
+    from greedyprune.budget import count as count
     from greedyprune.choosing import select as select
     from greedyprune.cues import Attention as Attention
     from greedyprune.cues import Cues as Cues
-    from greedyprune.cues import Features as Features
+    from greedyprune.cues import Encoded as Encoded
     from greedyprune.cues import Grid as Grid
     from greedyprune.cues import Keys as Keys
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
     from greedyprune.cues import Tiles as Tiles
+    from greedyprune.hints import Hints as Hints
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
@@ -70,12 +72,16 @@ if TYPE_CHECKING:
     from greedyprune.methods.vispruner import VisPruner as VisPruner
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.transforms import downscale as downscale
+    from greedyprune.naming import parse_keep as parse_keep
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
+    from greedyprune.policy import Policy as Policy
     from greedyprune.selection import PruneWarning as PruneWarning
+    from greedyprune.selection import Report as Report
+    from greedyprune.selection import Selection as Selection
     from greedyprune.stages import Depths as Depths
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
@@ -97,15 +103,16 @@ _HOMES = {
     "Depths": "stages",
     "DivPrune": "methods.divprune",
     "EVS": "methods.evs",
+    "Encoded": "cues",
     "Exact": "ops.threshold",
     "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
-    "Features": "cues",
     "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
     "Grid": "cues",
     "HiPrune": "methods.hiprune",
     "HiRED": "methods.hired",
+    "Hints": "hints",
     "HoloV": "methods.holov",
     "Input": "stages",
     "Keep": "keep",
@@ -120,6 +127,7 @@ _HOMES = {
     "Need": "cues",
     "PerFrame": "budget",
     "PerLayer": "budget",
+    "Policy": "policy",
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",
     "PruneSID": "methods.prunesid",
@@ -129,8 +137,10 @@ _HOMES = {
     "Quantile": "ops.threshold",
     "Random": "methods.random",
     "Ratio": "budget",
+    "Report": "selection",
     "SCOPE": "methods.scope",
     "Saliency": "methods.saliency",
+    "Selection": "selection",
     "SparseVLM": "methods.sparsevlm",
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
@@ -144,8 +154,10 @@ _HOMES = {
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
+    "count": "budget",
     "downscale": "models.transforms",
     "from_plain": "plain",
+    "parse_keep": "naming",
     "prune": "attach",
     "remove": "attach",
     "select": "choosing",
@@ -162,7 +174,11 @@ def __getattr__(name: str) -> object:
     elif name in _MODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from greedyprune.registry import renamed
+
+        if (new := renamed(name, _HOMES)) == name:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return __getattr__(new)
     globals()[name] = value
     return value
 

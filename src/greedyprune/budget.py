@@ -232,6 +232,21 @@ def count(budget: Budget | Total, n: int) -> int:
     return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
 
 
+def parse_budgets(text: str) -> Budgets:
+    """Read what `parse_budget` reads, and `64 per layer` and `layer:8 50%, layer:16 25%`, as these are printed."""
+    word = text.strip().lower()
+    if word.endswith(" per layer"):
+        inner = parse_budget(word.removesuffix(" per layer"))
+        return LayerAverage(as_budget(inner) if isinstance(inner, Total) else inner)
+    if word.startswith("layer:"):
+        parts = [re.fullmatch(r"layer:(\d+) (\S+)", part.strip()) for part in word.split(",")]
+        cuts = [(int(part[1]), parse_budget(part[2])) for part in parts if part]
+        if len(cuts) < len(parts) or len(dict(cuts)) < len(cuts):
+            raise ValueError(f"{text!r} is no budget: write every cut once, as in layer:8 50%, layer:16 25%.")
+        return PerLayer(cast("dict[int, Budget]", dict(cuts)))
+    return parse_budget(text)
+
+
 _TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
 
 

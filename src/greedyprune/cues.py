@@ -103,7 +103,7 @@ class Keys(Need):
 
 
 @dataclass(frozen=True)
-class Features(Need):
+class Encoded(Need):
     """What the vision tower made of each visual token, in front of the projector: (n, c).
 
     Where patches are merged into tokens, the mean over a token's patches.
@@ -120,6 +120,10 @@ class Features(Need):
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.encoded is not None
+
+
+Features = Encoded
+"""The name of an earlier release for `Encoded`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +256,7 @@ class Cues:
             return self.attention
         if isinstance(need, Keys) and need.of == "visual" and self.keys is not None:
             return self.keys
-        if isinstance(need, Features) and self.encoded is not None:
+        if isinstance(need, Encoded) and self.encoded is not None:
             return self.encoded
         raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
 
@@ -296,5 +300,5 @@ class Cues:
 
 _AXES = {"attention": "n", "keys": "n, h, c", "encoded": "n, c", "relevance": "n"}
 """The fields of `Cues` that hold a value for each visual token beside its row, and the axes of each."""
-_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Features}
+_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Encoded}
 """The needs that such a field can meet, which have its axes."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from greedyprune.cues import Cues, Features, Need, Text
+from greedyprune.cues import Cues, Encoded, Need, Text
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring, prepared
@@ -16,7 +16,7 @@ from greedyprune.ops.preprocess import asked, comparable
 from greedyprune.ops.relevance import cosines_with
 from greedyprune.stages import Input, Stage
 
-ROWS = Features()
+ROWS = Encoded()
 
 
 @dataclass(frozen=True, kw_only=True)
