@@ -19,6 +19,7 @@ from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, u
 
 _NUMBER = "number"
 """The type under which numbers stand that JSON lacks: infinity and NaN."""
+_NUMBERS = ("inf", "-inf", "nan")
 
 
 def to_plain(value: Any) -> Any:
@@ -59,6 +60,8 @@ def from_plain(plain: Any) -> Any:
             known = ", ".join((*METHODS, *VALUES))
             raise ValueError(f'{plain!r} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
         if name == _NUMBER:
+            if given not in [{"value": text} for text in _NUMBERS]:
+                raise ValueError(f'{plain!r}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".')
             return float(given["value"])
         cls = class_of(name)
         if callable(own := getattr(cls, "from_dict", None)):
