@@ -92,7 +92,7 @@ def class_of(name: str) -> Any:
         name = renamed(name, homes)
     if name not in homes:
         raise unknown("type", name, homes)
-    return load(homes[name])
+    return load(homes[name]) if name in VALUES else class_of(homes[name])
 
 
 def _option(field: Field[Any], value: Any) -> Any:
