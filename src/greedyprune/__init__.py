@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
     from greedyprune.budget import count as count
+    from greedyprune.choosing import kept_count as kept_count
     from greedyprune.choosing import select as select
+    from greedyprune.choosing import select_batch as select_batch
     from greedyprune.cues import Attention as Attention
     from greedyprune.cues import Cues as Cues
     from greedyprune.cues import Encoded as Encoded
@@ -157,10 +159,12 @@ _HOMES = {
     "count": "budget",
     "downscale": "models.transforms",
     "from_plain": "plain",
+    "kept_count": "choosing",
     "parse_keep": "naming",
     "prune": "attach",
     "remove": "attach",
     "select": "choosing",
+    "select_batch": "choosing",
     "to_plain": "plain",
 }
 _MODULES = ("plots", "testbed")

@@ -27,6 +27,11 @@ class Need:
         """Whether something in the vision tower has to be looked at for it."""
         return False
 
+    @property
+    def word(self) -> str:
+        """What it is called in `Method.reads` and in messages."""
+        return type(self).__name__.lower()
+
     remedy = ""
 
 
@@ -97,6 +102,10 @@ class Keys(Need):
     @property
     def in_tower(self) -> bool:
         return self.where == "tower"
+
+    @property
+    def word(self) -> str:
+        return "keys" if self.of == "visual" else "text_keys"
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or (self.of == "visual" and cues.keys is not None)

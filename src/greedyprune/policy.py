@@ -64,11 +64,7 @@ class Policy:
                 f"keep={mine!r} is what one cut leaves of a frame, and {self.place!r} cuts several times: "
                 "use at=Input() or one Layer(l), or give the budget of a whole clip, an int or Ratio(0.25)."
             )
-        if self.method.compares_frames:
-            raise ValueError(
-                f"{type(self.method).__name__} compares the frames of a clip, so it cannot choose with {mine!r} from "
-                "one frame at a time: give the budget of the whole clip, an int or Ratio(0.25)."
-            )
+        self.method.check_frames(mine)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as a plain dict that JSON can hold: a server's body, a Ray config, an option of an engine.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PruneWarning(UserWarning):
-    """Fewer visual tokens were asked for, and nothing left the sequence."""
+    """Something about pruning is not as you asked for it: nothing left, or evenly spaced tokens stay instead."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,6 +52,11 @@ class MMTok(Method):
             given = f"text_temperature={self.text_temperature!r}, temperature={self.temperature!r}"
             raise ValueError(f"{given}: write numbers above 0.")
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, the vision tower's rows and the question."""
+        return (super().reads - {"text"}) | {"question"}
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None

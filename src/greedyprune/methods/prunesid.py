@@ -36,6 +36,7 @@ class PruneSID(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     per_group: int = 4

@@ -30,6 +30,7 @@ class SCOPE(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     alpha: float = 1.0

@@ -32,6 +32,7 @@ class VisPruner(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     ratio: float = 0.5
