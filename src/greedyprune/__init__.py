@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from greedyprune import plots as plots
     from greedyprune import testbed as testbed
+    from greedyprune import testing as testing
     from greedyprune.attach import Pruned as Pruned
     from greedyprune.attach import prune as prune
     from greedyprune.attach import remove as remove
+    from greedyprune.budget import DETAIL as DETAIL
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
     from greedyprune.budget import count as count
+    from greedyprune.budget import keep_of_detail as keep_of_detail
     from greedyprune.choosing import kept_count as kept_count
     from greedyprune.choosing import select as select
     from greedyprune.choosing import select_batch as select_batch
@@ -75,12 +78,14 @@ if TYPE_CHECKING:
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.transforms import downscale as downscale
     from greedyprune.naming import parse_keep as parse_keep
+    from greedyprune.ops.grid import grid_positions as grid_positions
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
     from greedyprune.policy import Policy as Policy
+    from greedyprune.questions import question_rows as question_rows
     from greedyprune.selection import PruneWarning as PruneWarning
     from greedyprune.selection import Report as Report
     from greedyprune.selection import Selection as Selection
@@ -102,6 +107,7 @@ _HOMES = {
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
     "DART": "methods.dart",
+    "DETAIL": "budget",
     "Depths": "stages",
     "DivPrune": "methods.divprune",
     "EVS": "methods.evs",
@@ -159,15 +165,18 @@ _HOMES = {
     "count": "budget",
     "downscale": "models.transforms",
     "from_plain": "plain",
+    "grid_positions": "ops.grid",
+    "keep_of_detail": "budget",
     "kept_count": "choosing",
     "parse_keep": "naming",
     "prune": "attach",
+    "question_rows": "questions",
     "remove": "attach",
     "select": "choosing",
     "select_batch": "choosing",
     "to_plain": "plain",
 }
-_MODULES = ("plots", "testbed")
+_MODULES = ("plots", "testbed", "testing")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
