@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,8 +43,8 @@ def question_rows(
                 f"{tuple(ids.shape)}."
             )
     marks = _marks(end)
-    rows = zip(*(each.cpu().reshape(-1, ids.shape[-1]) for each in (ids, visual, padding)), strict=True)
-    return [_questions(*row, marks) for row in rows]
+    one, two, three = (each.cpu().reshape(-1, ids.shape[-1]) for each in (ids, visual, padding))
+    return [_questions(*row, marks) for row in zip(one, two, three, strict=True)]
 
 
 def _marks(end: object) -> list[list[int]]:
@@ -64,7 +64,7 @@ def _questions(ids: Tensor, visual: Tensor, padding: Tensor, marks: list[list[in
     image = torch.where(padding, image.new_full((), -1), image)
     starts, stops = _turns(ids, marks)
     found: list[Tensor] = []
-    for number in cast("list[int]", image[image >= 0].unique().tolist()):
+    for number in sorted(set(cast("list[int]", cast("Any", image[image >= 0]).tolist()))):
         last = int((image == number).nonzero()[-1, 0])
         stop = next((start for start in starts if start > last), ids.shape[0])
         begin = max((after for start, after in zip(starts, stops, strict=True) if start < last), default=0)
@@ -84,7 +84,7 @@ def _numbers(visual: Tensor) -> Tensor:
 
 def _turns(ids: Tensor, marks: list[list[int]]) -> tuple[list[int], list[int]]:
     """Where marks begin, ascending, and the columns behind each of them."""
-    every, found = cast("list[int]", ids.tolist()), list[tuple[int, int]]()
+    every, found = cast("list[int]", cast("Any", ids).tolist()), list[tuple[int, int]]()
     for mark in marks:
         size = len(mark)
         found += [(at, at + size) for at in range(len(every) - size + 1) if every[at : at + size] == mark]

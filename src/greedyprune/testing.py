@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
@@ -58,7 +59,7 @@ def check_method(method: Method | type[Method] | str | Mapping[str, Any], cues: 
         check_method(MyMethod(sharpness=2.0))
     """
     method = as_method(method)
-    given = cues or (lambda seed: example_cues(method, seed))
+    given = cues or partial(example_cues, method)
     for promise in (_values, _counts, _keeps, _repeats, _device, _protects, _batches, _permutes, _nan, _reads):
         promise(method, given)
 
