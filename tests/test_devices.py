@@ -51,7 +51,7 @@ def every_choice(name: str, cues: gp.Cues) -> list[gp.Keep]:
     guard = None if method_class(name).merges else torch.tensor([2, 19], device="cpu")
     keeps = [gp.select(method, replace(cues, protect=guard), k) for k in (2, 9, N - 1, N)]
     keeps += [gp.select(method, cues, k) for k in (0, 9)]
-    return [*keeps, gp.select(method, cues, gp.PerFrame(4))]
+    return keeps if method.compares_frames else [*keeps, gp.select(method, cues, gp.PerFrame(4))]
 
 
 @pytest.mark.parametrize("kind", ["clustered", "extreme"])

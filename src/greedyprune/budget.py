@@ -218,7 +218,10 @@ def as_budgets(keep: object) -> Budgets:
 
 
 def count(budget: Budget | Total, n: int) -> int:
-    """How many of n tokens a budget keeps: never more than n."""
+    """How many of n tokens a budget keeps: never more than n. Raises TypeError for a budget that is not one image's.
+
+    count(Ratio(0.25), 576)     # 144
+    """
     if isinstance(budget, Total):
         raise TypeError(
             f"keep={budget!r} is shared between images, so {n} tokens of one image do not say how many stay: "

@@ -18,10 +18,15 @@ Protect: TypeAlias = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """What is known of the images of one call: it belongs to these images and is no part of a policy."""
+    """What is known of the images of one call: it belongs to these images and is no part of a policy.
+
+    Hints(protect=((0, 5), ()))     # tokens 0 and 5 of the first image must stay
+    """
 
     protect: Protect = ()
+    """Per image the tokens that must stay; empty if nothing is protected."""
     relevance: Relevance = ()
+    """Per image the (n,) relevance of each token to the question, or None; empty if nothing is known."""
 
 
 def as_protect(protect: object) -> Protect:

@@ -20,7 +20,11 @@ class PruneWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was kept of one image. Indices are the image's own visual tokens, 0 the first."""
+    """What was kept of one image. Indices are the image's own visual tokens, 0 the first.
+
+    first = pruned.selections[0]
+    first.k, first.rows, first.order[:3]
+    """
 
     index: int
     """Which image of the call, in the order of the placeholders."""
@@ -110,7 +114,12 @@ def _listed(values: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Report:
-    """The counts of one call (its prompt; decoding adds nothing to them)."""
+    """The counts of one call (its prompt; decoding adds nothing to them).
+
+    report = pruned.report()
+    print(report)               # greedyprune at layer:2: 576 -> 64 visual tokens, ...
+    report.kept / report.tokens
+    """
 
     method: str
     at: str

@@ -3,7 +3,7 @@
     from greedyprune.testing import check_method
 
     def test_my_method():
-        check_method(MyMethod())
+        check_method("my_package.methods:MyMethod")     # or an instance, or the class
 
 Everything runs on small made-up cues, on the CPU, in a second or so. Each broken promise is an error that names it.
 """
@@ -56,7 +56,7 @@ def check_method(method: Method | type[Method] | str | Mapping[str, Any], cues: 
     `cues` makes the cues of one example from its number, for methods that need what `example_cues` does not make.
 
         check_method("divprune")
-        check_method(MyMethod(sharpness=2.0))
+        check_method(GreedyPrune(text="question_mean"))
     """
     method = as_method(method)
     given = cues or partial(example_cues, method)

@@ -1,4 +1,4 @@
-"""Choosing on plain tensors: batches, frames, counts that are known before, and a selection that never fails on data."""
+"""Choosing on plain tensors: batches, frames, counts known before, and a selection that never fails on data."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ def test_how_many_stay_is_known_before(method: Any, data: st.DataObject, t: int,
     keep = data.draw(st.one_of(st.integers(t, n + 2), st.just(0), st.floats(0.4, 1).map(gp.Ratio)))
     if not as_method(method).compares_frames and data.draw(st.booleans()):
         keep = gp.PerFrame(keep)
-    try:
-        said: Any = gp.kept_count(method, keep, n, (t, h, w))
-    except ValueError as error:
-        with pytest.raises(ValueError, match="at least one token per frame"):
-            gp.select(method, cues, keep)
-        assert "at least one token per frame" in str(error)
+    few = method == "pool" and not isinstance(keep, gp.PerFrame) and 0 < gp.count(keep, n) < t
+    if few:
+        for run in (lambda: gp.select(method, cues, keep), lambda: gp.kept_count(method, keep, n, (t, h, w))):
+            with pytest.raises(ValueError, match="at least one token per frame"):
+                run()
         return
+    said: Any = gp.kept_count(method, keep, n, (t, h, w))
     kept = gp.select(method, cues, keep).k
     if said is None:
         assert not as_method(method).exact

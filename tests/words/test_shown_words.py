@@ -30,8 +30,7 @@ def strings(tree: ast.AST, errors_alone: bool) -> Iterator[str]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "warn":
             yield from texts(node)
         elif isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.Module)) and not errors_alone:
-            if not getattr(node, "name", "").startswith("_"):
-                yield ast.get_docstring(node) or ""
+            yield "" if getattr(node, "name", "").startswith("_") else ast.get_docstring(node) or ""
 
 
 def texts(node: ast.AST) -> Iterator[str]:
@@ -40,7 +39,7 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def shown(text: str) -> set[str]:
-    """Names that a text shows: called, or CamelCase in backticks. Methods of values, as in `keep.merge(x)`, are none."""
+    """Names that a text shows: called, or CamelCase in backticks. Methods, as in `keep.merge(x)`, are none."""
     return set(re.findall(r"(?<![\w.'])(?:gp\.)?([A-Za-z_]\w*)\(", text)) | set(
         re.findall(r"`([A-Z]\w*[a-z]\w*)", text)
     )
