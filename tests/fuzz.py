@@ -23,7 +23,6 @@ from torch import Tensor
 
 import brute
 import greedyprune as gp
-from greedyprune.choosing import select_frames
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
@@ -148,7 +147,7 @@ class Case:
         return f"case {self.number}: {self.method!r}, rows {self.kind!r}, keep={self.keep!r}, framed={self.framed}"
 
     def select(self, cues: gp.Cues) -> gp.Keep:
-        return select_frames(self.method, cues, self.keep) if self.framed else gp.select(self.method, cues, self.keep)
+        return gp.select(self.method, cues, self.keep)
 
 
 def options(name: str, rng: random.Random) -> gp.Method:
@@ -290,7 +289,7 @@ def draw(number: int) -> Case:
         maybe("more", 0.95, lambda: {WORDS: noise(m, heads * 4, g).reshape(m, heads, 4).to(other)})
     maybe("protect", 0.25, lambda: torch.randperm(n, generator=g)[: rng.choice([0, 1, 1, 3, n])].sort().values)
     keep: Any = rng.choice([*range(min(n, 6) + 1), n // 2, n - 1, n, n + 3, gp.Ratio(rng.random())])
-    framed = rng.random() < 0.1
+    framed = rng.random() < 0.1 and not method.compares_frames
     if framed:
         keep = gp.PerFrame(max(keep, 0) if isinstance(keep, int) else keep)
     return Case(number, method, kind, lambda: gp.Cues(x, **given), keep, framed)

@@ -14,8 +14,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.hooks.encoders import _SIGHTS
-from greedyprune.cues import Attention, Features, Keys
+from greedyprune.attach.context import TOWER_RUNS
+from greedyprune.cues import Attention, Encoded, Keys
 from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
 from proofs import CASES, CORE, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same
 from tiny import IMAGE, decoder, fresh, tiny, tower
@@ -51,7 +51,7 @@ def test_nothing_is_left_behind(method) -> None:
     plain, before = generate(MODEL, RAGGED), proofs.fingerprint(MODEL)
 
     def is_as_before() -> None:
-        assert _SIGHTS.get() == ()
+        assert TOWER_RUNS.get() == ()
         assert proofs.fingerprint(MODEL) == before
         assert same(generate(MODEL, RAGGED), plain)
 
@@ -260,7 +260,7 @@ def test_several_layers_for_the_projector_must_be_named() -> None:
     made.model.config.vision_feature_layer = [-2, -1]
     with pytest.raises(ValueError, match=r"vision_feature_layer=\[-2, -1\], so name one"):
         gp.prune(made.model, "cls", 4)
-    for need in (Attention("received"), Keys("tower"), Features()):
+    for need in (Attention("received"), Keys("tower"), Encoded()):
         with pytest.raises(ValueError, match=rf"so name one: {type(need).__name__}\(.*layer=-2"):
             gp.prune(made.model, asking([], need, gp.Input()), 4)
         gp.prune(made.model, asking([], replace(need, layer=1), gp.Input()), 4).remove()

@@ -84,7 +84,7 @@ def test_what_is_no_tensor_of_numbers_is_refused_by_name(
         ("more", {"attention": torch.ones(N)}, TypeError, r"more has the key 'attention': write a need, such as Keys"),
         ("more", {gp.Attention("cls"): torch.ones(N, 2)}, ValueError, r"Attention\(.* \(24, 2\): pass \(n\)"),
         ("more", {gp.Keys("tower"): torch.ones(N, 2)}, ValueError, r"Keys\(.* \(24, 2\): pass \(n, h, c\)"),
-        ("more", {gp.Features(): torch.ones(N)}, ValueError, r"Features\(.* \(24,\): pass \(n, c\), n = 24"),
+        ("more", {gp.Encoded(): torch.ones(N)}, ValueError, r"Encoded\(.* \(24,\): pass \(n, c\), n = 24"),
     ],
 )  # fmt: skip
 def test_what_is_of_another_form_is_refused_by_name(
@@ -167,7 +167,7 @@ def test_nan_in_any_cue_is_refused_by_its_name_and_row(name: str, value: float) 
 
 def need_cue(need: gp.Need, cues: gp.Cues) -> torch.Tensor | None:
     """A cue that meets a need by being listed under it."""
-    return cues[need].clone() if isinstance(need, (gp.Attention, gp.Keys, gp.Features)) else None
+    return cues[need].clone() if isinstance(need, (gp.Attention, gp.Keys, gp.Encoded)) else None
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

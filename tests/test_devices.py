@@ -12,7 +12,6 @@ import torch
 
 import cases
 import greedyprune as gp
-from greedyprune.choosing import select_frames
 from greedyprune.naming import as_method, method_class
 from greedyprune.ops.grid import covered_cells
 from greedyprune.ops.runs import even_runs
@@ -52,7 +51,7 @@ def every_choice(name: str, cues: gp.Cues) -> list[gp.Keep]:
     guard = None if method_class(name).merges else torch.tensor([2, 19], device="cpu")
     keeps = [gp.select(method, replace(cues, protect=guard), k) for k in (2, 9, N - 1, N)]
     keeps += [gp.select(method, cues, k) for k in (0, 9)]
-    return [*keeps, select_frames(method, cues, gp.PerFrame(4))]
+    return keeps if method.compares_frames else [*keeps, gp.select(method, cues, gp.PerFrame(4))]
 
 
 @pytest.mark.parametrize("kind", ["clustered", "extreme"])

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import cases
 import greedyprune as gp
 from greedyprune.budget import as_budgets, count, parse_budget
-from greedyprune.choosing import select_frames
 from greedyprune.cues import Keys
 from greedyprune.naming import as_method, method_class
 from greedyprune.plain import from_plain, to_plain
@@ -58,7 +57,7 @@ def frame(cues: gp.Cues, number: int) -> gp.Cues:
 @given(seed=st.integers(0, 5000), kind=st.sampled_from(cases.KINDS), k=st.integers(0, SIZE + 2))
 def test_a_clip_is_its_frames_one_by_one(name: str, seed: int, kind: str, k: int) -> None:
     method, cues = as_method(name), clip(seed, kind)
-    keep = select_frames(method, cues, gp.PerFrame(k))
+    keep = gp.select(method, cues, gp.PerFrame(k))
     alone = [gp.select(method, frame(cues, number), k) for number in range(T)]
     assert keep.n == T * SIZE
     if method.exact:
@@ -75,7 +74,7 @@ def test_a_clip_is_its_frames_one_by_one(name: str, seed: int, kind: str, k: int
 def test_who_was_passed_over_for_whom_is_told_in_the_numbers_of_the_clip() -> None:
     x = torch.eye(4)[[0, 0, 1, 1] * 2]  # in each frame token 1 repeats token 0, and 3 repeats 2
     cues = gp.Cues(x, text=torch.ones(1, 4), grid=(2, 1, 4))
-    keep = select_frames(gp.GreedyPrune(tau=0.5, fallback="none"), cues, gp.PerFrame(3))
+    keep = gp.select(gp.GreedyPrune(tau=0.5, fallback="none"), cues, gp.PerFrame(3))
     assert keep.rows.tolist() == [0, 2, 4, 6]
     assert keep.suppressed_by is not None
     assert keep.suppressed_by.tolist() == [-1, 0, -1, 2, -1, 4, -1, 6]
@@ -83,17 +82,17 @@ def test_who_was_passed_over_for_whom_is_told_in_the_numbers_of_the_clip() -> No
 
 def test_protected_tokens_stay_in_their_frames() -> None:
     cues = replace(clip(0), protect=torch.tensor([1, SIZE + 3, SIZE + 5]))
-    keep = select_frames(gp.GreedyPrune(), cues, gp.PerFrame(2))
+    keep = gp.select(gp.GreedyPrune(), cues, gp.PerFrame(2))
     assert {1, SIZE + 3, SIZE + 5} <= set(keep.rows.tolist())
     assert keep.k == 2 * T
     with pytest.raises(ValueError, match="protect holds 2 tokens and the budget keeps 1"):
-        select_frames(gp.GreedyPrune(), cues, gp.PerFrame(1))
+        gp.select(gp.GreedyPrune(), cues, gp.PerFrame(1))
 
 
 @pytest.mark.parametrize("grid", [(1, 4, 6), None])
 def test_an_image_is_one_frame(grid) -> None:
     cues = replace(clip(3), grid=grid)
-    one, whole = select_frames(gp.GreedyPrune(), cues, gp.PerFrame(5)), gp.select("greedyprune", cues, 5)
+    one, whole = gp.select(gp.GreedyPrune(), cues, gp.PerFrame(5)), gp.select("greedyprune", cues, 5)
     assert one.order.tolist() == whole.order.tolist()
     assert one.certificate == whole.certificate
 
@@ -145,7 +144,6 @@ def test_it_holds_a_plain_budget_and_stands_alone() -> None:
         lambda: gp.PerFrame(gp.PerFrame(8)),  # type: ignore[arg-type]
         lambda: gp.PerLayer({2: gp.PerFrame(8)}),
         lambda: gp.LayerAverage(gp.PerFrame(8)),
-        lambda: gp.select("random", clip(0), gp.PerFrame(8)),
     ):
         with pytest.raises(TypeError, match=r"is about the frames of a clip .*here write an int or Ratio\(0\.25\)"):
             refused()

@@ -20,7 +20,7 @@ from torch import Tensor
 import brute
 import cases
 import greedyprune as gp
-from greedyprune.cues import Attention, Features, Grid, Tiles
+from greedyprune.cues import Attention, Encoded, Grid, Tiles
 from greedyprune.ops.crops import cells_in_crops, crop_budgets, top_in_crops
 from greedyprune.ops.groups import best_of_each, proportions, suppress_in_each
 from greedyprune.ops.neighbours import beside
@@ -885,7 +885,7 @@ def test_knobs_out_of_range_are_refused(cls, options, match) -> None:
 
 def test_needs_are_those_that_the_papers_read() -> None:
     assert gp.HiRED().needs == (Attention("tower"), Attention("tower", layer=0))
-    assert gp.PruneSID().needs == (Attention("tower"), Features())
+    assert gp.PruneSID().needs == (Attention("tower"), Encoded())
     assert gp.EVS().needs == gp.VidCom2().needs == (Grid(),)
     assert gp.GPrune().needs == ()
 

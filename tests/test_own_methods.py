@@ -161,8 +161,8 @@ def test_what_a_class_declares_is_checked_before_it_runs(cls: type[gp.Method], m
 def test_the_wrong_thing_in_a_place_is_told_what_belongs_there() -> None:
     with pytest.raises(TypeError, match=r"cues is a Tensor: wrap the rows, Cues\(features\)"):
         gp.select("divprune", torch.ones(4, 2), 3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"PerFrame\(tokens=2\) is about the frames of a clip.* write an int or Ratio"):
-        gp.select("divprune", CUES, gp.PerFrame(2))
+    with pytest.raises(TypeError, match=r"Total\(tokens=2.* is shared between the images.* write an int or Ratio"):
+        gp.select("divprune", CUES, gp.Total(2))
     with pytest.raises(TypeError, match="is no method: pass an instance"):
         gp.select({"type": "ratio", "share": 0.5}, CUES, 3)
     for stage in (2, "layer:2", None):

@@ -15,7 +15,7 @@ from transformers import InternVLForConditionalGeneration, LlavaConfig, LlavaFor
 
 import greedyprune as gp
 import proofs
-from greedyprune.cues import Attention, Features, Keys
+from greedyprune.cues import Attention, Encoded, Keys
 from greedyprune.models.parts import find_parts
 from greedyprune.models.table import FAMILIES
 from greedyprune.probes import rows as arithmetic
@@ -86,7 +86,7 @@ def test_a_layer_may_be_a_share_of_the_depth(family) -> None:
     for share in (0.0, 0.4, 0.5, 0.9):
         layer = int(share * layers)
         assert_seen(look(family, Attention("received", share)), look(family, Attention("received", layer)))
-        assert_seen(look(family, Features(share)), look(family, Features(layer)))
+        assert_seen(look(family, Encoded(share)), look(family, Encoded(layer)))
 
 
 @family
@@ -112,7 +112,7 @@ def test_keys_are_those_of_the_layers_weights_before_any_rotation(family, how, l
 @pytest.mark.parametrize("layer", [0, -1])
 def test_features_are_what_a_layer_returned(family, how, layer) -> None:
     expected = by_token(family, of_batch(family).outputs[layer], mean=True)
-    assert_seen(look(family, Features(layer), how), expected)
+    assert_seen(look(family, Encoded(layer), how), expected)
 
 
 @family
@@ -123,7 +123,7 @@ def test_features_without_a_layer_are_what_the_projector_reads(family, how) -> N
         expected = list(read.flatten(0, 1).unflatten(-1, (-1, 32)).mean(1).split(counts(family)))
     else:
         expected = by_token(family, flat(read), mean=True)
-    assert_seen(look(family, Features(), how), expected)
+    assert_seen(look(family, Encoded(), how), expected)
 
 
 def test_features_are_read_through_the_last_norm_or_not_as_the_projector_does() -> None:
@@ -136,7 +136,7 @@ def test_features_are_read_through_the_last_norm_or_not_as_the_projector_does() 
                 nn.init.normal_(made.model.model.vision_tower.layernorm.weight)
             inputs = made.prompt(BATCH)
             read = inside(made, inputs).read
-            with gp.prune(made.model, asking(seen, Features(), gp.Input()), 2):
+            with gp.prune(made.model, asking(seen, Encoded(), gp.Input()), 2):
                 forward(made.model, inputs)
             assert_seen(seen, list(read.flatten(0, 1).unflatten(-1, (-1, 32)).mean(1).split(counts(family))))
 
@@ -178,8 +178,8 @@ def test_a_llava_may_have_a_tower_without_a_class_token() -> None:
     wanted = {
         Attention("received"): noted.received(1),
         Keys("tower"): noted.keys(1),
-        Features(): flat(noted.read),
-        Features(0): noted.outputs[0],
+        Encoded(): flat(noted.read),
+        Encoded(0): noted.outputs[0],
     }
     for need, rows in wanted.items():
         for how in (forward, generate):
@@ -217,7 +217,7 @@ def test_blocks_of_queries_add_up(family, monkeypatch) -> None:
 
 
 @family
-@pytest.mark.parametrize("need", [Attention("received"), Keys("tower"), Features()], ids=repr)
+@pytest.mark.parametrize("need", [Attention("received"), Keys("tower"), Encoded()], ids=repr)
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 3, "do_sample": True}], ids=str)
 def test_repeated_prompts_see_their_own_images(family, need, options) -> None:
     if family == "internvl" and not TAKES_FEATURES:
@@ -257,7 +257,7 @@ def test_looking_changes_nothing(family, at) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Everything(proofs.Custom):
-        needs = (Attention("received"), Attention("received", 0, "one"), Keys("tower"), Features(), Features(0))
+        needs = (Attention("received"), Attention("received", 0, "one"), Keys("tower"), Encoded(), Encoded(0))
 
     method = Everything(choose=lambda cues, k: gp.Keep.everything(cues.n, cues.features.device), at=at)
     with gp.prune(made.model, method, gp.Ratio(1.0)):
@@ -269,7 +269,7 @@ def test_looking_changes_nothing(family, at) -> None:
     "ignore:You are calling .generate:UserWarning"
 )  # 5.16 takes offloaded weights for the device
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "smolvlm", "internvl"])
-@pytest.mark.parametrize("need", [Attention("received"), Keys("tower"), Features()], ids=repr)
+@pytest.mark.parametrize("need", [Attention("received"), Keys("tower"), Encoded()], ids=repr)
 def test_offloaded_weights_are_read_alike(family, need) -> None:
     made, seen = fresh(family), list[Tensor]()
     accelerate.cpu_offload(made.model, execution_device=torch.device("cpu"))
@@ -285,7 +285,7 @@ def test_features_that_were_computed_without_looking_are_refused(family) -> None
     if not TAKES_FEATURES:
         pytest.skip("this release of transformers takes no image features")
     rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    for need, word in ((Attention("received"), "attention inside"), (Keys("tower"), "keys"), (Features(), "rows")):
+    for need, word in ((Attention("received"), "attention inside"), (Keys("tower"), "keys"), (Encoded(), "rows")):
         seen: list[Tensor] = []
         with gp.prune(made.model, "random", 2) as handle:
 
@@ -310,7 +310,7 @@ def test_features_that_were_computed_without_looking_are_refused(family) -> None
     [
         (Attention("received", 7), "has . layers and no layer 7"),
         (Keys("tower", -9), "has . layers and no layer -9"),
-        (Features(3), "has . layers and no layer 3"),
+        (Encoded(3), "has . layers and no layer 3"),
         (Keys("tower", of="text"), "reads no text, so use Keys"),
     ],
     ids=repr,
@@ -322,7 +322,7 @@ def test_what_a_tower_cannot_give_is_refused_with_the_methods_that_run(family, n
 
 def test_an_unknown_tower_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("greedyprune.models.parts.READABLE_TOWERS", ("clip_vision_model",))
-    for need in (Attention("received"), Keys("tower"), Features()):
+    for need in (Attention("received"), Keys("tower"), Encoded()):
         with pytest.raises(ValueError, match=r"is of type 'smolvlm_vision', which is not known here, only clip_"):
             gp.prune(tiny("smolvlm").model, asking([], need, gp.Input()), 2)
     gp.prune(tiny("smolvlm").model, "random", 2).remove()

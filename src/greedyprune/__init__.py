@@ -16,24 +16,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from greedyprune import plots as plots
     from greedyprune import testbed as testbed
+    from greedyprune import testing as testing
     from greedyprune.attach.handle import Pruned as Pruned
     from greedyprune.attach.handle import prune as prune
     from greedyprune.attach.handle import remove as remove
     from greedyprune.attach.request import Request as Request
+    from greedyprune.budget import DETAIL as DETAIL
     from greedyprune.budget import LayerAverage as LayerAverage
     from greedyprune.budget import PerFrame as PerFrame
     from greedyprune.budget import PerLayer as PerLayer
     from greedyprune.budget import Ratio as Ratio
     from greedyprune.budget import Total as Total
+    from greedyprune.budget import count as count
+    from greedyprune.budget import keep_of_detail as keep_of_detail
+    from greedyprune.choosing import kept_count as kept_count
     from greedyprune.choosing import select as select
+    from greedyprune.choosing import select_batch as select_batch
     from greedyprune.cues import Attention as Attention
     from greedyprune.cues import Cues as Cues
-    from greedyprune.cues import Features as Features
+    from greedyprune.cues import Encoded as Encoded
     from greedyprune.cues import Grid as Grid
     from greedyprune.cues import Keys as Keys
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
     from greedyprune.cues import Tiles as Tiles
+    from greedyprune.hints import Hints as Hints
     from greedyprune.images.transforms import downscale as downscale
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
@@ -71,13 +78,18 @@ if TYPE_CHECKING:
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
+    from greedyprune.naming import parse_keep as parse_keep
+    from greedyprune.ops.grid import grid_positions as grid_positions
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
     from greedyprune.policy import Policy as Policy
+    from greedyprune.questions import question_rows as question_rows
     from greedyprune.selection import PruneWarning as PruneWarning
+    from greedyprune.selection import Report as Report
+    from greedyprune.selection import Selection as Selection
     from greedyprune.stages import Depths as Depths
     from greedyprune.stages import Input as Input
     from greedyprune.stages import Layer as Layer
@@ -96,18 +108,20 @@ _HOMES = {
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
     "DART": "methods.dart",
+    "DETAIL": "budget",
     "Depths": "stages",
     "DivPrune": "methods.divprune",
     "EVS": "methods.evs",
+    "Encoded": "cues",
     "Exact": "ops.threshold",
     "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
-    "Features": "cues",
     "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
     "Grid": "cues",
     "HiPrune": "methods.hiprune",
     "HiRED": "methods.hired",
+    "Hints": "hints",
     "HoloV": "methods.holov",
     "Input": "stages",
     "Keep": "keep",
@@ -132,9 +146,11 @@ _HOMES = {
     "Quantile": "ops.threshold",
     "Random": "methods.random",
     "Ratio": "budget",
+    "Report": "selection",
     "Request": "attach.request",
     "SCOPE": "methods.scope",
     "Saliency": "methods.saliency",
+    "Selection": "selection",
     "SparseVLM": "methods.sparsevlm",
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
@@ -148,14 +164,21 @@ _HOMES = {
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
+    "count": "budget",
     "downscale": "images.transforms",
     "from_plain": "plain",
+    "grid_positions": "ops.grid",
+    "keep_of_detail": "budget",
+    "kept_count": "choosing",
+    "parse_keep": "naming",
     "prune": "attach.handle",
+    "question_rows": "questions",
     "remove": "attach.handle",
     "select": "choosing",
+    "select_batch": "choosing",
     "to_plain": "plain",
 }
-_MODULES = ("plots", "testbed")
+_MODULES = ("plots", "testbed", "testing")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -166,7 +189,11 @@ def __getattr__(name: str) -> object:
     elif name in _MODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from greedyprune.registry import renamed
+
+        if (new := renamed(name, _HOMES)) == name:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return __getattr__(new)
     globals()[name] = value
     return value
 

@@ -218,7 +218,10 @@ def as_budgets(keep: object) -> Budgets:
 
 
 def count(budget: Budget | Total, n: int) -> int:
-    """How many of n tokens a budget keeps: never more than n."""
+    """How many of n tokens a budget keeps: never more than n. Raises TypeError for a budget that is not one image's.
+
+    count(Ratio(0.25), 576)     # 144
+    """
     if isinstance(budget, Total):
         raise TypeError(
             f"keep={budget!r} is shared between images, so {n} tokens of one image do not say how many stay: "
@@ -230,6 +233,21 @@ def count(budget: Budget | Total, n: int) -> int:
             "PerFrame.of(n, frames) says it for a clip."
         )
     return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
+
+
+def parse_budgets(text: str) -> Budgets:
+    """Read what `parse_budget` reads, and `64 per layer` and `layer:8 50%, layer:16 25%`, as these are printed."""
+    word = text.strip().lower()
+    if word.endswith(" per layer"):
+        inner = parse_budget(word.removesuffix(" per layer"))
+        return LayerAverage(as_budget(inner) if isinstance(inner, Total) else inner)
+    if word.startswith("layer:"):
+        parts = [re.fullmatch(r"layer:(\d+) (\S+)", part.strip()) for part in word.split(",")]
+        cuts = [(int(part[1]), parse_budget(part[2])) for part in parts if part]
+        if len(cuts) < len(parts) or len(dict(cuts)) < len(cuts):
+            raise ValueError(f"{text!r} is no budget: write every cut once, as in layer:8 50%, layer:16 25%.")
+        return PerLayer(cast("dict[int, Budget]", dict(cuts)))
+    return parse_budget(text)
 
 
 _TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
@@ -254,3 +272,25 @@ def parse_budget(text: str) -> Budget | Total:
             f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 that the "
             "images of a prompt share, or 8/frame for 8 of every frame of a clip."
         ) from error
+
+
+DETAIL: dict[str, Budget] = {"low": 64, "auto": Ratio(0.25), "high": Ratio(1.0)}
+"""The budget that stands for each `detail` of an image in OpenAI's interface.
+
+"low" costs the same for every image, as it does there: 64 tokens, a ninth of LLaVA-1.5's 576. "high" keeps everything,
+so nothing is lost. "auto", the default there, keeps a quarter of each image.
+"""
+
+
+def keep_of_detail(detail: str | None) -> Budget:
+    """The budget for an image whose `detail` is "low", "high" or "auto"; None stands for "auto".
+
+    Raises ValueError for anything else.
+
+        keep_of_detail("low")     # 64
+    """
+    if detail is None:
+        return DETAIL["auto"]
+    if detail not in DETAIL:
+        raise ValueError(f"detail={detail!r} is unknown: choose one of {', '.join(DETAIL)}.")
+    return DETAIL[detail]

@@ -2,57 +2,204 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
 
-from greedyprune.budget import as_budget, count
+from greedyprune.budget import PerFrame, Ratio, as_budget, count
+from greedyprune.checks import as_grid, is_count
 from greedyprune.cues import Cues
-from greedyprune.keep import Keep
+from greedyprune.keep import Keep, protected_first
 from greedyprune.naming import as_method
+from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from greedyprune.budget import PerFrame
     from greedyprune.method import Method
 
 
-def select(method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, keep: object) -> Keep:
+OnError: TypeAlias = Literal["raise", "even"]
+"""What happens where a selection fails on its data: an error, or evenly spaced tokens and a warning."""
+
+
+def select(
+    method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, keep: object, *, on_error: OnError = "raise"
+) -> Keep:
     """Choose which visual tokens of one image stay, on plain tensors, with no model anywhere.
 
-    `method` is an instance, a class or a registered name; `keep` an int (that many tokens) or `Ratio(share)`. A budget
-    of n or more keeps everything, 0 keeps nothing. Raises ValueError for cues that the method needs and are missing, or
-    that hold NaN or infinity, or attention below 0; and TypeError or ValueError, which name the method's class, where a
-    method of your own returns no `Keep` that can be carried out. Runs without gradients and outside autocast, so
-    decisions are made in full precision.
+    `method` is an instance, a class, a name or a plain dict; `keep` an int (that many tokens), `Ratio(share)` or
+    `PerFrame(...)`, which chooses of every frame of `cues.grid` by itself. A budget of n or more keeps everything, 0
+    keeps nothing. Raises ValueError for cues that the method needs and are missing, or that hold NaN or infinity, or
+    attention below 0; and TypeError or ValueError, which name the method's class, where a method of your own returns no
+    `Keep` that can be carried out. Runs without gradients and outside autocast, so decisions are made in full
+    precision.
+
+    With `on_error="even"` none of these is raised, nor anything else that a method raises: as many tokens stay, evenly
+    spaced and with the protected ones first, and a `PruneWarning` says why. Wrong arguments still raise.
 
         keep = select("greedyprune", Cues(features, text=text), 64)
         features, positions = keep(features), keep(positions)
     """
+    return select_batch(method, [cues], [keep], on_error=on_error)[0]
+
+
+def select_batch(
+    method: Method | type[Method] | str | Mapping[str, Any],
+    cues: Sequence[Cues],
+    keep: Sequence[object],
+    *,
+    on_error: OnError = "raise",
+) -> list[Keep]:
+    """Choose for several images at once: `select(method, cues[i], keep[i])` for every i, and equal to it.
+
+    Images may differ in size, and budgets in kind. The errors are those of `select`.
+
+        first, second = select_batch("divprune", [Cues(a), Cues(b)], [64, Ratio(0.25)])
+    """
     method = as_method(method)
-    if not isinstance(cues, Cues):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"cues is a {type(cues).__name__}: wrap the rows, Cues(features).")
-    k = count(as_budget(keep), cues.n)
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error={on_error!r} is unknown: choose one of {', '.join(get_args(OnError))}.")
+    if len(cues) != len(keep):
+        raise ValueError(f"there are {len(cues)} images and {len(keep)} budgets: pass one budget for every image.")
+    for each in cues:
+        if not isinstance(each, Cues):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"cues is a {type(each).__name__}: wrap the rows, Cues(features).")
+    budgets = [_budget(method, each) for each in keep]
+    try:
+        return _chosen(method, cues, budgets)
+    except Exception as error:
+        if on_error == "raise":
+            raise
+        if len(cues) == 1:
+            return [_evenly(method, cues[0], budgets[0], error)]
+    return [select(method, each, budget, on_error=on_error) for each, budget in zip(cues, budgets, strict=True)]
+
+
+def kept_count(
+    method: Method | type[Method] | str | Mapping[str, Any],
+    keep: object,
+    n: int,
+    grid: tuple[int, int, int] | None = None,
+) -> int | None:
+    """How many of n tokens on a (t, h, w) grid a selection will keep, before anything runs.
+
+    None if only a run can say, for methods that may keep fewer: then it is at most what the budget says,
+    `count(keep, n)`. Raises TypeError or ValueError for wrong arguments, and for a budget that the method refuses.
+
+        kept_count("divprune", Ratio(0.25), 576)            # 144
+        kept_count("pool", 130, 576, grid=(1, 24, 24))      # 121
+        kept_count(GreedyPrune(fallback="none"), 64, 576)   # None
+    """
+    method = as_method(method)
+    budget = _budget(method, keep)
+    if not is_count(n, 0):
+        raise ValueError(f"n={n!r} is no number of visual tokens: write an int, 0 or more.")
+    grid = None if grid is None else as_grid(grid, n)
+    if not isinstance(budget, PerFrame):
+        return _kept(method, count(budget, n), n, grid)
+    frames, frame = (1, None) if grid is None else (grid[0], (1, *grid[1:]))
+    each = _kept(method, count(budget.tokens, n // frames), n // frames, frame)
+    return None if each is None else frames * each
+
+
+def _kept(method: Method, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
+    """How many stay of one image or frame; None if only a run can say."""
+    return k if _is_known(method, k, n) else method.kept(k, n, grid)
+
+
+def _is_known(method: Method, k: int, n: int) -> bool:
+    """True if everything or nothing stays, so that the method need not run. An exact one orders everything itself."""
+    return k == 0 or (k == n and not method.exact)
+
+
+def _budget(method: Method, keep: object) -> int | Ratio | PerFrame:
+    """A budget of one image, or an error where the method cannot choose with it."""
+    if not isinstance(keep, PerFrame):
+        return as_budget(keep)
+    method.check_frames(keep)
+    return keep
+
+
+def _chosen(method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio | PerFrame]) -> list[Keep]:
+    """Choose for all images at once, and run the method only where it has something to decide."""
+    split = [
+        frames(each) if isinstance(budget, PerFrame) else [each] for each, budget in zip(cues, budgets, strict=True)
+    ]
+    parts = [part for each in split for part in each]
+    sizes = [_size(budget) for each, budget in zip(split, budgets, strict=True) for _ in each]
+    wanted = [count(size, part.n) for size, part in zip(sizes, parts, strict=True)]
+    found = [_without_running(method, part, k) for part, k in zip(parts, wanted, strict=True)]
+    left = [index for index, keep in enumerate(found) if keep is None]
+    if left:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for kind in sorted({parts[index].features.device.type for index in left}):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            for index in left:
+                parts[index].require_finite()
+                parts[index].require_weights(method.needs)
+            answers = method.select_batch([parts[index] for index in left], [wanted[index] for index in left])
+            for index, answer in zip(left, _listed(method, answers, len(left)), strict=True):
+                found[index] = _checked(method, answer, parts[index], wanted[index])
+    rest = iter(cast("list[Keep]", found))
+    return [joined([next(rest) for _ in each]) for each in split]
+
+
+def _size(budget: int | Ratio | PerFrame) -> int | Ratio:
+    """What is kept of every part."""
+    return budget.tokens if isinstance(budget, PerFrame) else budget
+
+
+def _listed(method: Method, answers: object, images: int) -> list[object]:
+    """What `select_batch` returned, one answer for every image."""
+    if not isinstance(answers, list) or len(cast("list[object]", answers)) != images:
+        raise TypeError(f"{type(method).__name__}.select_batch() must return a list of {images} Keeps, one per image.")
+    return cast("list[object]", answers)
+
+
+def _without_running(method: Method, cues: Cues, k: int) -> Keep | None:
+    """Everything or nothing, where that is known; None where the method must choose. Raises where it cannot."""
     for need in method.needs:
         if not need.met(cues):
-            raise ValueError(
-                f"{type(method).__name__} needs {type(need).__name__.lower()}, and the cues hold none: {need.remedy}."
-            )
+            raise ValueError(f"{type(method).__name__} needs {need.word}, and the cues hold none: {need.remedy}.")
     protected = 0 if cues.protect is None else cues.protect.shape[0]
     if protected and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
     if protected > k:
         raise ValueError(f"protect holds {protected} tokens and the budget keeps {k}: raise keep, or protect fewer.")
-    if k == 0 or (k == cues.n and not method.exact):
+    if _is_known(method, k, cues.n):
         chosen = torch.arange(k, device=cues.features.device)
         return Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
-    with torch.no_grad(), torch.autocast(cues.features.device.type, enabled=False):
-        cues.require_finite()
-        cues.require_weights(method.needs)
-        return _checked(method, method.select(cues, k), cues, k)
+    return None
+
+
+def _evenly(method: Method, cues: Cues, budget: int | Ratio | PerFrame, error: Exception) -> Keep:
+    """As many evenly spaced tokens as the method would have kept, the protected ones first, and a warning."""
+    each = frames(cues) if isinstance(budget, PerFrame) else [cues]
+    keep = joined([_even(method, part, count(_size(budget), part.n)) for part in each])
+    warnings.warn(
+        f"{type(method).__name__} could not choose, so {keep.k} evenly spaced tokens of {cues.n} stay: "
+        f"{type(error).__name__}: {error}",
+        PruneWarning,
+        stacklevel=4,
+    )
+    return keep
+
+
+def _even(method: Method, cues: Cues, k: int) -> Keep:
+    """Evenly spaced tokens of one image or frame, as many as the method keeps where that is known. -> Keep"""
+    with suppress(Exception):
+        known = _kept(method, k, cues.n, cues.grid)
+        k = k if known is None else min(k, known)
+    device = cues.features.device
+    rows = (2 * torch.arange(k, device=device) + 1) * cues.n // (2 * max(k, 1))
+    order = protected_first(rows, cues.protect)[:k]
+    return Keep.from_order(order, torch.zeros(k, device=device), cues.n, before_fallback=0)
 
 
 def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
@@ -76,15 +223,6 @@ def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
     if cues.protect is not None and not bool(torch.isin(cues.protect, found.rows).all()):
         raise ValueError(f"{name} dropped a protected token: take the rows in cues.protect first.")
     return found
-
-
-def select_frames(method: Method, cues: Cues, keep: PerFrame) -> Keep:
-    """Choose of every frame by itself; without a grid all rows are one frame. (n, d) -> Keep, frame by frame
-
-    Nothing is certified of the whole, since tokens of two frames are never compared.
-    """
-    each = frames(cues)
-    return joined([select(method, frame, count(keep.tokens, frame.n)) for frame in each])
 
 
 def frames(cues: Cues) -> list[Cues]:

@@ -27,6 +27,11 @@ class Need:
         """Whether something in the vision tower has to be looked at for it."""
         return False
 
+    @property
+    def word(self) -> str:
+        """What it is called in `Method.reads` and in messages."""
+        return type(self).__name__.lower()
+
     remedy = ""
 
 
@@ -98,12 +103,16 @@ class Keys(Need):
     def in_tower(self) -> bool:
         return self.where == "tower"
 
+    @property
+    def word(self) -> str:
+        return "keys" if self.of == "visual" else "text_keys"
+
     def met(self, cues: Cues) -> bool:
         return self in cues.more or (self.of == "visual" and cues.keys is not None)
 
 
 @dataclass(frozen=True)
-class Features(Need):
+class Encoded(Need):
     """What the vision tower made of each visual token, in front of the projector: (n, c).
 
     Where patches are merged into tokens, the mean over a token's patches.
@@ -120,6 +129,10 @@ class Features(Need):
 
     def met(self, cues: Cues) -> bool:
         return self in cues.more or cues.encoded is not None
+
+
+Features = Encoded
+"""The name of an earlier release for `Encoded`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +265,7 @@ class Cues:
             return self.attention
         if isinstance(need, Keys) and need.of == "visual" and self.keys is not None:
             return self.keys
-        if isinstance(need, Features) and self.encoded is not None:
+        if isinstance(need, Encoded) and self.encoded is not None:
             return self.encoded
         raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
 
@@ -296,5 +309,5 @@ class Cues:
 
 _AXES = {"attention": "n", "keys": "n, h, c", "encoded": "n, c", "relevance": "n"}
 """The fields of `Cues` that hold a value for each visual token beside its row, and the axes of each."""
-_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Features}
+_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Encoded}
 """The needs that such a field can meet, which have its axes."""

@@ -18,17 +18,22 @@ Protect: TypeAlias = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """What is known of the images of one call: it belongs to these images and is no part of a policy."""
+    """What is known of the images of one call: it belongs to these images and is no part of a policy.
+
+    Hints(protect=((0, 5), ()))     # tokens 0 and 5 of the first image must stay
+    """
 
     protect: Protect = ()
+    """Per image the tokens that must stay; empty if nothing is protected."""
     relevance: Relevance = ()
+    """Per image the (n,) relevance of each token to the question, or None; empty if nothing is known."""
 
 
 def as_protect(protect: object) -> Protect:
     """Check `protect` as a user gives it: per image the token numbers that must be kept, None where there are none."""
     if protect is None:
         return ()
-    images = protect.tolist() if isinstance(protect, Tensor) else protect
+    images = cast("object", cast("Any", protect).tolist()) if isinstance(protect, Tensor) else protect
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         raise TypeError(f"protect={protect!r}: write one list of token numbers per image, such as [[0, 5], None].")
     return tuple(() if given is None else _numbers(protect, given) for given in cast("Sequence[object]", images))
@@ -39,7 +44,7 @@ def as_relevance(relevance: object) -> Relevance:
     if relevance is None:
         return ()
     if isinstance(relevance, (str, bytes, Mapping)) or not isinstance(relevance, Sequence):
-        kind = type(relevance).__name__
+        kind = type(cast("object", relevance)).__name__
         raise TypeError(f"relevance is a {kind}: write a list with one (n,) tensor, or None, per image of the call.")
     found: list[Tensor | None] = []
     for each in cast("Sequence[object]", relevance):
@@ -52,7 +57,7 @@ def as_relevance(relevance: object) -> Relevance:
 
 def _numbers(protect: object, given: object) -> tuple[int, ...]:
     """The token numbers of one image, ascending."""
-    plain: Any = given.tolist() if isinstance(given, Tensor) else given
+    plain = cast("object", cast("Any", given).tolist()) if isinstance(given, Tensor) else given
     if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
         raise TypeError(
             f"protect={protect!r} does not say which image {given!r} belongs to: write one list per image of the "

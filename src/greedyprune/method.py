@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from greedyprune.budget import PerFrame
 from greedyprune.stages import Depths, Input, Layer, Layers, Stage
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Method:
 
     weighs_relevance: ClassVar[bool] = False
     """Whether it weighs `cues.relevance` where that is given."""
+    reads_tokens: ClassVar[bool] = True
+    """Whether it looks at the tokens' own rows, `cues.features`, and not only at attention, keys or the grid."""
 
     at: Stage = Input()
     """Where tokens are cut unless the call says otherwise: the method's published stage."""
@@ -45,6 +49,39 @@ class Method:
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         raise NotImplementedError
+
+    def select_batch(self, cues: Sequence[Cues], k: Sequence[int]) -> list[Keep]:
+        """The rows that stay of several images, as `select` chooses them one by one. Override it to run them at once.
+
+        It is called as `select` is: with checked cues and 0 < k <= n for each, without gradients.
+        """
+        return [self.select(each, count) for each, count in zip(cues, k, strict=True)]
+
+    def kept(self, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
+        """How many of n tokens on a grid stay where k are asked for, 0 < k <= n; None if only a run can say."""
+        return k if self.exact else None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What the selection depends on, beside the number of tokens: a cache key must hold all of it.
+
+        The words, each with the field of `Cues` that it is about:
+
+        - "tokens": the tokens' own rows, `features`;
+        - "text": all text rows, `text`; "question": those of the question alone; "last_text": the last one alone;
+        - "grid", "tiles", "norm", "relevance", "protect": the fields of that name;
+        - "attention", "keys", "encoded": the fields of that name, or what stands for them in `more`;
+        - "text_keys": keys of the text, in `more`.
+
+        They follow from `needs`; a method whose `select` looks at an optional cue, or at a part of the text alone,
+        overrides this. `greedyprune.testing.check_method` finds a word that is missing.
+
+            GreedyPrune().reads    # {"tokens", "last_text", "protect"}
+        """
+        words = {need.word for need in self.needs}
+        words |= {"tokens"} if self.reads_tokens else set()
+        words |= {"relevance"} if self.weighs_relevance else set()
+        return frozenset(words | (set() if self.merges else {"protect"}))
 
     def counts(self, k: int, n: int, cuts: int) -> list[int]:
         """How many of n tokens stay after each of several cuts so that k stay after the last: geometrically fewer."""
@@ -61,3 +98,11 @@ class Method:
         if not isinstance(stage, self.stages):
             places = ", ".join(place.__name__ for place in self.stages)
             raise ValueError(f"{type(self).__name__} cannot run at {stage!r}: it runs at {places}.")
+
+    def check_frames(self, keep: PerFrame) -> None:
+        """Raise unless this method can choose from one frame of a clip at a time."""
+        if self.compares_frames:
+            raise ValueError(
+                f"{type(self).__name__} compares the frames of a clip, so it cannot choose with {keep!r} from "
+                "one frame at a time: give the budget of the whole clip, an int or Ratio(0.25)."
+            )

@@ -1,26 +1,40 @@
-"""Naming: everything that a user may write for a method, and the method that it names."""
+"""Naming: everything that a user may write for a method or a budget, and the value that it names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from greedyprune.budget import Budgets, as_budgets, parse_budgets
 from greedyprune.cues import Need
 from greedyprune.method import Method
-from greedyprune.plain import from_plain
-from greedyprune.registry import METHODS, load, unknown
+from greedyprune.plain import class_of, from_plain
+from greedyprune.registry import METHODS, load, method_homes, renamed, unknown
 from greedyprune.stages import Stage
 
 
 def method_class(name: str) -> type[Method]:
-    """The class registered under a name."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return load(METHODS[name])
+    """The class of a method by its registered name, by an entry point's name, or as "package.module:Class".
+
+    Raises ValueError, which names it, if there is no such method or it cannot be imported.
+    """
+    if name in METHODS:
+        return load(METHODS[name])
+    if ":" in name:
+        return class_of(name)
+    homes = method_homes()
+    name = renamed(name, homes)
+    if name not in homes:
+        raise unknown("method", name, homes)
+    return class_of(homes[name])
 
 
 def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method:
-    """A method as a user gives it: an instance, a class (with its defaults), a registered name, or a plain dict."""
+    """A method as a user gives it: an instance, a class (with its defaults), a name, or a plain dict.
+
+    A name is a registered one, such as "divprune", or "package.module:Class" of a method of your own; so is the "type"
+    of a plain dict.
+    """
     if isinstance(method, str):
         return method_class(method)()
     found = from_plain(method) if isinstance(method, Mapping) else method
@@ -32,6 +46,24 @@ def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method
         _check_needs(found)
         return found
     raise TypeError(f"{method!r} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}.")
+
+
+def parse_keep(keep: object) -> Budgets:
+    """Read a budget in any form that one can be written in: as text, as a plain dict, or as the value itself.
+
+        parse_keep("25%"), parse_keep("64"), parse_keep("8/frame"), parse_keep("total:64:8")
+        parse_keep("64 per layer"), parse_keep("layer:8 50%, layer:16 25%")
+        parse_keep({"type": "ratio", "share": 0.25}), parse_keep(["25%", 64])
+
+    A list holds one budget per image. Raises TypeError or ValueError for what is no budget.
+    """
+    if isinstance(keep, str):
+        return parse_budgets(keep)
+    if isinstance(keep, Mapping):
+        return as_budgets(from_plain(keep))
+    if isinstance(keep, Sequence) and not isinstance(keep, (bytes, bytearray)):
+        return as_budgets([parse_keep(each) for each in cast("Sequence[object]", keep)])
+    return as_budgets(keep)
 
 
 def _check_class(cls: type[Method]) -> None:

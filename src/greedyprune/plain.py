@@ -1,20 +1,36 @@
-"""Methods, budgets and stages as plain dicts and back, for command lines, servers, and other processes.
+"""Methods, budgets, stages and policies as plain dicts and back, for command lines, servers, and other processes.
 
 A value is a dict with its registered name under "type" and its fields beside it; numbers, strings and lists stay as
 they are: `{"type": "greedyprune", "tau": {"type": "quantile", "q": 0.8}, "fallback": "saliency", ...}`.
+
+A method of your own has no registered name: its type is "package.module:Class". Reading such a dict imports that
+module, so take dicts with a ":" in a type only from people who may run code here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, cast
 
-from greedyprune.registry import METHODS, VALUES, load, unknown
+from greedyprune.method import Method
+from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, unknown
+
+_NUMBER = "number"
+"""The type under which numbers stand that JSON lacks: infinity and NaN."""
+_NUMBERS = ("inf", "-inf", "nan")
 
 
 def to_plain(value: Any) -> Any:
-    """A method, budget, stage or option as what JSON can hold."""
+    """A method, budget, stage, policy or option as what JSON can hold.
+
+    Raises TypeError for values that have no plain form, and for a method of your own that no module has under its name.
+
+        to_plain(Ratio(0.25))       # {"type": "ratio", "share": 0.25}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"type": _NUMBER, "value": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):  # JSON has no integer keys
@@ -22,26 +38,39 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [to_plain(item) for item in cast("Sequence[Any]", value)]
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": _name_of(type(value)), **{f.name: to_plain(getattr(value, f.name)) for f in fields(value)}}
+        name = _name_of(type(value))
+        if callable(own := getattr(value, "to_dict", None)):
+            return own()
+        return {"type": name, **{f.name: _option(f, getattr(value, f.name)) for f in fields(value)}}
     raise TypeError(f"{value!r} cannot be written as a plain dict.")
 
 
 def from_plain(plain: Any) -> Any:
-    """The value that `to_plain` wrote. A field that is left out has its default."""
+    """The value that `to_plain` wrote. A field that is left out has its default.
+
+    Raises ValueError, which names it, for a type or a field that is unknown and for a class that cannot be imported.
+
+        from_plain({"type": "ratio", "share": 0.25})      # Ratio(0.25)
+        from_plain({"type": "bright.methods:Brightest"})  # a method of your own
+    """
     if isinstance(plain, Mapping):
         given = dict(cast("Mapping[str, Any]", plain))
         name = given.pop("type", None)
-        homes = {**METHODS, **VALUES}
         if not isinstance(name, str):
-            raise ValueError(f'{plain!r} names no type: write {{"type": NAME, ...}}, NAME one of {", ".join(homes)}.')
-        if name not in homes:
-            raise unknown("type", name, homes)
-        cls = load(homes[name])
+            known = ", ".join((*METHODS, *VALUES))
+            raise ValueError(f'{plain!r} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
+        if name == _NUMBER:
+            if given not in [{"value": text} for text in _NUMBERS]:
+                raise ValueError(f'{plain!r}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".')
+            return float(given["value"])
+        cls = class_of(name)
+        if callable(own := getattr(cls, "from_dict", None)):
+            return own(given)
         known = {field.name for field in fields(cls)}
         for key in given:
             if key not in known:
                 raise unknown(f"option of {name!r}", key, known)
-        options = {key: from_plain(value) for key, value in given.items()}
+        options = {key: _frozen(from_plain(value)) for key, value in given.items()}
         if name == "per_layer":
             options["schedule"] = dict(options["schedule"])
         return cls(**options)
@@ -50,9 +79,46 @@ def from_plain(plain: Any) -> Any:
     return plain
 
 
+def class_of(name: str) -> Any:
+    """The class that a type names: a registered name, or package.module:Class of a method of your own."""
+    if ":" in name:
+        cls = load(name)
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise ValueError(f"{name!r} is no method: name a class that derives from greedyprune.Method.")
+        return cls
+    homes = {**METHODS, **VALUES}
+    if name not in homes:
+        homes = {**method_homes(), **VALUES}
+        name = renamed(name, homes)
+    if name not in homes:
+        raise unknown("type", name, homes)
+    return load(homes[name]) if name in VALUES else class_of(homes[name])
+
+
+def _option(field: Field[Any], value: Any) -> Any:
+    """A field's value as JSON can hold it. Values that are equal are written alike: 1 is true in a field of bools."""
+    kind = str(getattr(field.type, "__name__", field.type))
+    if kind == "bool" and isinstance(value, int):
+        return bool(value)
+    return int(value) if isinstance(value, bool) and "bool" not in kind else to_plain(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which is what the fields of frozen values hold."""
+    return tuple(_frozen(item) for item in cast("list[Any]", value)) if isinstance(value, list) else value
+
+
 def _name_of(cls: type) -> str:
+    """The type under which a class stands in a plain dict."""
     home = f"{cls.__module__}:{cls.__qualname__}"
     for name, known in {**METHODS, **VALUES}.items():
         if known == home:
             return name
-    raise TypeError(f"{cls.__name__} is not registered, so it has no name in a plain dict: add it to the registry.")
+    if not issubclass(cls, Method):
+        raise TypeError(f"{cls.__name__} is not registered, so it has no name in a plain dict: add it to the registry.")
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__ or load(home) is not cls:
+        raise TypeError(
+            f"{home!r} is not what another process finds under that name, so {cls.__name__} has no name in a plain "
+            "dict: define it at the top of a module that can be imported."
+        )
+    return home

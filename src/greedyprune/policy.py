@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast, get_args
 
 from greedyprune.budget import Budgets, PerFrame, PerLayer, as_budgets
 from greedyprune.method import Method
-from greedyprune.naming import as_method
+from greedyprune.naming import as_method, parse_keep
+from greedyprune.plain import from_plain, to_plain
+from greedyprune.registry import unknown
 from greedyprune.stages import Depths, Layer, Layers, Stage, as_stage
 
-if TYPE_CHECKING:
-    pass
+VERSION = 1
+"""The version of a policy's plain dict: it goes up if a reader of today would misread what is written."""
 
 Positions = Literal["original", "compact"]
 """Which position ids the kept tokens have: their own, or new ones without gaps."""
@@ -33,7 +37,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         method, keep = as_method(self.method), as_budgets(self.keep)
-        given: object = self.at
+        given = cast("object", self.at)
         at = method.at if given is None else as_stage(given)
         if self.positions not in get_args(Positions):
             raise ValueError(
@@ -60,11 +64,62 @@ class Policy:
                 f"keep={mine!r} is what one cut leaves of a frame, and {self.place!r} cuts several times: "
                 "use at=Input() or one Layer(l), or give the budget of a whole clip, an int or Ratio(0.25)."
             )
-        if self.method.compares_frames:
+        self.method.check_frames(mine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy as a plain dict that JSON can hold: a server's body, a Ray config, an option of an engine.
+
+        Policy("divprune", 64).to_dict()
+        # {"type": "policy", "version": 1, "method": {"type": "divprune", ...}, "keep": 64,
+        #  "at": {"type": "input"}, "positions": "original"}
+        """
+        return {"type": "policy", "version": VERSION} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Policy:
+        """The policy that `to_dict` wrote, or one as a person writes it.
+
+            Policy.from_dict({"method": "divprune", "keep": "25%"})
+
+        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be left out. Raises
+        ValueError, which names it, for a field that is unknown or missing and for a newer version.
+        """
+        if not isinstance(plain, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f'{plain!r} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')
+        given = dict(plain)
+        kind, version = given.pop("type", "policy"), cast("object", given.pop("version", VERSION))
+        if kind != "policy":
+            raise ValueError(f"a plain dict of type {kind!r} is no policy: read it with from_plain().")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ValueError(f"this policy has version={version!r}: write {VERSION}, or leave it out.")
+        if version > VERSION:
             raise ValueError(
-                f"{type(self.method).__name__} compares the frames of a clip, so it cannot choose with {mine!r} from "
-                "one frame at a time: give the budget of the whole clip, an int or Ratio(0.25)."
+                f"this policy has version {version}, and this release of greedyprune reads versions up to {VERSION}: "
+                "install the release that wrote it, or a newer one."
             )
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise unknown("field of a policy", str(name), known)
+        for name in known[:2]:
+            if name not in given:
+                raise ValueError(f'this policy has no {name!r}: write "{name}", as in {{"method": ..., "keep": ...}}.')
+        return cls(
+            as_method(given["method"]),
+            parse_keep(given["keep"]),
+            from_plain(given.get("at")),
+            given.get("positions", "original"),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The plain dict as JSON in one canonical form, UTF-8: equal policies have equal bytes in every process.
+
+        Keys are sorted, nothing is spaced out, and whole numbers have no point. A key of a cache or a hash is made of
+        these; `Policy.from_dict(json.loads(policy.to_bytes()))` is the policy again.
+        """
+        plain = _canonical(self.to_dict())
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
 
     def on(self, depth: int) -> Policy:
         """The same policy for a decoder of `depth` layers: `Depths` become `Layers`."""
@@ -88,6 +143,15 @@ class Policy:
     def early(self) -> bool:
         """Whether the caches of layers before the cut are cut too."""
         return isinstance(self.at, Layer) and self.at.early
+
+
+def _canonical(plain: Any) -> Any:
+    """The same plain value with one form for equal numbers: 1.0 and 1 are 1."""
+    if isinstance(plain, dict):
+        return {name: _canonical(value) for name, value in cast("dict[str, Any]", plain).items()}
+    if isinstance(plain, list):
+        return [_canonical(value) for value in cast("list[Any]", plain)]
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 
 def _stages(at: Stage) -> list[Stage]:

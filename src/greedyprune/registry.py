@@ -1,13 +1,25 @@
-"""The registry: name -> "module:Class", resolved only when asked for, with a suggestion for a name that is off."""
+"""The registry: name -> "module:Class", resolved only when asked for, with a suggestion for a name that is off.
+
+A package adds methods of its own by entry points of the group `greedyprune.methods`, in its pyproject.toml:
+
+    [project.entry-points."greedyprune.methods"]
+    brightest = "bright.methods:Brightest"
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
+
+GROUP = "greedyprune.methods"
+"""The group of the entry points that add methods."""
 
 METHODS: dict[str, str] = {
     "greedyprune": "greedyprune.methods.greedyprune:GreedyPrune",
@@ -58,8 +70,54 @@ VALUES: dict[str, str] = {
     "quantile": "greedyprune.ops.threshold:Quantile",
     "mean_scaled": "greedyprune.ops.threshold:MeanScaled",
     "exact": "greedyprune.ops.threshold:Exact",
+    "policy": "greedyprune.policy:Policy",
 }
 """What a method's fields and a budget may hold besides numbers and strings, by the name they have in a plain dict."""
+
+
+RENAMED: dict[str, str] = {
+    "Features": "Encoded",
+}
+"""Public names of earlier releases and the names that took their place: of `gp`, of methods, and of plain dicts.
+
+An old name works as the new one does and warns.
+"""
+
+
+def renamed(name: str, known: Container[str]) -> str:
+    """The name that took the place of this one, with a DeprecationWarning if it was renamed to one of the known."""
+    new = RENAMED.get(name)
+    if new is None or new not in known:
+        return name
+    warnings.warn(f"{name!r} is now called {new!r}: write the new name.", DeprecationWarning, stacklevel=3)
+    return new
+
+
+@cache
+def added_methods() -> dict[str, str]:
+    """The methods that installed packages add: name -> "module:Class". Looked up once, and imports none of them.
+
+    A name that greedyprune has itself stays its own, and of two packages with one name the first one counts: both are
+    warned about.
+    """
+    found: dict[str, str] = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        taken = METHODS.get(entry.name) or found.get(entry.name)
+        if taken not in (None, entry.value):
+            warnings.warn(
+                f"the entry point {entry.name} = {entry.value!r} of {GROUP} is left out, since {entry.name!r} is "
+                f"{taken!r} already: rename the entry point, or name the method as {entry.value!r}.",
+                UserWarning,
+                stacklevel=2,
+            )
+            continue
+        found.setdefault(entry.name, entry.value)
+    return found
+
+
+def method_homes() -> dict[str, str]:
+    """Every method that has a name, of this package and of others: name -> "module:Class". Imports none of them."""
+    return {**added_methods(), **METHODS}
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -71,6 +129,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def load(home: str) -> Any:
-    """What "module:Class" names."""
+    """What "module:Class" names. Raises ValueError, which names it, if it cannot be imported for whatever reason."""
     module, _, name = home.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise ValueError(
+            f"{home!r} cannot be loaded ({type(error).__name__}: {error}): write package.module:Class, and install "
+            "the package where this runs."
+        ) from error
+    return found

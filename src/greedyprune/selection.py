@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 class PruneWarning(UserWarning):
-    """Fewer visual tokens were asked for, and nothing left the sequence."""
+    """Something about pruning is not as you asked for it: nothing left, or evenly spaced tokens stay instead."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was kept of one image. Indices are the image's own visual tokens, 0 the first."""
+    """What was kept of one image. Indices are the image's own visual tokens, 0 the first.
+
+    first = pruned.selections[0]
+    first.k, first.rows, first.order[:3]
+    """
 
     index: int
     """Which image of the call, in the order of the placeholders."""
@@ -94,18 +98,28 @@ class Selection:
             "structure": len(self.structure),
             "structure_kept": len(self.breaks),
             "per_layer": list(self.per_layer),
-            "rows": self.rows.tolist(),
-            "order": self.order.tolist(),
-            "gains": [round(gain, 6) for gain in self.keep.gains.tolist()],
+            "rows": _listed(self.rows),
+            "order": _listed(self.order),
+            "gains": [round(gain, 6) for gain in _listed(self.keep.gains)],
             "before_fallback": int(self.keep.before_fallback),
-            "suppressed_by": by.tolist() if by is not None else None,
+            "suppressed_by": _listed(by) if by is not None else None,
             "certificate": asdict(self.keep.certificate) if self.keep.certificate else None,
         }
 
 
+def _listed(values: Tensor) -> list[float]:
+    """The values as plain numbers. (k,) -> k"""
+    return cast("list[float]", cast("Any", values).tolist())
+
+
 @dataclass(frozen=True)
 class Report:
-    """The counts of one call (its prompt; decoding adds nothing to them)."""
+    """The counts of one call (its prompt; decoding adds nothing to them).
+
+    report = pruned.report()
+    print(report)               # greedyprune at layer:2: 576 -> 64 visual tokens, ...
+    report.kept / report.tokens
+    """
 
     method: str
     at: str

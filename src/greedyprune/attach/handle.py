@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greedyprune.attach.hooks.decoder import DecoderHooks
 from greedyprune.attach.hooks.encoders import FeatureWatch, TowerHooks, carried
@@ -122,13 +122,13 @@ def _policy(
         base, method = method, None
     if base is None:
         assert method is not None
-        return Policy(as_method(method), keep, at, positions or "original")
+        return Policy(as_method(method), keep, cast("Stage", at), positions or "original")
     if at is None and method is None and not isinstance(base.keep, PerLayer) and not isinstance(keep, PerLayer):
         at = base.at
     return Policy(
         base.method if method is None else as_method(method),
         base.keep if keep is None else keep,
-        at,
+        cast("Stage", at),
         positions or base.positions,
     )
 

@@ -32,6 +32,7 @@ class AdaptPrune(Method):
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS, Grid())
     stages: ClassVar[tuple[type[Stage], ...]] = (Layer,)
     equivariant: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Layer(2)
     centre: float = 0.5

@@ -51,6 +51,11 @@ class CDPruner(Method):
             if theta is not None and not 0 <= theta <= 0.998:  # above, exp(α)² overflows
                 raise ValueError(f"{name}={theta!r} is no balance: write a number from 0 to 0.998, or None.")
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, and the question or the relevance that stands for it."""
+        return (super().reads - {"text"}) | {"question"}
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None

@@ -27,6 +27,7 @@ class ClsTopK(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
 

@@ -50,6 +50,11 @@ class DART(Method):
             raise ValueError(f"visual={self.visual!r}, text={self.text!r}: write visual=1 or more, text=0 or more.")
 
     @property
+    def reads(self) -> frozenset[str]:
+        """What it needs, and the final norm where it is at hand."""
+        return super().reads | {"norm"}
+
+    @property
     def exact(self) -> bool:
         """Not if all pivots add equally many."""
         return self.exact_budget

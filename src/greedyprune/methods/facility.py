@@ -42,6 +42,11 @@ class FacilityLocation(Method):
         if self.weights not in get_args(Weights):
             raise ValueError(f"weights={self.weights!r} is unknown: choose one of {', '.join(get_args(Weights))}.")
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, and the last prompt token if it weighs them."""
+        return super().reads | {"last_text"} if self.weights == "saliency" else super().reads
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         x, weights = prepared(self.preprocess, cues.features), None

@@ -27,6 +27,7 @@ class FastV(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
     stages: ClassVar[tuple[type[Stage], ...]] = (Layer, Layers, Depths)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Layer(2)
 

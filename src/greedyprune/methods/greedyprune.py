@@ -11,7 +11,7 @@ from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import UnitRows, saliency
-from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable
+from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable, part_of
 from greedyprune.ops.redundancy import least_redundant
 from greedyprune.ops.suppression import critical_tau, share_of_best, suppress
 from greedyprune.ops.threshold import Quantile, Threshold
@@ -60,6 +60,12 @@ class GreedyPrune(Method):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, the text that they are measured against, and the final norm if it goes before."""
+        words = (super().reads - {"text"}) | {part_of(self.text)}
+        return words | {"norm"} if self.preprocess == "rmsnorm" else words
+
+    @property
     def exact(self) -> bool:
         """It returns fewer than k only if the fallback is "none"."""
         return self.fallback != "none"
@@ -68,9 +74,8 @@ class GreedyPrune(Method):
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         rows, text = comparable(self.preprocess, cues.features, cues.text, cues.norm)
-        words = asked(self.text, text, cues.question)
         x = UnitRows(rows)
-        worth, ranking = saliency(x, words)
+        worth, ranking = saliency(x, asked(self.text, text, cues.question))
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         free = ranking if given is None else ranking[~torch.isin(ranking, given)]
         tau = self.tau(x, free, k, given) if isinstance(self.tau, Threshold) else float(self.tau)

@@ -23,6 +23,7 @@ class UniformGrid(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
     equivariant: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Layer(2)
 

@@ -31,6 +31,7 @@ class HiPrune(Method):
     """
 
     equivariant: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     layer: int | float = 1 / 3

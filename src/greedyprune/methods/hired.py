@@ -34,6 +34,7 @@ class HiRED(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, FIRST)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     alpha: float = 0.5
@@ -42,6 +43,11 @@ class HiRED(Method):
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha!r} is no share of the budget: write a number from 0 to 1.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The attention, and the tiles where there are some."""
+        return super().reads | {"tiles"}
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""

@@ -10,7 +10,7 @@ from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring
 from greedyprune.ops.marginal import marginal_relevance
-from greedyprune.ops.preprocess import Words, asked, comparable
+from greedyprune.ops.preprocess import Words, asked, comparable, part_of
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
 from greedyprune.stages import Layer, Stage
 
@@ -45,6 +45,11 @@ class MMR(Method):
             raise ValueError(f"text={self.text!r} is unknown: choose one of {', '.join(get_args(Words))}.")
         if not 0 <= self.trade <= 1:
             raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens and the text that they are measured against."""
+        return (super().reads - {"text"}) | {part_of(self.text)}
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from greedyprune.cues import Cues, Features, Need, Text
+from greedyprune.cues import Cues, Encoded, Need, Text
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring, prepared
@@ -16,7 +16,7 @@ from greedyprune.ops.preprocess import asked, comparable
 from greedyprune.ops.relevance import cosines_with
 from greedyprune.stages import Input, Stage
 
-ROWS = Features()
+ROWS = Encoded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,11 @@ class MMTok(Method):
         if not (self.text_temperature > 0 and self.temperature > 0):
             given = f"text_temperature={self.text_temperature!r}, temperature={self.temperature!r}"
             raise ValueError(f"{given}: write numbers above 0.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, the vision tower's rows and the question."""
+        return (super().reads - {"text"}) | {"question"}
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -27,6 +28,7 @@ class AveragePool(Method):
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
     equivariant: ClassVar[bool] = False
     merges: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
 
@@ -35,13 +37,24 @@ class AveragePool(Method):
         """Not every k is rows x columns."""
         return False
 
+    def kept(self, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
+        """The cells of all frames: the grid alone says it."""
+        if grid is None:
+            raise ValueError("how many cells average pooling makes depends on the grid: pass grid=(t, h, w).")
+        return grid[0] * math.prod(_cells(grid, k))
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The cells' means. (n, d) -> Keep with weights"""
         assert cues.grid is not None
-        t, h, w = cues.grid
-        if k < t:
-            raise ValueError(f"average pooling needs at least one token per frame: keep {t} or more, not {k}.")
-        weights, centres = pooling_weights(cues.grid, lattice(h, w, k // t))
+        weights, centres = pooling_weights(cues.grid, _cells(cues.grid, k))
         order = centres.to(cues.features.device)
         keep = Keep.from_order(order, torch.zeros(order.shape[0], device=order.device), cues.n)
         return replace(keep, weights=weights.to(order.device))
+
+
+def _cells(grid: tuple[int, int, int], k: int) -> tuple[int, int]:
+    """Into how many rows and columns of cells every frame is divided."""
+    t, h, w = grid
+    if k < t:
+        raise ValueError(f"average pooling needs at least one token per frame: keep {t} or more, not {k}.")
+    return lattice(h, w, k // t)

@@ -38,6 +38,7 @@ class PruMerge(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
     merges: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     adaptive: bool = False
@@ -70,8 +71,7 @@ class PruMerge(Method):
             weights += weighted_sums(near, worth)
         if spare:
             dropped = ranking[~torch.isin(ranking, order)]
-            order = torch.cat([order, dropped[:1]])
-            weights = torch.cat([weights, weighted_sums(dropped[None], worth)])
+            order, weights = torch.cat([order, dropped[:1]]), torch.cat([weights, weighted_sums(dropped[None], worth)])
         return merged(order, worth[order], normalised(weights) if self.normalise else weights)
 
     def _centres(self, worth: Tensor, ranking: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from greedyprune.cues import Attention, Cues, Features, Need
+from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.groups import best_of_each, counts, suppress_in_each, without
@@ -16,7 +16,7 @@ from greedyprune.ops.split import split
 from greedyprune.ops.threshold import MeanScaled, Quantile
 from greedyprune.stages import Input, Stage
 
-LOOK, ROWS = Attention("tower"), Features()
+LOOK, ROWS = Attention("tower"), Encoded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class PruneSID(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     per_group: int = 4

@@ -28,6 +28,7 @@ class PyramidDrop(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
     stages: ClassVar[tuple[type[Stage], ...]] = (Layer, Layers, Depths)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Depths((1 / 4, 1 / 2, 3 / 4))
 

@@ -22,6 +22,7 @@ class Random(Method):
     """
 
     equivariant: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Layer(2)
     seed: int = 0

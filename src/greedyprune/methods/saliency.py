@@ -23,6 +23,11 @@ class Saliency(Method):
 
     at: Stage = Layer(2)
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens and the last prompt token."""
+        return frozenset({"tokens", "last_text", "protect"})
+
     def select(self, cues: Cues, k: int) -> Keep:
         """The k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from greedyprune.cues import Attention, Cues, Features, Need
+from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring, prepared
 from greedyprune.ops.coverage import Alike, cover
 from greedyprune.stages import Input, Stage
 
-LOOK, ROWS = Attention("tower"), Features()
+LOOK, ROWS = Attention("tower"), Encoded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class SCOPE(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     alpha: float = 1.0

@@ -38,6 +38,7 @@ class SparseVLM(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
     stages: ClassVar[tuple[type[Stage], ...]] = (Layer, Layers, Depths)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Depths((3 / 32, 7 / 32, 16 / 32))
 
@@ -66,14 +67,13 @@ class SparseVLMRecycle(SparseVLM):
     Of D dropped tokens the top floor(0.3 D) + 1 by score form a tenth as many clusters, floor and + 1 again, by
     density peaks over their states. Same source.
 
-    Differs: the means count inside k: as many tokens are kept whole as leave room for the means, at least half of k;
-    a mean stands at the original position of its cluster's centre, while the source appends it behind the kept ones;
-    densities are taken over 5 neighbours. Cost: as `SparseVLM`, and O(r^2 d) for r recycled tokens.
+    Differs: the means count inside k, of which at least half are kept whole; a mean stands at its cluster's centre,
+    where the source appends it; densities are over 5 neighbours. Cost: as `SparseVLM`, O(r^2 d) for r recycled tokens.
     """
 
-    # Two recycled tokens are each other's neighbours, equally dense: which one is the centre goes by index.
-    equivariant: ClassVar[bool] = False
+    equivariant: ClassVar[bool] = False  # of two recycled tokens, each other's neighbours, the lower is the centre
     merges: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
 
     recycled: float = 0.3
     """Which share of the dropped tokens is recycled."""

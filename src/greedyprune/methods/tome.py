@@ -31,6 +31,7 @@ class ToMe(Method):
     needs: ClassVar[tuple[Need, ...]] = (KEYS,)
     equivariant: ClassVar[bool] = False
     merges: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
 

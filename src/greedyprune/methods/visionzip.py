@@ -36,6 +36,7 @@ class VisionZip(Method):
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
     equivariant: ClassVar[bool] = False
     merges: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     contextual: float = 10 / 64

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 
 from greedyprune.checks import is_count
-from greedyprune.cues import Attention, Cues, Features, Need
+from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.matching import thin
 from greedyprune.stages import Input, Stage
 
-LOOK, ROWS = Attention("tower"), Features()
+LOOK, ROWS = Attention("tower"), Encoded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class VisPruner(Method):
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Input()
     ratio: float = 0.5

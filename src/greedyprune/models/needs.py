@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from greedyprune.cues import Attention, Features, Keys
+from greedyprune.cues import Attention, Encoded, Keys
 from greedyprune.models.release import probe_seams
 from greedyprune.models.table import READABLE, READABLE_TOWERS
 from greedyprune.naming import as_method
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
     from greedyprune.policy import Policy
 
-Seen: TypeAlias = Attention | Keys | Features
+Seen: TypeAlias = Attention | Keys | Encoded
 """Needs that something inside the model has to be looked at for."""
 
 WORDS: dict[str, str] = {
@@ -54,7 +54,7 @@ def told(need: Seen) -> str:
     """A need in words."""
     if isinstance(need, Attention):
         return WORDS[need.kind]
-    if isinstance(need, Features):
+    if isinstance(need, Encoded):
         return "the vision tower's rows"
     return "the vision tower's keys" if need.where == "tower" else "a token's key"
 
@@ -115,7 +115,7 @@ def _tower_layer(parts: Parts, need: Seen) -> tuple[int | None, str | None]:
         if not isinstance(feature, int) or feature == 0:
             one = replace(need, layer=-2)
             return None, f"the projector reads vision_feature_layer={feature!r}, so name one: {one!r}"
-        if isinstance(need, Features) and feature == -1 and parts.family.tower and parts.family.tower.normed:
+        if isinstance(need, Encoded) and feature == -1 and parts.family.tower and parts.family.tower.normed:
             return None, None
         layer = feature - 1 if feature > 0 else feature
     if isinstance(layer, float):

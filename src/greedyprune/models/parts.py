@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greedyprune.models.table import IMPOSSIBLE, READABLE_TOWERS, family_of
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from greedyprune.models._family import Family, Medium
@@ -140,10 +142,11 @@ class Parts:
 
     def rotate(self, hidden: Tensor, positions: Tensor, index: int) -> Any:
         """The rotary embeddings of positions. (b, q) -> what decoder layer `index` takes"""
-        rotary = getattr(self.text, "rotary_emb", None)
+        rotary: Any = getattr(self.text, "rotary_emb", None)
         if rotary is None:
             raise NotImplementedError('this model has no rotary_emb to number tokens anew: use positions="original".')
-        by_kind = "layer_type" in inspect.signature(type(rotary).forward).parameters
+        kind: Any = cast("object", type(rotary))
+        by_kind = "layer_type" in inspect.signature(kind.forward).parameters
         return rotary(hidden, positions, layer_type=self.kinds[index].name) if by_kind else rotary(hidden, positions)
 
 
@@ -177,7 +180,8 @@ def find_parts(model: Any) -> Parts:
 
 def _holders(model: nn.Module, outer: nn.Module) -> tuple[nn.Module, ...]:
     """The modules on the way from a model to the outer model in it, both included (PEFT puts two in front)."""
-    path = next(name for name, module in model.named_modules() if module is outer).split(".")
+    named = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+    path = next(name for name, module in named if module is outer).split(".")
     steps = [".".join(path[:number]) for number in range(len(path))] if path != [""] else []
     return (*(model.get_submodule(step) for step in steps), outer)
 
@@ -185,7 +189,8 @@ def _holders(model: nn.Module, outer: nn.Module) -> tuple[nn.Module, ...]:
 def _check_uncompiled(modules: list[Any]) -> None:
     """Raise where graphs were made that would leave out all hooks that come later, without a word."""
     for module in modules:
-        forward = vars(module).get("forward")
+        own = cast("dict[str, object]", vars(module))
+        forward = own.get("forward")
         compiled = hasattr(forward, "_torchdynamo_orig_callable") or hasattr(module, "_orig_mod")
         if compiled or getattr(module, "_compiled_call_impl", None) is not None:
             raise NotImplementedError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -146,9 +146,9 @@ def _rows_of_features(features: Any) -> list[int] | None:
     rows = getattr(features, "pooler_output", features)
     if isinstance(rows, Tensor):
         return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else None
-    if isinstance(rows, (list, tuple)) and all(isinstance(each, Tensor) for each in rows):
-        return [each.shape[:-1].numel() for each in rows]
-    return None
+    each = cast("list[object]", rows) if isinstance(rows, (list, tuple)) else []
+    tensors = [tensor for tensor in each if isinstance(tensor, Tensor)]
+    return [tensor.shape[:-1].numel() for tensor in tensors] if each and len(tensors) == len(each) else None
 
 
 def _newlines(parts: Parts, embeds: Tensor, places: Tensor) -> Tensor | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import transformers
 from transformers import GenerationMixin
@@ -42,20 +42,23 @@ def cache_in(arguments: Mapping[str, Any]) -> Any:
 def cache_of(output: Any) -> Any:
     """The cache that a model returned, in a `ModelOutput` or in a tuple; None if there is none."""
     if isinstance(output, Mapping):
-        return cache_in(output)
-    values = output if isinstance(output, (tuple, list)) else ()
+        return cache_in(cast("Mapping[str, Any]", output))
+    values = cast("Sequence[object]", output) if isinstance(output, (tuple, list)) else ()
     return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def cache_name(model: Any) -> str:
     """What this model's forward calls its cache."""
-    return next((name for name in CACHE_NAMES if name in _arguments(type(model), "forward")), CACHE_NAMES[1])
+    owner = cast("type[object]", type(model))
+    return next((name for name in CACHE_NAMES if name in _arguments(owner, "forward")), CACHE_NAMES[1])
 
 
 def argument_names(module: Any) -> list[str]:
     """The arguments of a module's forward by position, `self` aside, of the first class that names them."""
-    for owner in type(module).__mro__:
-        parameters = inspect.signature(owner.forward).parameters if hasattr(owner, "forward") else {}
+    kind = cast("type[object]", type(module))
+    for owner in kind.__mro__:
+        forward: Any = getattr(owner, "forward", None)
+        parameters = inspect.signature(forward).parameters if forward is not None else dict[str, inspect.Parameter]()
         names = [name for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if len(names) > 1:
             return names[1:]
@@ -167,7 +170,9 @@ def missing_attributes() -> list[str]:
     layer, cache = DynamicLayer(), DynamicCache()
     lacking = [f"DynamicLayer().{name}" for name in ("keys", "values", "is_initialized") if not hasattr(layer, name)]
     lacking += [] if isinstance(getattr(cache, "layers", None), list) else ["DynamicCache().layers"]
-    return lacking + ([] if isinstance(layer, CacheLayerMixin) else ["DynamicLayer as a CacheLayerMixin"])
+    return lacking + (
+        [] if issubclass(cast("type", DynamicLayer), CacheLayerMixin) else ["DynamicLayer as a CacheLayerMixin"]
+    )
 
 
 def check_release(parts: Parts) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from greedyprune.checks import as_grid, check_tensor
 
 Box = tuple[float, float, float, float]
 
@@ -48,6 +51,22 @@ def lattice(h: int, w: int, k: int) -> tuple[int, int]:
 
     rows = min(range(1, min(h, k) + 1), key=badness)
     return rows, min(w, k // rows)
+
+
+def grid_positions(grid: tuple[int, int, int], rows: Tensor) -> Tensor:
+    """The frame, the row and the column of each kept token, as M-RoPE numbers them. (t, h, w), (k,) -> (k, 3) int64
+
+    Raises ValueError for a row that is none of the grid's t*h*w tokens.
+
+        grid_positions((1, 24, 24), keep.rows)
+    """
+    t, h, w = as_grid(grid, math.prod(grid))
+    check_tensor("rows", rows, what="a (k,) int64")
+    if rows.ndim != 1 or rows.dtype != torch.int64:
+        raise ValueError(f"rows has shape {tuple(rows.shape)} and type {rows.dtype}: pass (k,) token numbers, int64.")
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < t * h * w:
+        raise ValueError(f"rows holds tokens {int(rows.min())} to {int(rows.max())}: a grid of {grid} has {t * h * w}.")
+    return torch.stack([rows // (h * w), rows // w % h, rows % w], dim=1)
 
 
 def covered_cells(boxes: Sequence[Box], cells: tuple[int, int], part: Box) -> Tensor:

@@ -64,3 +64,8 @@ def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
         return text[-1:]
     words = text[question] if question is not None else text
     return mean_row(words)[None] if which == "question_mean" else words
+
+
+def part_of(which: Words) -> str:
+    """The part of the text that `asked` takes, as `Method.reads` calls it."""
+    return "last_text" if which == "last" else "question"

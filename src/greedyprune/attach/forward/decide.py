@@ -12,7 +12,7 @@ from torch import Tensor
 
 from greedyprune.attach.forward.quotas import keep_last_tokens, quotas
 from greedyprune.budget import PerFrame, Ratio
-from greedyprune.choosing import select, select_frames
+from greedyprune.choosing import select
 from greedyprune.cues import Cues, Keys
 from greedyprune.keep import Keep
 from greedyprune.models.needs import in_tower, placed, told
@@ -151,9 +151,8 @@ class Decider:
         return Decision(Cut.keeping(stays.to(hidden.device)), keeps, selections, time.perf_counter() - begun)
 
     def _choose(self, cues: Cues, quota: Quota) -> Keep:
-        if isinstance(quota.budget, PerFrame):
-            return select_frames(self.policy.method, cues, quota.budget)
-        return select(self.policy.method, cues, quota.k)
+        keep = quota.budget if isinstance(quota.budget, PerFrame) else quota.k
+        return select(self.policy.method, cues, keep)
 
     def _cues(self, states: Tensor, prompt: Prompt, span: Span, quota: Quota, original: Keep | None) -> Cues:
         """The cues of one image at this place. (q, d) -> Cues"""

@@ -14,7 +14,7 @@ from weakref import ref
 from torch import Tensor
 
 from greedyprune.attach.context import ENCODING, TOWER_RUNS, TowerRun
-from greedyprune.cues import Attention, Features, Keys
+from greedyprune.cues import Attention, Encoded, Keys
 from greedyprune.models._front import Attached, put_in_front
 from greedyprune.models.needs import in_tower, placed
 from greedyprune.probes.tower import class_row, received_row, tower_keys
@@ -122,7 +122,7 @@ class TowerHooks(Attached):
 
     def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
         run = self._run()
-        if run is not None and (need := Features(index)) in run.wanted:
+        if run is not None and (need := Encoded(index)) in run.wanted:
             states = cast("tuple[Tensor, ...]", output)[0] if isinstance(output, tuple) else cast("Tensor", output)
             run.rows[need] = states.detach()
 
@@ -131,7 +131,7 @@ class TowerHooks(Attached):
         self._forget()
         if run is None or output is None:  # nothing is looked for, or the tower raised
             return
-        if (need := Features()) in run.wanted:
+        if (need := Encoded()) in run.wanted:
             named = cast("dict[str, Tensor]", output) if isinstance(output, dict) else None
             states = cast("tuple[Tensor, ...]", output)[0] if named is None else named["last_hidden_state"]
             run.rows[need] = states.detach()
