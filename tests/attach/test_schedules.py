@@ -56,6 +56,7 @@ def test_several_cuts_are_those_of_the_budgets_per_layer() -> None:
         ((1 / 4, 1 / 2, 3 / 4), 4, (1, 2, 3)),
         ((3 / 32, 7 / 32, 16 / 32), 5, (1, 2, 3)),
         ((0.9, 0.95, 0.99), 5, (2, 3, 4)),
+        ((0.5,), 5, (3,)),
     ],
 )
 def test_depths_become_layers(shares: tuple[float, ...], depth: int, places: tuple[int, ...]) -> None:

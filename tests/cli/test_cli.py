@@ -122,9 +122,10 @@ def test_square_brackets_are_printed_as_they_are(folder: Path, tmp_path: Path) -
     assert "[bold]x.png" in result.stdout.replace("\n", "")
 
 
-def test_demo_covers_every_kind_and_writes_its_pictures(tmp_path: Path) -> None:
+def test_demo_covers_every_kind_and_writes_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for extra in ("sklearn", "skimage", "matplotlib"):
         pytest.importorskip(extra)
+    monkeypatch.setattr("greedyprune.cli._answer.TIMED", 1)
     result = greedy("demo", "--save", tmp_path / "out", "--seed", "4", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -195,10 +196,10 @@ def test_models_are_those_of_the_table() -> None:
         (1000, "1 kB"),
         (999_400, "999 kB"),
         (1_500_000, "1.5 MB"),
-        (2_340_000_000, "2.34 GB"),
+        (2.34e9, "2.34 GB"),
     ],
 )
-def test_sizes_are_those_of_the_decimal_units(count: int, shown: str) -> None:
+def test_sizes_are_those_of_the_decimal_units(count: float, shown: str) -> None:
     assert size_in_words(count) == shown
 
 

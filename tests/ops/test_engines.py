@@ -16,6 +16,8 @@ from torch import Tensor
 import brute
 import cases
 from greedyprune.ops import coverage, determinantal, marginal, nearest, soft, sums
+from greedyprune.ops.cosine import UnitRows
+from greedyprune.ops.suppression import suppress
 
 CASES = 60
 """For each kind of rows: 540 in all."""
@@ -104,6 +106,39 @@ def test_a_determinant_grows_by_what_is_left_of_each_vector(kind: str, monkeypat
         same(found, order, gains)
         short += len(order) < k
     assert short or kind not in ("duplicates", "zero rows")  # kernels without full rank end early
+
+
+def test_directions_stay_orthogonal_where_little_is_left_of_a_vector() -> None:
+    """A rest of 3e-5 holds what rounding left of the basis, which is 3e-12 of its length: it is taken away once more."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(6, 32, generator=generator, dtype=torch.float64)
+    near = vectors + 3e-5 * torch.randn(6, 32, generator=generator, dtype=torch.float64)
+    x = UnitRows(torch.cat([vectors, near]))
+    residual = determinantal._Residual(x, torch.ones(12), 12)
+    for row in range(12):
+        residual.give(row)
+    residual.update()
+    basis = residual.basis[: residual.size]
+    assert residual.size == 12
+    assert (basis @ basis.T - torch.eye(12, dtype=torch.float64)).abs().max() < 1e-14
+
+
+# Suppression ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 4, 64])
+@kinds
+def test_who_is_passed_over_names_the_first_row_taken_that_is_too_similar(kind: str, block: int) -> None:
+    for seed in range(12):
+        x, _ = cases.draw(kind, 30, 6, seed)
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+        given = order[:2] if seed % 2 else None
+        found = suppress(x, order if given is None else order[2:], 0.3, 20, given=given, block=block)
+        taken, gram = found.order.tolist(), brute.cosines(x)
+        for row, by in enumerate(found.by.tolist()):
+            close = [one for one in taken if gram[one][row] > 0.3 + 1e-12]
+            # Behind the last row taken nobody looks.
+            assert by in ([-1] if row in taken else close[:1] if len(taken) < 20 else [-1, *close[:1]])
 
 
 # Marginal relevance ---------------------------------------------------------------------------------------------------

@@ -397,9 +397,8 @@ def main() -> int:
         outcome, why = run(case)
         outcomes[outcome] += 1
         if outcome == "failed" or asked.only is not None:
-            print(
-                f"{outcome}: {case}\n    {why}\n    repeat it: python tests/tools/fuzz.py --only {number}", flush=True
-            )
+            again = f"python tests/tools/fuzz.py --only {number}"
+            print(f"{outcome}: {case}\n    {why}\n    repeat it: {again}", flush=True)
     counts = ", ".join(f"{outcomes[each]} {each}" for each in ("right", "refused", "failed"))
     seconds = time.perf_counter() - begun
     print(f"{len(numbers)} cases of {len(METHODS)} methods and {len(KINDS)} kinds of rows: {counts}, {seconds:.0f} s")

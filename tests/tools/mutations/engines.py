@@ -12,14 +12,7 @@ ENGINES = [
         "ops/suppression.py:suppress",
         "hits[blocked].to(torch.uint8).argmax(1)",
         "hits[blocked].shape[1] - 1 - hits[blocked].flip(1).to(torch.uint8).argmax(1)",
-        "test_greedyprune.py::test_suppressed_by_names_a_kept_token_that_is_too_similar_and_more_salient",
-    ),
-    Mutation(
-        "given rows suppress nobody",
-        "ops/suppression.py:suppress",
-        "m = given.shape[0]",
-        "m = 0",
-        "test_greedyprune.py::test_protected",
+        "test_engines.py::test_who_is_passed_over_names_the_first_row_taken_that_is_too_similar",
     ),
     Mutation(
         "float32 decides near the threshold",
@@ -34,7 +27,7 @@ ENGINES = [
         "ops/cosine.py:exceeds",
         "tau + SLACK",
         "tau - SLACK",
-        f"{BRUTE}[duplicates]",
+        f"{BRUTE}[integers]",
     ),
     Mutation(
         "ties go to the last row",
@@ -62,6 +55,6 @@ ENGINES = [
         "ops/determinantal.py:_Residual._extend",
         "for _ in range(2):",
         "for _ in range(1):",
-        "test_engines.py::test_a_determinant_grows_by_what_is_left_of_each_vector",
+        "test_engines.py::test_directions_stay_orthogonal_where_little_is_left_of_a_vector",
     ),
 ]

@@ -36,14 +36,14 @@ BUDGETS = [
         "budget.py:Total.share",
         "-(rest * sizes[i] % weight)",
         "rest * sizes[i] % weight",
-        f"{TOTAL}test_shares_are_those_of_a_slow_loop",
+        f"{TOTAL}test_shares_by_hand",
     ),
     Mutation(
-        "what a full image cannot take is lost",
+        "an image is given more than it has",
         "budget.py:Total.share",
-        "rest -= sum(sizes[i] - least[i] for i in full)",
-        "rest -= sum(sizes[i] for i in full)",
-        f"{TOTAL}test_shares_are_those_of_a_slow_loop",
+        "[i for i in open_to if rest * sizes[i] > (sizes[i] - least[i]) * weight]",
+        "list[int]()",
+        f"{TOTAL}test_shares_by_hand",
     ),
     Mutation(
         "an average over the layers is passed by a token",
@@ -67,10 +67,10 @@ BUDGETS = [
         f"{SCHEDULES}test_an_eighth_in_three_cuts_is_a_half_a_quarter_an_eighth",
     ),
     Mutation(
-        "two cuts fall on one layer",
+        "a depth is rounded down",
         "stages.py:Depths.of",
-        "places[-1] + 1 if places else 1",
-        "places[-1] if places else 1",
+        "share * depth + 0.5",
+        "share * depth",
         f"{SCHEDULES}test_depths_become_layers",
     ),
 ]
@@ -102,20 +102,13 @@ DECISIONS = [
         "keep.py:Keep.merge",
         "if self.weights is None:",
         "if True:",
-        "test_matching.py::test_weights_are_what_they_say",
+        "test_golden_two.py::test_tome_merges_duplicates_first",
     ),
     Mutation(
-        "protected rows stand twice in a ranking",
-        "keep.py:protected_first",
-        "order[~torch.isin(order, protect)]",
-        "order",
-        "test_methods.py::test_protected_tokens_are_kept_or_the_budget_refused[greedyprune]",
-    ),
-    Mutation(
-        "a frame protects the tokens of another",
+        "a frame protects nothing",
         "frames.py:_frame",
-        "(protect < rows.stop)] - rows.start",
-        "(protect < rows.stop)]",
+        "protect[(protect >= rows.start) & (protect < rows.stop)] - rows.start",
+        "protect[:0]",
         f"{FRAMES}test_protected_tokens_stay_in_their_frames",
     ),
     Mutation(
@@ -152,7 +145,7 @@ DECISIONS = [
         "method.py:_checked",
         "if cues.protect is not None and not bool",
         "if False and not bool",
-        "test_own_methods.py::test_what_a_method_returns_is_checked_in_words",
+        "test_own_methods.py::test_what_can_be_carried_out_is_taken_as_it_is",
     ),
 ]
 
