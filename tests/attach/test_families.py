@@ -70,7 +70,7 @@ def candidates(ids, handle) -> int:
     return int(proofs.is_visual(ids).sum()) - sum(len(selection.structure) for selection in handle.selections)
 
 
-@combinations(attention=True, cases=[*CASES, TEXT])
+@combinations(attention=True, cases=[*CASES, TEXT], everywhere=True)
 def test_keeping_all_changes_nothing(family, at, attention, case) -> None:
     made, before = tiny(family, attention), proofs.plain(family, attention, case)
     inputs = made.prompt(case.rows)
@@ -84,7 +84,7 @@ def test_keeping_all_changes_nothing(family, at, attention, case) -> None:
     assert handle.report().kept == handle.report().tokens == candidates(inputs["input_ids"], handle)
 
 
-@combinations(attention=True, cases=CASES)
+@combinations(attention=True, cases=CASES, everywhere=True)
 def test_a_dropped_token_is_a_masked_token(family, at, attention, case) -> None:
     inputs = tiny(family).prompt(case.rows)
     for method in methods(family):

@@ -39,7 +39,28 @@ The largest error measured is 1.7e-5; a mistake in positions, masks or cache mov
 
 ATTENTIONS = ("sdpa", "eager")
 CORE = ("llava", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl")
-"""Families that stand for all others in tests of one thing, and whose whole matrix always runs."""
+"""Families that stand for all others in tests of one thing."""
+FIRST = ("llava", "qwen2_5_vl", "smolvlm")
+"""Of these, one with images of one size, one with images of any size, and one with tiles: they always run."""
+REPRESENTATIVE = (
+    "llava",
+    "qwen2_5_vl",  # three rows of positions
+    "qwen3_vl",  # DeepStack
+    "smolvlm",  # tiles with text between them
+    "internvl",  # tiles in one run
+    "gemma3",  # images whose tokens see each other
+    "gemma3 short window",
+    "llava qwen2 mixed window",
+    "gemma4 shared keys",
+    "paligemma",  # a prompt that is read in both directions
+    "qwen3_5",  # layers that carry a state
+    "lfm2_vl",  # layers with short convolutions
+    "llava_next",  # newlines
+    "qwen2_5_vl image and video",
+    "qwen3_vl video",
+    "voxtral",  # sounds
+)
+"""A model for every mechanism: each property of the matrix always runs on all of them."""
 EARLY = gp.Layer(2, early=True)
 """Before layer 2; after the prompt the caches of layers 0 and 1 are cut, too."""
 
@@ -103,6 +124,7 @@ def type_of(name: str) -> str:
     return name.split()[0]
 
 
+@cache
 def can_be_cut(name: str, at: gp.Stage) -> bool:
     """Whether the library says that this model can be cut there."""
     try:
@@ -124,16 +146,17 @@ def combinations(
     cases: Sequence[Case] = (),
     names: Sequence[str] = NAMES,
     early: bool = True,
+    everywhere: bool = False,
 ) -> Any:
     """Mark a test to run over the matrix: every tiny model, place, attention and case.
 
-    Models outside the core run what shows most always, and the rest with the mark `wide`.
+    What shows most always runs, and the rest has the mark `wide`. `everywhere`: every model is in what always runs.
     """
     runs: list[Any] = []
     for name, at in cells(names):
         for kind in ATTENTIONS if attention else ATTENTIONS[:1]:
             for case in cases or CASES[2:3]:
-                mark = _marked(name, at, kind, case)
+                mark = _marked(name, at, kind, case, everywhere)
                 if mark is None or (is_early(at) and not early):
                     continue
                 values = [name, at, *([kind] if attention else []), *([case] if cases else [])]
@@ -142,14 +165,30 @@ def combinations(
     return pytest.mark.parametrize(columns, runs)
 
 
-def _marked(name: str, at: gp.Stage, attention: str, case: Case) -> Any:
+def _marked(name: str, at: gp.Stage, attention: str, case: Case, everywhere: bool) -> Any:
     """The marks of one run, None if it is left out."""
     ragged, usual = case.name == "ragged", at in (gp.Input(), gp.Layer(2))
-    if name in CORE or (ragged and usual and attention == "sdpa"):
+    if _shows_most(name, at, attention, case, everywhere):
         return ()
+    if name in CORE or (ragged and usual and attention == "sdpa"):
+        return pytest.mark.wide
     # "one" is a part of "ragged"; an early cut and eager attention are shown by what shows most.
-    wide = ragged if attention == "eager" or not usual else case.name != "one"
-    return pytest.mark.wide if wide and at != gp.Layer(1) else None
+    shown = ragged if attention == "eager" or not usual else case.name != "one"
+    return pytest.mark.wide if shown and at != gp.Layer(1) else None
+
+
+def _shows_most(name: str, at: gp.Stage, attention: str, case: Case, everywhere: bool) -> bool:
+    """Whether no other run shows what this one shows."""
+    ragged, usual = case.name == "ragged", at in (gp.Input(), gp.Layer(2))
+    if name == "llava":
+        return at != gp.Layer(1) and (attention == "sdpa" or case.name in ("ragged", "unequal"))
+    if name in REPRESENTATIVE:
+        if attention == "eager":
+            return everywhere and ragged and at == gp.Layer(2)
+        early = at == EARLY and name in ("qwen3_vl", "gemma3 short window")
+        return (usual or early) and (ragged or name == "qwen2_5_vl")
+    last = at == gp.Layer(2) or (usual and not can_be_cut(name, gp.Layer(2)))
+    return everywhere and ragged and attention == "sdpa" and last
 
 
 def start_of(at: gp.Stage) -> int:
