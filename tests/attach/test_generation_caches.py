@@ -14,6 +14,7 @@ from transformers.cache_utils import QuantizedLayer
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from proofs import EARLY, MADE, MODEL, ONE, RAGGED, TEXT, TWO, WORDS, assert_near, can_be_cut, forward, generate, same
 from tiny import fresh, tiny
 
@@ -112,7 +113,7 @@ def chunked(model: Any, inputs: dict[str, Tensor], size: int) -> proofs.Run:
 
 
 @both
-@pytest.mark.parametrize("family", CHUNKED)
+@pytest.mark.parametrize("family", some(CHUNKED, "llava", "gemma3 short window", "qwen3_5", "llava_next"))
 @pytest.mark.parametrize("where", ["before", "at the image", "inside", "last", "whole"])
 def test_images_in_chunks_are_refused_or_right(family: str, at: gp.Stage, where: str) -> None:
     made = tiny(family)
@@ -195,7 +196,7 @@ def on_disk(model: Any, folder: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(("family", "at"), SPREAD, ids=str)
+@pytest.mark.parametrize(("family", "at"), some(SPREAD, "gemma4 shared keys", "qwen3_5", spread=True), ids=str)
 @pytest.mark.parametrize("way", ["cpu offload", "disk"])
 @pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")  # 5.16 takes offloaded weights for a device
 @pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning")  # weights beside modules

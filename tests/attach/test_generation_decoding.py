@@ -13,6 +13,7 @@ from transformers.generation import BaseStreamer
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.attach.parts import find_parts
 from proofs import EARLY, MODEL, ONE, Case, assert_near, can_be_cut, generate, near, same
 from tiny import SPECIAL, Tiny, decoder, fresh, tiny
@@ -24,7 +25,8 @@ WINDOWS = ("gemma3 short window", "llava mistral short window", "llava qwen2 ful
 FAMILIES = ("llava", "qwen2_5_vl", "qwen3_vl", "llava_next", "gemma4 shared keys", *WINDOWS)
 STATES = "qwen3_5"
 CELLS = [(name, at) for name in FAMILIES for at in (gp.Input(), gp.Layer(2)) if can_be_cut(name, at)]
-cells = pytest.mark.parametrize(("family", "at"), CELLS, ids=str)
+QUICK = ("llava", "llava_next", "gemma4 shared keys", "gemma3 short window")
+cells = pytest.mark.parametrize(("family", "at"), some(CELLS, *QUICK, spread=True), ids=str)
 
 
 # Assistants -----------------------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ def test_a_stream_says_what_is_returned(family: str, options: dict[str, Any]) ->
 # Beams and samples ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*WINDOWS[:2], STATES, "llava_next", "qwen3_vl"])
+@pytest.mark.parametrize("family", some([*WINDOWS[:2], STATES, "llava_next", "qwen3_vl"], WINDOWS[0], STATES))
 @pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}], ids=["beams", "samples"])
 def test_beams_and_samples_are_scored_right(family: str, at: gp.Stage, options: dict[str, Any]) -> None:

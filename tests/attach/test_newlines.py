@@ -9,6 +9,7 @@ import torch
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from proofs import generate, near
 from tiny import tiny
 
@@ -23,7 +24,7 @@ NAMES = [
     "llava_onevision video",
     "llava_next_video video",
 ]
-families = pytest.mark.parametrize("name", NAMES)
+families = pytest.mark.parametrize("name", some(NAMES, "llava_next", "llava_onevision several"))
 places = pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 ROWS = ((0,), (1, 2))
 CELLS = 9

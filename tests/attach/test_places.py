@@ -5,11 +5,13 @@ import torch
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.budget import count
 from proofs import (
     CASES,
     CORE,
     EAGER,
+    FIRST,
     GRID,
     IMAGE_PIECE,
     MADE,
@@ -103,9 +105,9 @@ def lengths(inputs, gone) -> list[int]:
     return by_layer
 
 
-@pytest.mark.parametrize("family", CORE)
-@pytest.mark.parametrize("attention", proofs.ATTENTIONS)
-@pytest.mark.parametrize("case", ["one", "two", "ragged", "mixed", "uneven"])
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@pytest.mark.parametrize("attention", some(proofs.ATTENTIONS, "sdpa"))
+@pytest.mark.parametrize("case", some(["one", "two", "ragged", "mixed", "uneven"], "ragged", "uneven"))
 def test_every_cut_is_a_mask_from_its_layer_on(family, attention, case) -> None:
     made = tiny(family, attention)
     inputs = made.prompt(ROWS[case])
@@ -130,7 +132,7 @@ def test_every_cut_is_a_mask_from_its_layer_on(family, attention, case) -> None:
         assert (proofs.masked(eager, inputs, answer.sequences, other) - answer.logits).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("family", CORE)
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
 def test_shares_are_of_all_tokens_at_every_layer(family) -> None:
     made, inputs = tiny(family), tiny(family).prompt(ROWS["ragged"])
     schedule = gp.PerLayer({1: gp.Ratio(0.75), 2: gp.Ratio(0.5), 3: gp.Ratio(0.2)})  # between all DeepStack planes
@@ -143,8 +145,8 @@ def test_shares_are_of_all_tokens_at_every_layer(family) -> None:
     assert [len(rows) for rows in after[3]] == [int(n / 5 + 0.5) for n in sizes]
 
 
-@pytest.mark.parametrize("family", CORE)
-@pytest.mark.parametrize("case", ["two", "ragged", "mixed"])
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@pytest.mark.parametrize("case", some(["two", "ragged", "mixed"], "ragged"))
 def test_a_cache_and_company_change_nothing(family, case) -> None:
     made, rows = tiny(family), ROWS[case]
     inputs = made.prompt(rows)
@@ -156,7 +158,7 @@ def test_a_cache_and_company_change_nothing(family, case) -> None:
             near(alone.logits[0], answer.logits[index])
 
 
-@pytest.mark.parametrize("family", CORE)
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
 def test_keeping_all_at_every_layer_changes_nothing(family) -> None:
     made = tiny(family)
     inputs = made.prompt(ROWS["ragged"])

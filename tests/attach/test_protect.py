@@ -10,9 +10,10 @@ import torch
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.method import as_method
 from greedyprune.registry import METHODS, method_class
-from proofs import GRID, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, near, places, same, truth, turn
+from proofs import EARLY, GRID, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, near, places, same, truth, turn
 from tiny import tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -33,7 +34,7 @@ def least_wanted(inputs, count: int, **options) -> list[list[int]]:
     return [sorted(set(range(s.n)) - set(s.rows.tolist()))[-count:] for s in handle.selections]
 
 
-@places
+@pytest.mark.parametrize("at", some([gp.Input(), gp.Layer(2), EARLY], gp.Layer(2)), ids=str)
 @pytest.mark.parametrize("method", GUARDING)
 def test_protected_tokens_stay_in_their_own_image(method, at) -> None:
     if not isinstance(at, as_method(method).stages):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.attach.decide import Span
 from greedyprune.attach.policy import Policy
 from greedyprune.budget import parse_budget
@@ -33,7 +34,7 @@ MIXED = ("qwen2_5_vl image and video", "qwen3_vl image and video")
 TWO = ((0, 1),)
 FEW = {"max_new_tokens": 3}
 
-clips = pytest.mark.parametrize("name", list(GRIDS))
+clips = pytest.mark.parametrize("name", some(GRIDS, "qwen2_5_vl video", "llava_next_video video"))
 places = pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 
 

@@ -109,7 +109,7 @@ def test_a_determinant_grows_by_what_is_left_of_each_vector(kind: str, monkeypat
 
 
 def test_directions_stay_orthogonal_where_little_is_left_of_a_vector() -> None:
-    """A rest of 3e-5 holds what rounding left of the basis, which is 3e-12 of its length: it is taken away once more."""
+    """A rest of 3e-5 still holds 3e-12 of its length of the basis, by rounding: that is taken away once more."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(6, 32, generator=generator, dtype=torch.float64)
     near = vectors + 3e-5 * torch.randn(6, 32, generator=generator, dtype=torch.float64)

@@ -14,6 +14,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.attach.tower import _SIGHTS
 from greedyprune.cues import Attention, Features, Keys
 from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("untouched")
 
 FEW = {"max_new_tokens": 3}
 TEXT_KEYS = Keys("decoder", of="text")
-case = pytest.mark.parametrize("case", CASES, ids=str)
+case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 

@@ -12,19 +12,20 @@ from torch import Tensor
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.cues import Keys, Need
 from greedyprune.probes.decoder import raters
 from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
-from proofs import CASES, CORE, RAGGED, forward, generate, keep_of
+from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
 from tiny import IMAGE, fresh, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
-case = pytest.mark.parametrize("case", CASES, ids=str)
+case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 
-@pytest.mark.parametrize("family", CORE)
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])
@@ -80,7 +81,7 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
     all_near(seen, last)
 
 
-@pytest.mark.parametrize("family", [*CORE, "qwen2_vl", "qwen3_vl_moe"])
+@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe"], *FIRST))
 @attention
 @case
 @pytest.mark.parametrize("of", ["visual", "text"])
@@ -108,7 +109,7 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
 EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
 
 
-@pytest.mark.parametrize("family", CORE)
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
 @attention
 def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
     eager, inputs, embeds, images = prompt_of(family, CASES[2])

@@ -14,11 +14,12 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.cues import Attention, Need
 from greedyprune.models.table import READABLE
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows
 from looks import CLS, LAST, RATERS, Cls, Last, all_near, asking, class_rows, eager_rows, near, noting, raters_of
-from proofs import CASES, CORE, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
+from proofs import CASES, CORE, FIRST, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -26,14 +27,14 @@ pytestmark = pytest.mark.usefixtures("untouched")
 FEW = {"max_new_tokens": 3}
 TAKES_FEATURES = "mm_encoder_outputs" in inspect.signature(MODEL.forward).parameters
 """Whether this release of transformers computes image features before the forward, for generate()."""
-case = pytest.mark.parametrize("case", CASES, ids=str)
+case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 
 # The decoder ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma"])
+@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma"], *FIRST, "paligemma"))
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])

@@ -15,6 +15,7 @@ from transformers import InternVLForConditionalGeneration, LlavaConfig, LlavaFor
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from greedyprune.attach.parts import find_parts
 from greedyprune.cues import Attention, Features, Keys
 from greedyprune.models.table import FAMILIES
@@ -31,7 +32,7 @@ TAKES_FEATURES = "mm_encoder_outputs" in inspect.signature(proofs.MODEL.forward)
 """Whether this release of transformers computes image features before the forward, for generate()."""
 WITH_CLASS = ("llava", "internvl")
 
-family = pytest.mark.parametrize("family", CORE)
+family = pytest.mark.parametrize("family", some(CORE, "llava", "qwen2_5_vl", "internvl"))
 how = pytest.mark.parametrize("how", [forward, generate])
 
 

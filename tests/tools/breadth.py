@@ -1,4 +1,4 @@
-"""Breadth: which of many values of a parameter show what there is to show, and which repeat it."""
+"""Breadth: which values of a parameter show what there is to show, and which ones repeat it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 
 
-def some(values: Iterable[Any], *quick: Any) -> list[Any]:
-    """These values for `pytest.mark.parametrize`; all but the `quick` ones have the mark `wide`, as `make test-all` runs.
+def some(values: Iterable[Any], *quick: Any, spread: bool = False) -> list[Any]:
+    """These values for `pytest.mark.parametrize`; all but the `quick` ones have the mark `wide`.
 
-    A value is quick if it, its name or what it prints as is. Of several stacked parameters all have to be quick.
+    A value is quick if it prints as one of them, or its first item does where it is a tuple for several parameters
+    (`spread`). Of parameters that are stacked all have to be quick.
+
+    >>> family = pytest.mark.parametrize("family", some(CORE, "llava", "smolvlm"))
     """
-    listed = list(values)
-    names = {str(value) for value in quick}
-    known = {str(getattr(value, "name", value)) for value in listed} | {str(value) for value in listed}
-    assert names <= known, f"none of the values: {names - known}"
-    return [pytest.param(value, marks=() if _quick(value, names) else pytest.mark.wide) for value in listed]
-
-
-def _quick(value: Any, names: set[str]) -> bool:
-    return str(value) in names or str(getattr(value, "name", value)) in names
+    listed, names = list(values), {str(value) for value in quick}
+    called = [({str(value), str(value[0])} if spread else {str(value)}) for value in listed]
+    found = [bool(names & words) for words in called]
+    assert all(found) or any(found), f"none of these values is one of {names}"
+    return [
+        pytest.param(*(value if spread else (value,)), marks=() if is_quick else pytest.mark.wide)
+        for value, is_quick in zip(listed, found, strict=True)
+    ]
