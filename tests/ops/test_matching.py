@@ -187,3 +187,11 @@ def test_many_rows_need_no_matrix() -> None:
     found = merge_most_similar(x, 200)
     assert found.rows.shape == (200,)
     assert int(found.of.bincount(minlength=200).min()) >= 1
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 30))
+def test_a_ranking_knows_ties_and_rows_of_a_matrix(seed, n) -> None:
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 4, (3, n), generator=g).double() + 1e-13 * torch.rand(3, n, generator=g).double()
+    assert [row.tolist() for row in ranked(values)] == [brute.ranking_of(row.tolist()) for row in values]
+    assert ranked(values[0]).tolist() == brute.ranking_of(values[0].tolist())

@@ -102,7 +102,7 @@ DECISIONS = [
         "keep.py:Keep.merge",
         "if self.weights is None:",
         "if True:",
-        "test_golden_two.py::test_tome_merges_duplicates_first",
+        "test_tome_dart.py::test_tome_merges_duplicates_first",
     ),
     Mutation(
         "a frame protects nothing",
