@@ -101,7 +101,7 @@ def compacted(family, attention, at, case, method=None):
         return inputs, generate(made.model, inputs, **FEW), handle.selections
 
 
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 @pytest.mark.parametrize("case", some([CASES[0], CASES[2], CASES[3]], "ragged"), ids=str)
 @pytest.mark.parametrize(
     ("family", "attention"),
@@ -118,7 +118,7 @@ def test_compact_positions_number_the_kept_tokens(family, attention, at, case) -
             near(run.logits[row], logits)
 
 
-@pytest.mark.parametrize("at", STAGES[:3], ids=str)
+@pytest.mark.parametrize("at", some(STAGES[:3], gp.Input(), gp.Layer(2)), ids=str)
 @pytest.mark.parametrize("case", some([CASES[0], CASES[2], CASES[3]], "ragged"), ids=str)
 @pytest.mark.parametrize("family", some(PLAIN, "llava", "smolvlm"))
 def test_a_cache_and_company_change_nothing_of_it(family, at, case) -> None:
@@ -131,7 +131,7 @@ def test_a_cache_and_company_change_nothing_of_it(family, at, case) -> None:
         near(alone.logits[0], run.logits[index])
 
 
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 def test_keeping_all_is_compact_already(at) -> None:
     with gp.prune(MODEL, gp.GreedyPrune(), gp.Ratio(1.0), at=at, positions="compact"):
         run = generate(MODEL, RAGGED)
@@ -139,7 +139,7 @@ def test_keeping_all_is_compact_already(at) -> None:
 
 
 @pytest.mark.parametrize("family", some(MROPE, "qwen2_5_vl"))
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 def test_positions_with_gaps_on_purpose_are_refused_by_name(family, at) -> None:
     made = tiny(family)
     inputs, before = made.prompt(((0,),)), proofs.fingerprint(made.model)
@@ -159,7 +159,7 @@ def test_unknown_positions_are_refused() -> None:
         gp.prune(MODEL, gp.GreedyPrune(), 5, positions="short")
 
 
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 @pytest.mark.parametrize("case", some([CASES[0], CASES[2], CASES[3]], "ragged"), ids=str)
 def test_a_second_turn_of_text_goes_on_counting(at, case) -> None:
     inputs = MADE.prompt(case.rows)
@@ -176,7 +176,7 @@ def test_a_second_turn_of_text_goes_on_counting(at, case) -> None:
     )
 
 
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 @pytest.mark.parametrize("rows", [((0,),), ((0,), (0,)), ((),)], ids=["one", "unequal", "text first"])
 def test_a_second_image_is_numbered_behind_the_first(at, rows) -> None:
     inputs, fresh_pixels = MADE.prompt(rows), MADE.prompt(tuple((3,) for _ in rows))["pixel_values"]
@@ -209,7 +209,7 @@ def test_every_layer_of_a_schedule_counts_for_itself(case) -> None:
     near(run.logits, proofs.masked(EAGER, inputs, run.sequences, gone, compact=True))
 
 
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 def test_a_loop_by_hand_counts_alike(at) -> None:
     with gp.prune(MODEL, gp.GreedyPrune(), 5, at=at, positions="compact"):
         answer = generate(MODEL, ONE)
@@ -276,7 +276,7 @@ def merging(made, inputs, at, selections, planes_too=True):
 
 @pytest.mark.parametrize("family", some(GRIDS, "llava", "qwen3_vl"))
 @pytest.mark.parametrize("attention", some(proofs.ATTENTIONS, "sdpa"))
-@pytest.mark.parametrize("at", STAGES, ids=str)
+@pytest.mark.parametrize("at", some(STAGES, gp.Input(), gp.Layer(2), EARLY), ids=str)
 @pytest.mark.parametrize(
     "rows", some([((0,),), ((0,), (1, 2)), ((), (3,))], ((0,), (1, 2))), ids=["one", "ragged", "mixed"]
 )

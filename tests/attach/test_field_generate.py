@@ -15,6 +15,7 @@ from transformers.generation import LogitsProcessorList
 
 import greedyprune as gp
 import proofs
+from breadth import some
 from field import cuts, orders
 from proofs import (
     EARLY,
@@ -40,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("untouched")
 
 
 @cuts
-@pytest.mark.parametrize("few", [1, 3, 8, 31, 36])
+@pytest.mark.parametrize("few", some([1, 3, 8, 31, 36], 1, 8))
 def test_how_many_logits_are_kept_says_nothing_of_the_prompt(few: int, at: gp.Stage) -> None:
     with gp.prune(MODEL, gp.GreedyPrune(), 5, at=at) as handle:
         whole, kept = forward(MODEL, ONE).logits, orders(handle)
@@ -158,7 +159,7 @@ def through_torch(value: Any) -> Any:
 
 @places
 @pytest.mark.parametrize("family", ["llava", "gemma3 short window", "qwen3_5"])
-@pytest.mark.parametrize("way", [copy.deepcopy, through_pickle, through_torch])
+@pytest.mark.parametrize("way", some([copy.deepcopy, through_pickle, through_torch], copy.deepcopy, through_pickle))
 def test_a_copy_of_a_pruned_cache_goes_on_like_it(family: str, way: Any, at: gp.Stage) -> None:
     made = tiny(family)
     if not proofs.can_be_cut(family, at):

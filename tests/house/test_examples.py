@@ -34,6 +34,7 @@ def test_plain_tensors(shown: str) -> None:
     assert float(re.search(r"two kept tokens: (\S+)", shown).group(1)) <= 0.25  # type: ignore[union-attr]
 
 
+@pytest.mark.wide  # 200 questions
 @pytest.mark.parametrize("shown", ["compare_methods"], indirect=True)
 def test_compare_methods(shown: str) -> None:
     right = [int(count) for count in re.findall(r"(\d+) of 40", shown)]

@@ -181,6 +181,7 @@ def test_ranking_puts_ties_in_order_whatever_their_size() -> None:
     assert ranked(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.wide  # 20,000 rows
 def test_many_rows_need_no_matrix() -> None:
     x, _ = cases.draw("clustered", 20_000, 4, 0)
     assert len(set(thin(x, torch.arange(20_000), 19_900, 8).tolist())) == 19_900

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from breadth import some
 from greedyprune import testbed
 from greedyprune.models.processors import load_processor
 from greedyprune.testbed import KINDS, TASKS, answer_patches, scenes
@@ -213,7 +214,7 @@ def test_scores_count_whole_answers():
     assert {question.task for question in scene.questions} <= set(TASKS)
 
 
-@pytest.mark.parametrize("stage", ["symbols", "vision"])
+@pytest.mark.parametrize("stage", some(["symbols", "vision"], "symbols"))
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stage: str, tmp_path: Path):
     def weights(folder: Path, *stops: int) -> list[torch.Tensor]:
         folder.mkdir()
