@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ import torch
 from hypothesis import settings
 
 import tiny
-from mutations import MUTATIONS, Mutation, OutOfDate
+from mutations import MUTATIONS, QUICK, Mutation, OutOfDate
 from proofs import CORE
 
 TESTS = Path(__file__).parents[1]
@@ -77,9 +78,10 @@ def named(checks: Sequence[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def built() -> None:
+def built(request: pytest.FixtureRequest) -> None:
     """Make the models before the forks, each of which would make them for itself alone."""
-    for name in {*CORE, *named([mutation.check for mutation in MUTATIONS])}:
+    given = [getattr(item, "callspec", SimpleNamespace(params={})).params for item in request.session.items]
+    for name in {*CORE, *named([params["mutation"].check for params in given if "mutation" in params])}:
         for attention in ("sdpa", "eager"):
             tiny.tiny(name, attention)
 
@@ -139,7 +141,6 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 wide = pytest.mark.wide
-QUICK = [mutation for mutation in MUTATIONS if mutation.quick]
 
 
 @pytest.mark.parametrize("some", [pytest.param(QUICK, id="quick"), pytest.param(MUTATIONS, marks=wide, id="all")])
@@ -149,7 +150,7 @@ def test_the_checks_pass_where_nothing_is_mutated(some: list[Mutation]) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutation", [pytest.param(each, marks=() if each.quick else wide, id=str(each)) for each in MUTATIONS]
+    "mutation", [pytest.param(each, marks=() if each in QUICK else wide, id=str(each)) for each in MUTATIONS]
 )
 def test_the_mutation_is_noticed(mutation: Mutation) -> None:
     mutation.source()

@@ -8,31 +8,6 @@ GUARDS = "test_eval_guards.py::"
 SETTINGS = f"{GUARDS}test_a_run_folder_notices_every_setting_that_answers_depend_on"
 STATS = "test_eval_stats.py::"
 FAULTS = "test_verify_faults.py::"
-FLOPS = "test_flops.py::"
-
-REPORT = [
-    Mutation(
-        "a batch costs what one prompt costs",
-        "attach/call.py",
-        "prefill_flops=batch * prefill_flops(config, now, past)",
-        "prefill_flops=prefill_flops(config, now, past)",
-        f"{FLOPS}test_a_batch_costs_what_all_its_prompts_cost[input]",
-    ),
-    Mutation(
-        "a later turn sees nothing of the first",
-        "attach/call.py",
-        "past = [total - new for total, new in zip(left, now, strict=True)]",
-        "past = [0 for _ in now]",
-        f"{FLOPS}test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too[input]",
-    ),
-    Mutation(
-        "what is left of the cache is printed as what is saved",
-        "attach/report.py",
-        "saved = 1 - self.cache_bytes / self.cache_bytes_full",
-        "saved = self.cache_bytes / self.cache_bytes_full",
-        f"{FLOPS}test_the_printed_shares_are_those_that_are_saved[2]",
-    ),
-]
 
 EVALUATION = [
     Mutation(
@@ -70,7 +45,6 @@ EVALUATION = [
             old,
             f'"{name}": "",',
             f"{SETTINGS}[{name}-other{number}]",
-            quick=name == "weights",
         )
         for number, (name, old) in enumerate(
             {
@@ -144,7 +118,6 @@ EVALUATION = [
         "words(told) in [words(answer) for answer in self.answers]",
         "any(words(answer)[0] in words(told) for answer in self.answers)",
         "test_eval_tasks.py::test_answers_are_compared_word_for_word",
-        quick=True,
     ),
     Mutation(
         "the best other is the worst",
@@ -176,7 +149,6 @@ VERIFY = [
         "NEAR = 1e-4 / 6.5",
         "NEAR = 1e-2 / 6.5",
         f"{FAULTS}test_a_small_fault_is_found_by_the_property_that_it_breaks[a_cut]",
-        quick=True,
     ),
     Mutation(
         "thirty times the tolerance",
@@ -218,4 +190,4 @@ SHOWN = [
     ),
 ]
 
-AROUND = [*REPORT, *EVALUATION, *VERIFY, *SHOWN]
+AROUND = [*EVALUATION, *VERIFY, *SHOWN]

@@ -635,4 +635,51 @@ GUARDS = [
     ),
 ]
 
-ATTACH = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES, *WAYS, *GUARDS]
+FLOPS = "test_flops.py::"
+
+REPORT = [
+    Mutation(
+        "a batch costs what one prompt costs",
+        "attach/call.py",
+        "prefill_flops=batch * prefill_flops(config, now, past)",
+        "prefill_flops=prefill_flops(config, now, past)",
+        f"{FLOPS}test_a_batch_costs_what_all_its_prompts_cost[input]",
+    ),
+    Mutation(
+        "a later turn sees nothing of the first",
+        "attach/call.py",
+        "past = [total - new for total, new in zip(left, now, strict=True)]",
+        "past = [0 for _ in now]",
+        f"{FLOPS}test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too[input]",
+    ),
+    Mutation(
+        "what is left of the cache is printed as what is saved",
+        "attach/report.py",
+        "saved = 1 - self.cache_bytes / self.cache_bytes_full",
+        "saved = self.cache_bytes / self.cache_bytes_full",
+        f"{FLOPS}test_the_printed_shares_are_those_that_are_saved[2]",
+    ),
+    Mutation(
+        "an early cut leaves layers in front of it as they were",
+        "attach/call.py",
+        "if self.policy.early:  # caches",
+        "if False:  # caches",
+        f"{FLOPS}test_a_batch_costs_what_all_its_prompts_cost[layer:2:early]",
+    ),
+    Mutation(
+        "what is left of the FLOPs is printed as what is saved",
+        "attach/report.py:Report.__str__",
+        "1 - self.prefill_flops / max(self.prefill_flops_full, 1)",
+        "self.prefill_flops / max(self.prefill_flops_full, 1)",
+        f"{FLOPS}test_the_printed_shares_are_those_that_are_saved[2]",
+    ),
+    Mutation(
+        "a model may be wrong by a tenth in its self-test",
+        "attach/selftest.py:_bound",
+        "1e-3 if",
+        "1e-1 if",
+        "test_unknown_families.py::test_a_type_whose_states_are_off_by_a_hundredth_is_refused[half is dropped-input]",
+    ),
+]
+
+ATTACH = [*POSITIONS, *MASKS, *BUDGETS, *IMAGES, *CACHES, *WAYS, *GUARDS, *REPORT]

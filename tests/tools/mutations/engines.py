@@ -20,7 +20,6 @@ ENGINES = [
         "if bool(doubtful.any()):",
         "if False:",
         "test_greedyprune.py::test_decides_in_float64_where_float32_cannot",
-        quick=True,
     ),
     Mutation(
         "a cosine at the threshold is above it",

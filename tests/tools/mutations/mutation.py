@@ -32,8 +32,6 @@ class Mutation:
     """What stands there instead."""
     check: str
     """The test that fails with it and passes without, as pytest names it, without its folder."""
-    quick: bool = False
-    """Whether `make test` tries it; all others have the mark `wide`."""
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")

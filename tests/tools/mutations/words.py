@@ -22,7 +22,6 @@ BUDGETS = [
         "1 if self.share > 0 and n > 0 else 0",
         "0",
         "test_words.py::test_a_ratio_rounds_half_up_and_keeps_at_least_one",
-        quick=True,
     ),
     Mutation(
         "every frame gets the budget of the clip",
@@ -131,7 +130,6 @@ DECISIONS = [
         "    if count and not chosen:",
         "    if False:",
         "test_cues.py::test_a_question_of_no_rows_is_refused",
-        quick=True,
     ),
     Mutation(
         "attention below zero is taken",
