@@ -74,6 +74,7 @@ def test_a_type_that_counts_positions_by_itself_is_refused(forgotten) -> None:
 
 @pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 @pytest.mark.parametrize("dropping", [True, False], ids=["half is dropped", "all is kept"])
+@pytest.mark.filterwarnings("ignore:a 'llava' model is not in the table of families")
 def test_a_type_whose_states_are_off_by_a_hundredth_is_refused(forgotten, monkeypatch, at, dropping) -> None:
     """What a cut gives is wrong by ten times what rounding may do, either where tokens go or where all stay."""
     made, own = fresh("llava"), Call.cut_now
