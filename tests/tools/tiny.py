@@ -61,9 +61,13 @@ built: dict[tuple[str, str], Any] = {}
 """The models made so far, by family and attention."""
 
 
-@cache
 def tiny(family: str, attention: str = "sdpa") -> Tiny:
     """The tiny model of a family, always with the same weights, shared by all tests."""
+    return _tiny(family, attention)
+
+
+@cache  # of both arguments, so that the usual attention is one model whether it is named or not
+def _tiny(family: str, attention: str) -> Tiny:
     made = fresh(family, attention)
     built[family, attention] = made.model
     return made
