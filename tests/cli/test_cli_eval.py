@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.wide  # every method, on every task
 def test_all_methods_may_be_asked_for(tmp_path: Path) -> None:
     result = greedy(
         *FEW, "--methods", "all", "--questions", "1", "--out", tmp_path / "rows.csv", "--run", tmp_path / "run"
