@@ -12,8 +12,7 @@ RELEASE ?= 5.23.0
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
 # The tests that face the model: what a release of transformers can break.
-FACING := tests/test_release.py tests/test_field_faults.py tests/test_families.py tests/test_attach*.py \
-	tests/test_calls.py tests/test_places.py tests/test_parts.py tests/test_accuracy.py
+FACING := tests/attach
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -38,7 +37,7 @@ test: venv ## run the tests on the newest supported transformers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 fuzz: venv ## draw random cues for every method, and check each selection or refusal
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases 12000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --cases 12000
 
 test-oldest: ## run the tests on the oldest supported transformers, in .venv-oldest
 	$(MAKE) venv VENV=.venv-oldest
@@ -60,7 +59,7 @@ test-wheel: ## install a wheel beside transformers RELEASE=5.24.0, say, without 
 	rm -rf dist .venv-wheel && $(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
 	.venv-wheel/bin/python -m pip install -q '$(TORCH)' transformers==$(RELEASE) "$$(echo dist/*.whl)[all]"
-	OMP_NUM_THREADS=1 .venv-wheel/bin/python tests/first_steps.py
+	OMP_NUM_THREADS=1 .venv-wheel/bin/python tests/tools/first_steps.py
 
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow

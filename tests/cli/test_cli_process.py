@@ -1,0 +1,103 @@
+"""The command line as a process of its own: standard output stays pure, --help is quick, what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import ASK, fill
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("given"))
+
+
+def outside(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run it as a process of its own."""
+    command = [sys.executable, "-m", "greedyprune.cli", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
+def ours(stderr: str) -> str:
+    """What is left of standard error without what torchao, where it is installed, says when transformers imports it."""
+    theirs = ("torchao", "_pytree.py:")
+    return "".join(line for line in stderr.splitlines(keepends=True) if not any(word in line for word in theirs))
+
+
+def test_a_process_of_its_own_keeps_standard_output_pure(folder: Path) -> None:
+    good = outside("run", folder / "scene.png", "--ask", ASK, "--json")
+    assert (good.returncode, ours(good.stderr)) == (0, "")
+    assert json.loads(good.stdout)["pruned"]["answer"] == "yes"
+    bad = outside("run", folder / "scene.png", "--ask", ASK, "--json", "--model", folder / "llama")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert ours(bad.stderr).count("\n") == 1
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom greedyprune.cli import main\n"
+        "try: main()\nfinally: sys.stderr.write(str({'torch', 'transformers', 'PIL'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert out.stderr == "set()"
+
+
+def test_a_console_without_greek_still_gets_the_list() -> None:
+    out = outside("methods", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert out.returncode == 0
+    assert "greedyprune" in out.stdout
+
+
+def test_without_typer_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None\nfrom greedyprune.cli import main; main()"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert out.returncode == 1
+    assert out.stderr.strip().endswith("pip install 'greedyprune[cli]'")
+    assert out.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "skimage", "matplotlib", "PIL"])
+def test_demo_without_the_testbed_extra_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    if missing != "PIL":
+        pytest.importorskip(missing)
+    code = (
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+        "from greedyprune.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "demo", "--save", str(tmp_path / "out")]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stdout) == (1, "")
+    assert out.stderr.count("\n") == 1
+    assert out.stderr.strip().endswith("pip install 'greedyprune[testbed]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_a_real_interrupt(folder: Path) -> None:
+    code = (
+        # A shell's background jobs, and all that they start, ignore interrupts.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from greedyprune.cli import _load, main\n"
+        "def wait(*_):\n    sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(60)\n"
+        "_load.open_image = wait\nmain()"
+    )
+    command = [sys.executable, "-c", code, "run", str(folder / "scene.png"), "--ask", ASK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "greedyprune: error: interrupted.\n")

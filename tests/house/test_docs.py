@@ -1,0 +1,105 @@
+"""The documents: what they list is what there is, what they show runs, what they link to exists."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import proofs
+from greedyprune.cli.app import app
+from greedyprune.models import table
+from greedyprune.models._family import Family
+from greedyprune.models.support import ATTENTION, markdown
+from greedyprune.naming import method_class
+from greedyprune.registry import METHODS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FAMILIES_PAGE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+
+
+def matrix() -> str:
+    """What stands between the markers of the page about families."""
+    marks = r"<!-- support matrix: begin -->\n(.*?)\n<!-- support matrix: end -->"
+    parts = re.findall(marks, FAMILIES_PAGE, re.DOTALL)
+    assert len(parts) == 1
+    return parts[0]
+
+
+def test_the_support_matrix_is_that_of_the_table() -> None:
+    assert matrix() == markdown(), (
+        "put what `greedyprune models --markdown` prints between the markers of docs/families.md"
+    )
+    assert CliRunner().invoke(app, ["models", "--markdown"]).stdout == markdown() + "\n"
+
+
+def test_another_family_would_change_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    llava = table.FAMILIES["llava"]
+    more = Family("new", llava.layout, stages=llava.stages[:1], note="news")
+    monkeypatch.setitem(table.FAMILIES, "new", more)
+    assert markdown() == f"{matrix()}\n| `new` | image | yes | no | sdpa, eager | no | news |"
+
+
+def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
+    assert ATTENTION == proofs.ATTENTIONS
+
+
+def test_the_accuracy_table_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_accuracy
+
+    begin, end = make_accuracy.MARKS
+    shown = README[README.index(begin) + len(begin) : README.index(end)]
+    rows = make_accuracy.read(make_accuracy.ROWS)
+    assert shown == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    for model in make_accuracy.models(rows):
+        assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
+
+
+def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_methods
+
+    shown = make_methods.PAGE.read_text(encoding="utf-8")
+    assert shown == make_methods.page(), "run python docs/make_methods.py"
+    for name in METHODS:
+        assert f"(`{name}`)" in shown
+        assert all(make_methods.parts(inspect.getdoc(method_class(name)) or ""))
+
+
+def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
+    for extra in ("sklearn", "skimage", "matplotlib"):
+        pytest.importorskip(extra)
+    snippet = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    command = [sys.executable, "-W", "error", "-c", snippet]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    assert re.match(r".+ \? -> \w+", out.stdout)
+    assert "144 -> 16 visual tokens" in out.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+)
+def test_every_link_leads_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    near = [link.partition("#")[0] for link in links if not re.match(r"\w+:", link)]
+    assert [link for link in near if link and not ((ROOT / name).parent / link).exists()] == []
+    if name == "README.md":
+        assert "docs/demo.png" in near
+
+
+def test_the_picture_at_the_top_is_large_enough_to_read_and_small_enough_to_load() -> None:
+    from PIL import Image
+
+    picture = ROOT / "docs" / "demo.png"
+    assert picture.stat().st_size < 400_000
+    with Image.open(picture) as image:
+        assert image.width > 1000

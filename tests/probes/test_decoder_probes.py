@@ -1,0 +1,183 @@
+"""What text raters look at, and the keys of a decoder layer: those of the model's own eager attention and its cache, on
+every family, for every image and cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import greedyprune as gp
+import proofs
+from breadth import some
+from greedyprune.cues import Keys, Need
+from greedyprune.probes.decoder import raters
+from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
+from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
+from tiny import IMAGE, fresh, tiny
+
+pytestmark = pytest.mark.usefixtures("untouched")
+
+case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
+attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
+
+
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@attention
+@case
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_raters_rows_are_those_of_eager_attention(family, attention, case, layer) -> None:
+    eager, inputs, embeds, images = prompt_of(family, case)
+    weights = forward(eager.model, inputs, output_attentions=True).attentions[layer].mean(1)
+    expected = [
+        torch.stack([weights[row, j, columns] for j in raters_of(inputs, embeds, row, columns)]).mean(0)
+        for row, columns in images
+    ]
+    seen: list[Tensor] = []
+    made = tiny(family, attention)
+    with gp.prune(made.model, asking(seen, RATERS, gp.Layer(layer + 1)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    all_near(seen, expected * 2)
+
+
+def test_raters_stand_behind_their_image_and_are_not_always_the_last_token() -> None:
+    found = []
+    for family in CORE:
+        for case in CASES:
+            _, inputs, embeds, images = prompt_of(family, case)
+            found += [(raters_of(inputs, embeds, *image), int(image[1][-1])) for image in images]
+    assert all(min(chosen) > last for chosen, last in found)
+    assert {len(chosen) for chosen, _ in found} > {1, 2}
+
+
+def test_raters_by_hand() -> None:
+    visual, text = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+    assert raters(visual, text).tolist() == [True, False, True]
+    assert raters(visual[1:], text).tolist() == [False, False, True]
+    for same in (torch.zeros(3, 2), torch.full((7, 2), 0.3), torch.ones(1, 2)):  # nobody is above the mean
+        assert not raters(visual, same).any()
+
+
+def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
+    ids = RAGGED["input_ids"].clone()
+    for row in range(2):  # the same token everywhere but in front: no text behind an image is above the mean
+        text = [c for c in text_of(RAGGED, row) if c > int((ids[row] == IMAGE).nonzero()[0, 0])]
+        ids[row, text] = 7
+    made, inputs, seen, last = tiny("llava"), {**RAGGED, "input_ids": ids}, list[Tensor](), list[Tensor]()
+    embedding = made.model.get_input_embeddings().weight
+    old = embedding.data.clone()
+    try:
+        embedding.data[7] = 0
+        with gp.prune(made.model, asking(seen, RATERS, gp.Layer(2)), 4) as handle:
+            forward(made.model, inputs)
+            with handle.using(asking(last, LAST, gp.Layer(2))):
+                forward(made.model, inputs)
+    finally:
+        embedding.data.copy_(old)
+    all_near(seen, last)
+
+
+@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe"], *FIRST))
+@attention
+@case
+@pytest.mark.parametrize("of", ["visual", "text"])
+@pytest.mark.parametrize("named", [False, True])
+def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, case, of, named) -> None:
+    eager, inputs, _, images = prompt_of(family, case)
+    layer = 0 if named else 1
+    # Without position ids a plain forward counts padding too, so keys are turned otherwise than by generate().
+    caches = (
+        proofs.cache_of(forward(eager.model, inputs, use_cache=True)),
+        generate(eager.model, inputs, max_new_tokens=2).cache,
+    )
+    seen: list[Tensor] = []
+    made = tiny(family, attention)
+    need = Keys("decoder", layer if named else None, of)
+    with gp.prune(made.model, asking(seen, need, gp.Layer(2)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    places = [(row, c if of == "visual" else torch.tensor(text_of(inputs, row))) for row, c in images]
+    expected = [cache.layers[layer].keys[row][:, c].transpose(0, 1) for cache in caches for row, c in places]
+    assert seen[0].shape == (len(places[0][1]), 2, 8)
+    all_near(seen, expected)
+
+
+EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
+
+
+@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@attention
+def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
+    eager, inputs, embeds, images = prompt_of(family, CASES[2])
+    schedule, given = gp.PerLayer({1: gp.Ratio(0.7), 2: gp.Ratio(0.5), 3: gp.Ratio(0.3)}), list[gp.Cues]()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Every(proofs.Custom):
+        needs: ClassVar[tuple[Need, ...]] = EVERY
+
+    def choose(cues: gp.Cues, k: int) -> gp.Keep:
+        given.append(cues)
+        return noting([], LAST)(cues, k)
+
+    with gp.prune(tiny(family, attention).model, Every(choose=choose), schedule):
+        forward(tiny(family, attention).model, inputs)
+    with gp.prune(eager.model, Every(choose=noting([], LAST)), schedule):
+        out = forward(eager.model, inputs, output_attentions=True, use_cache=True)
+    there, kept = inputs["attention_mask"].bool().clone(), [columns for _, columns in images]
+    for cut in range(3):
+        weights, keys = out.attentions[cut].mean(1), proofs.cache_of(out).layers[cut].keys
+        # Where the original columns are in the sequence of this layer: short rows are padded on the left.
+        short = there.cumsum(1) - 1 + there.sum(1).max() - there.sum(1, keepdim=True)
+        for cues, (row, columns), left in zip(given[3 * cut : 3 * cut + 3], images, kept, strict=True):
+            visual, text = short[row, left], short[row, text_of(inputs, row)]
+            rated = short[row, raters_of(inputs, embeds, row, columns)]
+            all_near(
+                [cues[need] for need in EVERY],
+                [
+                    weights[row, -1, visual],
+                    weights[row][rated][:, visual].mean(0),
+                    keys[row][:, visual].transpose(0, 1),
+                    keys[row][:, text].transpose(0, 1),
+                ],
+            )
+        if cut < 2:
+            counts = [cues.n for cues in given[3 * cut + 3 : 3 * cut + 6]]
+            for image, k in enumerate(counts):
+                picked = torch.randperm(len(kept[image]), generator=torch.Generator().manual_seed(k))[:k]
+                there[images[image][0], kept[image]] = False
+                kept[image] = kept[image][picked.sort().values]
+                there[images[image][0], kept[image]] = True
+
+
+def test_keys_are_those_of_this_turn_alone() -> None:
+    made, given = fresh("llava"), list[gp.Cues]()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Every(proofs.Custom):
+        needs: ClassVar[tuple[Need, ...]] = EVERY
+
+    def choose(cues: gp.Cues, k: int) -> gp.Keep:
+        given.append(cues)
+        return noting([], LAST)(cues, k)
+
+    with gp.prune(made.model, Every(choose=choose, at=gp.Layer(2)), 5):
+        first = generate(made.model, RAGGED, max_new_tokens=3)
+        more = proofs.turn(made, RAGGED, first, proofs.WORDS, proofs.IMAGE_PIECE, proofs.WORDS)
+        ids = more["input_ids"][:, first.cache.get_seq_length() :]
+        pixels, mask = torch.cat([proofs.ONE["pixel_values"]] * 2), more["attention_mask"]
+        given.clear()
+        forward(
+            made.model,
+            {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels},
+            past_key_values=first.cache,
+        )
+        held = first.cache.layers[1].keys[:, :, -ids.shape[1] :]
+    for row, cues in enumerate(given):
+        visual = held[row][:, ids[row] == IMAGE].transpose(0, 1)
+        text = held[row][:, ids[row] != IMAGE].transpose(0, 1)
+        all_near([cues[Keys("decoder")], cues[Keys("decoder", of="text")]], [visual, text])
+    assert len(given) == 2

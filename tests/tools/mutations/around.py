@@ -1,0 +1,193 @@
+"""Mistakes around pruning: evaluations, `greedyprune verify`, pictures, and what is printed."""
+
+from __future__ import annotations
+
+from mutations.mutation import Mutation
+
+GUARDS = "test_eval_guards.py::"
+SETTINGS = f"{GUARDS}test_a_run_folder_notices_every_setting_that_answers_depend_on"
+STATS = "test_eval_stats.py::"
+FAULTS = "test_verify_faults.py::"
+
+EVALUATION = [
+    Mutation(
+        "an image outside the folder is read",
+        "eval/folder.py",
+        "if not real.is_relative_to(root):",
+        "if False:",
+        "test_foreign_files.py::test_images_outside_the_folder_are_refused",
+    ),
+    Mutation(
+        "a line of too many words is taken",
+        "eval/folder.py",
+        "if len(question) > LONGEST_QUESTION:",
+        "if False:",
+        "test_foreign_files.py::test_a_malformed_line_is_named_shortly[question too long]",
+    ),
+    Mutation(
+        "the best other method may have been cut elsewhere",
+        "eval/answers.py:Answers.rivals",
+        "and other.at != config.at:",
+        "and False:",
+        f"{GUARDS}test_the_best_other_and_random_choice_are_those_of_the_same_stage",
+    ),
+    Mutation(
+        "random choice may have been made elsewhere",
+        "eval/answers.py:Answers.draws_of",
+        "[one for one in draws if one.place == config.place] or draws",
+        "draws",
+        f"{GUARDS}test_the_best_other_and_random_choice_are_those_of_the_same_stage",
+    ),
+    *(
+        Mutation(
+            f"a run folder does not know its {name}",
+            "eval/store.py:settings",
+            old,
+            f'"{name}": "",',
+            f"{SETTINGS}[{name}-other{number}]",
+        )
+        for number, (name, old) in enumerate(
+            {
+                "weights": '"weights": weights_digest(engine.model),',
+                "dtype": '"dtype": str(engine.model.dtype).removeprefix("torch."),',
+                "device": '"device": engine.model.device.type,',
+                "attention": '"attention": engine.parts.attention,',
+                "max_new_tokens": '"max_new_tokens": engine.longest,',
+            }.items()
+        )
+    ),
+    Mutation(
+        "other values in the same shapes are the same weights",
+        "eval/store.py:weights_digest",
+        "{some.double().tolist()}",
+        "",
+        f"{SETTINGS}[weights-other0]",
+    ),
+    Mutation(
+        "what a crop hides is a region",
+        "eval/engine.py:Engine._prepare",
+        "seen(picture, self.processor)",
+        "(0.0, 0.0, float(picture.width), float(picture.height))",
+        f"{GUARDS}test_what_a_centre_crop_hides_is_no_region",
+    ),
+    Mutation(
+        "answers go on behind padding",
+        "eval/engine.py:Engine",
+        'tokenizer.padding_side = "left"',
+        "pass",
+        f"{GUARDS}test_questions_of_unequal_length_are_padded_on_the_left",
+    ),
+    Mutation(
+        "accuracy is not stretched to its range above chance",
+        "eval/stats.py:centred",
+        "/ (1 - chance)",
+        "/ 1",
+        f"{STATS}test_accuracy_is_centred_on_chance",
+    ),
+    Mutation(
+        "an interval holds nine tenths",
+        "eval/stats.py:interval",
+        "[0.025, 0.975]",
+        "[0.05, 0.95]",
+        f"{STATS}test_the_bootstrap_is_that_of_a_plain_loop",
+    ),
+    Mutation(
+        "questions are resampled one by one",
+        "eval/stats.py:Bootstrap.__init__",
+        "torch.tensor([names[name] for name in pictures])",
+        "torch.arange(len(pictures)) % len(names)",
+        f"{STATS}test_the_bootstrap_is_that_of_a_plain_loop",
+    ),
+    Mutation(
+        "questions that the control answers are hard too",
+        "eval/stats.py:hard",
+        "dense & ~control",
+        "dense",
+        f"{STATS}test_the_hard_subset_is_what_dense_knows_and_the_control_does_not",
+    ),
+    Mutation(
+        "ties count as won",
+        "eval/stats.py:auc",
+        "counts.cumsum(0).double() - (counts.double() - 1) / 2",
+        "counts.cumsum(0).double()",
+        f"{STATS}test_auc_counts_pairs",
+    ),
+    Mutation(
+        "a word in an answer is enough",
+        "eval/items.py:Item.right",
+        "words(told) in [words(answer) for answer in self.answers]",
+        "any(words(answer)[0] in words(told) for answer in self.answers)",
+        "test_eval_tasks.py::test_answers_are_compared_word_for_word",
+    ),
+    Mutation(
+        "the best other is the worst",
+        "eval/table.py:_row",
+        "best = max(rivals",
+        "best = min(rivals",
+        f"{STATS}test_rows_say_what_was_counted",
+    ),
+    Mutation(
+        "tokens of merged images count as found",
+        "eval/table.py:_recall",
+        '(seen["region"] > 0) & (seen["found"] >= 0)',
+        '(seen["region"] > 0)',
+        f"{STATS}test_rows_say_what_was_counted",
+    ),
+]
+
+VERIFY = [
+    Mutation(
+        "a loop by hand is not read",
+        "verify/properties.py:a_cache_changes_nothing",
+        "    if not skipped:",
+        "    if False:",
+        f"{FAULTS}test_a_small_fault_is_found_by_the_property_that_it_breaks[a_long_cache]",
+    ),
+    Mutation(
+        "a hundred times the tolerance",
+        "verify/runs.py",
+        "NEAR = 1e-4 / 6.5",
+        "NEAR = 1e-2 / 6.5",
+        f"{FAULTS}test_a_small_fault_is_found_by_the_property_that_it_breaks[a_cut]",
+    ),
+    Mutation(
+        "thirty times the tolerance",
+        "verify/runs.py",
+        "NEAR = 1e-4 / 6.5",
+        "NEAR = 3e-3 / 6.5",
+        f"{FAULTS}test_the_bound_is_near_a_fault_of_a_thousandth[keeping_all]",
+    ),
+    Mutation(
+        "one token too many is no matter",
+        "verify/properties.py:every_image_gets_its_budget",
+        "held(lost + sum(wrong), 0,",
+        "held(lost + sum(wrong), 9,",
+        f"{FAULTS}test_a_small_fault_is_found_by_the_property_that_it_breaks[one_more]",
+    ),
+    Mutation(
+        "text may change by rounding",
+        "verify/properties.py:text_is_left_alone",
+        "held(float(gap), 0,",
+        "held(float(gap), 1e-3,",
+        f"{FAULTS}test_a_small_fault_is_found_by_the_property_that_it_breaks[text_alone]",
+    ),
+]
+
+SHOWN = [
+    Mutation(
+        "megabytes are printed as kilobytes",
+        "cli/_show.py:size",
+        "count /= 1000",
+        "count /= 1024",
+        "test_cli.py::test_sizes_are_those_of_the_decimal_units",
+    ),
+    Mutation(
+        "the first prefill, which warms up, is timed too",
+        "cli/_answer.py:_prefill",
+        "median(seconds[1:] or seconds)",
+        "median(seconds)",
+        "test_cli.py::test_the_time_that_is_printed_leaves_the_warm_up_out",
+    ),
+]
+
+AROUND = [*EVALUATION, *VERIFY, *SHOWN]

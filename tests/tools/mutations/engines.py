@@ -1,0 +1,59 @@
+"""Mistakes in the greedy engines and the numbers they go by."""
+
+from __future__ import annotations
+
+from mutations.mutation import Mutation
+
+BRUTE = "test_greedyprune.py::test_equals_brute_force_order_included"
+
+ENGINES = [
+    Mutation(
+        "the last hit passes a row over, not the first",
+        "ops/suppression.py:suppress",
+        "hits[blocked].to(torch.uint8).argmax(1)",
+        "hits[blocked].shape[1] - 1 - hits[blocked].flip(1).to(torch.uint8).argmax(1)",
+        "test_engines.py::test_who_is_passed_over_names_the_first_row_taken_that_is_too_similar",
+    ),
+    Mutation(
+        "float32 decides near the threshold",
+        "ops/cosine.py:exceeds",
+        "if bool(doubtful.any()):",
+        "if False:",
+        "test_greedyprune.py::test_decides_in_float64_where_float32_cannot",
+    ),
+    Mutation(
+        "a cosine at the threshold is above it",
+        "ops/cosine.py:exceeds",
+        "tau + SLACK",
+        "tau - SLACK",
+        f"{BRUTE}[integers]",
+    ),
+    Mutation(
+        "ties go to the last row",
+        "ops/ranking.py:ranked",
+        "tie * index.shape[-1] + index",
+        "tie * index.shape[-1] - index",
+        "test_matching.py::test_ranking_puts_ties_in_order_whatever_their_size",
+    ),
+    Mutation(
+        "values that rounding tells apart are no tie",
+        "ops/ranking.py:ranked",
+        "> SLACK * size",
+        "> 0 * size",
+        "test_matching.py::test_ranking_puts_ties_in_order_whatever_their_size",
+    ),
+    Mutation(
+        "a remainder goes to the part that is owed least",
+        "ops/split.py:split",
+        "(math.floor(exact[i]) - exact[i], i)",
+        "(exact[i] - math.floor(exact[i]), i)",
+        "test_split.py::test_examples",
+    ),
+    Mutation(
+        "short rests are not cleared of the basis again",
+        "ops/determinantal.py:_Residual._extend",
+        "for _ in range(2):",
+        "for _ in range(1):",
+        "test_engines.py::test_directions_stay_orthogonal_where_little_is_left_of_a_vector",
+    ),
+]
