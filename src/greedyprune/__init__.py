@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from greedyprune.cues import Text as Text
     from greedyprune.cues import Tiles as Tiles
     from greedyprune.hints import Hints as Hints
-    from greedyprune.images.transforms import downscale as downscale
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
     from greedyprune.method import Method as Method
@@ -78,6 +77,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
+    from greedyprune.models.locate import images as images
     from greedyprune.naming import parse_keep as parse_keep
     from greedyprune.ops.grid import grid_positions as grid_positions
     from greedyprune.ops.threshold import Exact as Exact
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from greedyprune.plain import from_plain as from_plain
     from greedyprune.plain import to_plain as to_plain
     from greedyprune.policy import Policy as Policy
+    from greedyprune.preprocessing.transforms import downscale as downscale
     from greedyprune.questions import question_rows as question_rows
     from greedyprune.selection import PruneWarning as PruneWarning
     from greedyprune.selection import Report as Report
@@ -165,9 +166,10 @@ _HOMES = {
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
     "count": "budget",
-    "downscale": "images.transforms",
+    "downscale": "preprocessing.transforms",
     "from_plain": "plain",
     "grid_positions": "ops.grid",
+    "images": "models.locate",
     "keep_of_detail": "budget",
     "kept_count": "choosing",
     "parse_keep": "naming",

@@ -21,8 +21,8 @@ from commands import complaint, greedy
 from greedyprune.eval import Item
 from greedyprune.eval.folder import LONGEST_LINE, Folder
 from greedyprune.eval.items import digest
-from greedyprune.images import pictures
-from greedyprune.images.pictures import TooLarge, open_picture
+from greedyprune.preprocessing import pictures
+from greedyprune.preprocessing.pictures import TooLarge, open_picture
 
 GOOD = {"image": "x.png", "question": "what ?", "answer": "a"}
 

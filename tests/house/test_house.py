@@ -16,10 +16,10 @@ import greedyprune as gp
 ROOT = Path(gp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "images": 2, "testbed": 2, "attach": 3,
+    "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "preprocessing": 2, "testbed": 2, "attach": 3,
     "eval": 4, "bench": 4, "plots": 4, "verify": 4, "cli": 5, "serve": 5, "engines": 5,
 }  # fmt: skip
-NEIGHBOURS = {("images", "models"), ("testbed", "images")}
+NEIGHBOURS = {("preprocessing", "models"), ("testbed", "preprocessing")}
 """Rooms of one floor, of which the first may import the second; no way leads back."""
 
 
@@ -119,7 +119,7 @@ def test_circles_are_found() -> None:
     graph = arrows(FILES)
     assert "cli._plan" in graph["cli._report"]  # under TYPE_CHECKING
     assert "eval.scenes" in graph["cli._suite"]  # in a function
-    assert "images.processors" in graph["testbed"]
+    assert "preprocessing.processors" in graph["testbed"]
 
 
 def test_a_file_opens_with_what_it_is_and_stays_readable() -> None:

@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 
 from greedyprune import testbed
-from greedyprune.images.processors import load_processor
+from greedyprune.preprocessing.processors import load_processor
 from greedyprune.testbed.train.export import export
 from greedyprune.testbed.train.models import ARCHITECTURES
 

@@ -16,8 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from greedyprune.budget import PerLayer, Ratio
-from greedyprune.images.transforms import downscale
 from greedyprune.models.table import FAMILIES
+from greedyprune.preprocessing.transforms import downscale
 
 SIZES = ((448, 448), (640, 480), (333, 777), (1200, 90), (60, 1500), (2000, 1500), (41, 37))
 PROCESSORS = {
@@ -235,7 +235,7 @@ def test_processors_and_filters_that_cannot_do_it() -> None:
 def test_without_pillow_the_error_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['PIL'] = None\nfrom types import SimpleNamespace as N\n"
-        "from greedyprune.images.transforms import downscale\n"
+        "from greedyprune.preprocessing.transforms import downscale\n"
         "size = {'shortest_edge': 784, 'longest_edge': 10**6}\n"
         "worker = N(size=size, patch_size=14, merge_size=2, get_number_of_image_patches=lambda h, w, k: 16)\n"
         "downscale([], 4, worker)"

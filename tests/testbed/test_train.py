@@ -10,7 +10,7 @@ import torch
 
 from breadth import some
 from greedyprune import testbed
-from greedyprune.images.processors import load_processor
+from greedyprune.preprocessing.processors import load_processor
 from greedyprune.testbed import KINDS, TASKS, answer_patches, scenes
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import COUNTS, CROWDED, PATCH, SHAPES, SIZES

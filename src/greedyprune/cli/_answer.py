@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, note
-from greedyprune.images.inputs import to_model
+from greedyprune.preprocessing.inputs import to_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

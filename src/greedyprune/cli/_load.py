@@ -43,7 +43,7 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
     _check_family(where, name or "the bundled model")
     from transformers import AutoModelForImageTextToText
 
-    from greedyprune.images.processors import load_processor
+    from greedyprune.preprocessing.processors import load_processor
 
     dtype = dtype or ("float32" if device.startswith("cpu") else "auto")
     local = os.path.isdir(where)
@@ -147,7 +147,7 @@ def open_image(path: Path) -> Image.Image:
             "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
         ) from missing
 
-    from greedyprune.images.pictures import FORMATS, TooLarge, header_of, upright
+    from greedyprune.preprocessing.pictures import FORMATS, TooLarge, header_of, upright
 
     if not path.exists():
         raise Failure(f"image {str(path)!r}: there is no such file.")

@@ -120,7 +120,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     if len(found) < 2 or not all(found):
         raise misuse(f"--images {text!r}: write a number from 2 up, or two sizes or more such as 336x336,448x224.")
     sizes = tuple((int(match[1]), int(match[2])) for match in found if match)
-    from greedyprune.images.pictures import TooLarge, check_size
+    from greedyprune.preprocessing.pictures import TooLarge, check_size
 
     for width, height in sizes:
         try:

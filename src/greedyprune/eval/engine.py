@@ -15,16 +15,17 @@ from typing import Any
 import torch
 
 from greedyprune.attach.handle import prune
-from greedyprune.budget import Ratio, count
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, RANDOM, Config, evenly
+from greedyprune.budget import count
+from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
 from greedyprune.eval.regions import tokens_of
-from greedyprune.images.inputs import to_model
-from greedyprune.images.seen import seen
-from greedyprune.images.transforms import downscale
 from greedyprune.models.flops import prefill_flops
+from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
+from greedyprune.preprocessing.inputs import to_model
+from greedyprune.preprocessing.seen import seen
+from greedyprune.preprocessing.transforms import downscale
 from greedyprune.selection import Selection
 
 
@@ -125,9 +126,7 @@ class Engine:
     def _prepare(self, number: int, items: list[Item]) -> Batch:
         pictures = [item.open() for item in items]
         batch = Batch(number, items, pictures, self.inputs(items, pictures))
-        with torch.inference_mode(), prune(self.model, RANDOM, Ratio(1.0)) as pruned:  # keeps all
-            self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
-        batch.grids = [selection.grid for selection in pruned.selections]
+        batch.grids = [image.grid for image in images(self.model, batch.inputs)]
         batch.regions = [
             tokens_of(item.boxes, grid, seen(picture, self.processor))
             for item, grid, picture in zip(items, batch.grids, pictures, strict=True)

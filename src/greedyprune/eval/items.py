@@ -35,7 +35,7 @@ class Item:
         """The image in RGB."""
         if not isinstance(self.image, Path):
             return self.image
-        from greedyprune.images.pictures import open_picture
+        from greedyprune.preprocessing.pictures import open_picture
 
         return open_picture(self.image)
 

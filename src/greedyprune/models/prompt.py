@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from greedyprune.keep import Keep
+    from greedyprune.models._family import Medium
     from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
 
@@ -29,6 +30,21 @@ class Span:
     image: ImageTokens
     breaks: tuple[tuple[int, Tensor], ...] = ()
     """Structure tokens: the column of each, and the columns of the tokens that it closes."""
+
+    @property
+    def n(self) -> int:
+        """The number of its visual tokens."""
+        return self.image.n
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """(t, h, w) of its tokens, None if they lie on no grid."""
+        return self.image.grid
+
+    @property
+    def kind(self) -> str:
+        """What it is: image, video or audio."""
+        return self.image.kind
 
     def after(self, cut: Cut, keep: Keep) -> Span:
         """Where it stands once the cut was made, which left of it what `keep` says."""
@@ -134,14 +150,18 @@ def find_images(
         here = places.get(medium.kind)
         if here is None or not bool(here.any()):
             continue
-        rows = _rows_of_features(features.get(medium.kind))
-        visuals = Visuals(ids, here, rows, positions, _newlines(parts, embeds, here), medium.kind)
-        images = medium.layout(parts.config, visuals)
-        found.append((here, [replace(image, kind=medium.kind) for image in images]))
+        rows = rows_of_features(features.get(medium.kind))
+        breaks = newlines(parts, embeds[here.to(embeds.device)])
+        found.append((here, lay_out(parts, medium, Visuals(ids, here, rows, positions, breaks, medium.kind))))
     return found
 
 
-def _rows_of_features(features: Any) -> list[int] | None:
+def lay_out(parts: Parts, medium: Medium, visuals: Visuals) -> list[ImageTokens]:
+    """What stands behind the placeholders of one medium, in order."""
+    return [replace(image, kind=medium.kind) for image in medium.layout(parts.config, visuals)]
+
+
+def rows_of_features(features: Any) -> list[int] | None:
     """The number of rows of each image's features; None if the model does not give them image by image."""
     rows = getattr(features, "pooler_output", features)
     if isinstance(rows, Tensor):
@@ -151,10 +171,9 @@ def _rows_of_features(features: Any) -> list[int] | None:
     return [tensor.shape[:-1].numel() for tensor in tensors] if each and len(tensors) == len(each) else None
 
 
-def _newlines(parts: Parts, embeds: Tensor, places: Tensor) -> Tensor | None:
-    """The placeholders that carry the row that ends a row of patches. -> (placeholders,) bool"""
+def newlines(parts: Parts, tokens: Tensor) -> Tensor | None:
+    """True for placeholders that carry the row that ends a row of patches. (placeholders, d) -> (placeholders,) bool"""
     row = getattr(parts.outer, parts.family.newline or "", None)
     if row is None:
         return None
-    tokens = embeds[places.to(embeds.device)]
     return (tokens == row.detach().to(tokens)).all(-1).cpu()

@@ -16,8 +16,8 @@ except ModuleNotFoundError as missing:
         "greedyprune.plots needs Pillow, which is not installed: pip install 'greedyprune[plots]'"
     ) from missing
 
-from greedyprune.images.seen import seen as seen
 from greedyprune.plots.patches import overlay as overlay
 from greedyprune.plots.sheet import side_by_side as side_by_side
+from greedyprune.preprocessing.seen import seen as seen
 
 __all__ = ["overlay", "seen", "side_by_side"]

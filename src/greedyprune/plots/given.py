@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from greedyprune.images.pictures import open_picture
+from greedyprune.preprocessing.pictures import open_picture
 
 
 class Array(Protocol):

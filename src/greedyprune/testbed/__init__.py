@@ -64,7 +64,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText
 
-    from greedyprune.images.processors import load_processor
+    from greedyprune.preprocessing.processors import load_processor
 
     if name not in FOLDERS:
         raise ValueError(f"name={name!r} is no bundled model: choose one of {', '.join(MODELS)}.")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.images.processors import load_processor
 from greedyprune.models.parts import find_parts
+from greedyprune.preprocessing.processors import load_processor
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.raw import from_config
 from greedyprune.verify.ready import Unready, images, said

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.images.inputs import to_model
 from greedyprune.models.parts import find_parts
+from greedyprune.preprocessing.inputs import to_model
 from greedyprune.verify.cases import Rows
 from greedyprune.verify.subject import Subject, banned_tokens, placeholder
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greedyprune.images.inputs import to_model
 from greedyprune.models.parts import find_parts
+from greedyprune.preprocessing.inputs import to_model
 from greedyprune.verify.cases import Rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"

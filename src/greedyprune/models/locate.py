@@ -1,0 +1,114 @@
+"""Where the images, videos and sounds of a processed prompt are, before the model runs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from greedyprune.models import layouts
+from greedyprune.models._family import ImageTokens, Visuals
+from greedyprune.models.parts import find_parts
+from greedyprune.models.prompt import Prompt, lay_out, newlines, rows_of_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from greedyprune.models._family import Layout, Medium
+    from greedyprune.models.parts import Parts
+    from greedyprune.models.prompt import Span
+
+BY_RUNS: tuple[Layout, ...] = (
+    layouts.by_runs,
+    layouts.runs_of_tiles,
+    layouts.runs_near,
+    layouts.runs_until_last,
+    layouts.runs_until_global,
+    layouts.overview_first,
+)
+"""Layouts that read nothing but the token ids."""
+GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
+"""The input that tells the grid of patches of each image, (images, 3): frames, rows and columns."""
+
+
+def images(model: Any, inputs: Mapping[str, Any]) -> list[Span]:
+    """Where the images, videos and sounds of a processed prompt are: prompt, columns, tokens and grid of each.
+
+        for image in gp.images(model, processor(text=..., images=..., return_tensors="pt")):
+            print(image.kind, image.row, image.n, image.grid, image.columns)
+
+    The order is that of the placeholders, as in `pruned.selections`. The decoder does not run. The token ids, the
+    processor's grids and the config tell most families' images. If they do not (tiles with newlines, sizes that only
+    the encoder knows), the encoder computes the features once. Raises TypeError or ValueError if the model is none
+    that can be pruned, if there are no `input_ids`, or if text and images do not fit.
+    """
+    parts, ids = find_parts(model), inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        raise TypeError("the inputs hold no input_ids (b, q): pass what the model's own processor returned.")
+    ids = ids.cpu()
+    mask = inputs.get("attention_mask")
+    valid = mask.bool().cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(ids).bool()
+    media: list[tuple[Tensor, list[ImageTokens]]] = []
+    for medium, token in parts.media:
+        here = ids == token
+        if any(inputs.get(name) is not None for name in medium.inputs) and bool(here.any()):
+            media.append((here, _of_medium(parts, medium, ids, here, inputs)))
+    return Prompt.of(valid, media).spans
+
+
+def _of_medium(parts: Parts, medium: Medium, ids: Tensor, here: Tensor, inputs: Mapping[str, Any]) -> list[ImageTokens]:
+    """The images of one medium, by what is there without running anything if that is enough."""
+    if medium.layout in BY_RUNS:
+        return lay_out(parts, medium, Visuals(ids, here, kind=medium.kind))
+    total = int(here.sum())
+    grids = _grids(parts, inputs.get(GRIDS.get(medium.kind, "")), total)
+    if medium.layout is layouts.positioned_grids and grids:
+        return [ImageTokens(math.prod(grid), grid, kind=medium.kind) for grid in grids]
+    pixels = inputs.get(medium.inputs[0])
+    one_size = parts.family.takes_one_size(parts.config)
+    if one_size and isinstance(pixels, Tensor) and total % pixels.shape[0] == 0:
+        lengths = [total // pixels.shape[0]] * pixels.shape[0]
+        return lay_out(parts, medium, Visuals(ids, here, lengths, kind=medium.kind))
+    features = _encode(parts, medium, inputs)
+    rows = rows_of_features(features)
+    breaks = None if rows is None else _newlines_among(parts, features, rows, total)
+    return lay_out(parts, medium, Visuals(ids, here, rows, None, breaks, medium.kind))
+
+
+def _newlines_among(parts: Parts, features: Any, rows: list[int], total: int) -> Tensor | None:
+    """The placeholders that carry a newline, in families that have one. -> (placeholders,) bool"""
+    computed = getattr(features, "pooler_output", features)
+    each: list[Tensor] = [tokens.flatten(0, -2) for tokens in computed]
+    row = getattr(parts.outer, parts.family.newline or "", None)
+    if row is None:
+        return None
+    if sum(rows) + len(rows) == total:  # the model puts a newline behind each video later
+        each = [torch.cat([tokens, row.detach().to(tokens)[None]]) for tokens in each]
+    return newlines(parts, torch.cat(each))
+
+
+def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]]:
+    """The grids of merged patches, from those of patches, (images, 3); none if they do not make `total` tokens."""
+    if not isinstance(given, Tensor):
+        return []
+    merge = int(getattr(parts.config.vision_config, "spatial_merge_size", 1))
+    rows: Any = given
+    grids = [(int(t), int(h) // merge, int(w) // merge) for t, h, w in rows.tolist()]
+    tokens = sum(math.prod(grid) for grid in grids)
+    frames = tokens // total  # so many frames of a video may become one
+    if tokens % total or any(t % frames for t, _, _ in grids):
+        return []
+    return [(t // frames, h, w) for t, h, w in grids]
+
+
+@torch.no_grad()
+def _encode(parts: Parts, medium: Medium, inputs: Mapping[str, Any]) -> Any:
+    """The features of one medium, computed by the model's encoder."""
+    compute: Callable[..., Any] | None = getattr(parts.outer, medium.features, None) if medium.features else None
+    if compute is None:
+        return None
+    known = inspect.signature(compute).parameters
+    return compute(**{name: value for name, value in inputs.items() if name in known and value is not None})
