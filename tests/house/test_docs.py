@@ -50,14 +50,14 @@ def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
     assert ATTENTION == proofs.ATTENTIONS
 
 
-def test_the_accuracy_table_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accuracy_tables_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_accuracy
 
-    begin, end = make_accuracy.MARKS
-    shown = README[README.index(begin) + len(begin) : README.index(end)]
     rows = make_accuracy.read(make_accuracy.ROWS)
-    assert shown == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    page = make_accuracy.PAGE.read_text(encoding="utf-8")
+    assert make_accuracy.between(README) == make_accuracy.summary(rows), "run python docs/make_accuracy.py"
+    assert make_accuracy.between(page) == make_accuracy.table(rows), "run python docs/make_accuracy.py"
     for model in make_accuracy.models(rows):
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
 
@@ -81,6 +81,16 @@ def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert re.match(r".+ \? -> \w+", out.stdout)
+    assert "144 -> 16 visual tokens" in out.stdout
+
+
+def test_the_page_about_requests_runs_as_written() -> None:
+    for extra in ("sklearn", "skimage"):
+        pytest.importorskip(extra)
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
     assert "144 -> 16 visual tokens" in out.stdout
 
 
