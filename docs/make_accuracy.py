@@ -1,11 +1,10 @@
-"""Write the README's accuracy table and its picture from `results/eval/testbed.csv`.
+"""Write the accuracy tables of the README and of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv`.
 
 python docs/make_accuracy.py
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,23 +12,31 @@ from greedyprune.outputs import read_csv
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "results" / "eval" / "testbed.csv"
+README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "accuracy.md"
+SHOWN = ("1/4", "1/9")
+"""The budgets of the README's table."""
 MARKS = "<!-- accuracy: begin -->\n", "\n<!-- accuracy: end -->"
 Row = Mapping[str, str]
 
 
 def main() -> None:
-    """Rewrite what stands between the markers, and the picture."""
+    """Rewrite what stands between the markers of both pages, and the pictures."""
     from greedyprune.plots.charts import frontier
 
     rows = read(ROWS)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    begin, end = MARKS
-    made = re.sub(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", lambda _: table(rows), text, flags=re.DOTALL)
-    readme.write_text(made, encoding="utf-8", newline="\n")
+    for page, made in ((README, summary(rows)), (PAGE, table(rows))):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace(between(text), made), encoding="utf-8", newline="\n")
     for model in models(rows):
         figure = frontier([row for row in rows if row["model"] == model], f"testbed model {model!r}, ten tasks")
         figure.savefig(ROOT / "docs" / f"accuracy-{model}.png", dpi=120, bbox_inches="tight")
+
+
+def between(text: str) -> str:
+    """What stands between the markers."""
+    begin, end = MARKS
+    return text[text.index(begin) + len(begin) : text.index(end)]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -45,6 +52,26 @@ def models(rows: Iterable[Row]) -> list[str]:
 def table(rows: list[dict[str, str]]) -> str:
     """One table per model: mean accuracy over the tasks, and the 95 % interval of the difference to all tokens."""
     return "\n\n".join(_table(model, [row for row in rows if row["model"] == model]) for model in models(rows))
+
+
+def summary(rows: list[dict[str, str]]) -> str:
+    """One table of all models at the budgets that the README shows: mean accuracy over the tasks."""
+    means = [row for row in rows if row["task"] == "mean"]
+    dense = {row["model"]: row for row in means if row["method"] == "dense"}
+    columns = [(model, budget) for model in dense for budget in SHOWN]
+    lines = [
+        "| method | cut | " + " | ".join(f"`{model}` {budget}" for model, budget in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+        "| all tokens | | " + " | ".join(_percent(dense[model]["accuracy"]) for model, _ in columns) + " |",
+    ]
+    for method, stage in dict.fromkeys((row["method"], row["stage"]) for row in means if row["method"] != "dense"):
+        cells: list[str] = []
+        for column in columns:
+            some = [row for row in means if (row["method"], row["stage"]) == (method, stage)]
+            some = [row for row in some if (row["model"], row["budget"]) == column]
+            cells.append(_percent(_mean(some, "accuracy")) if some else "")
+        lines.append(f"| {method} | {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _table(model: str, rows: list[dict[str, str]]) -> str:

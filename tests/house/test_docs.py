@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -50,14 +51,14 @@ def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
     assert ATTENTION == proofs.ATTENTIONS
 
 
-def test_the_accuracy_table_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accuracy_tables_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_accuracy
 
-    begin, end = make_accuracy.MARKS
-    shown = README[README.index(begin) + len(begin) : README.index(end)]
     rows = make_accuracy.read(make_accuracy.ROWS)
-    assert shown == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    page = make_accuracy.PAGE.read_text(encoding="utf-8")
+    assert make_accuracy.between(README) == make_accuracy.summary(rows), "run python docs/make_accuracy.py"
+    assert make_accuracy.between(page) == make_accuracy.table(rows), "run python docs/make_accuracy.py"
     for model in make_accuracy.models(rows):
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
 
@@ -81,6 +82,54 @@ def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert re.match(r".+ \? -> \w+", out.stdout)
+    assert "144 -> 16 visual tokens" in out.stdout
+
+
+def names_in(path: Path) -> set[str]:
+    """The names of a file: what stands at its top, and the methods and attributes of its classes as Class.name."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        found |= {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else set()
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        for each in ast.walk(node) if isinstance(node, ast.ClassDef) else ():
+            if isinstance(each, ast.FunctionDef):
+                found.add(f"{node.name}.{each.name}")
+            elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+                found.add(f"{node.name}.{each.target.id}")
+            elif isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
+                found.add(f"{node.name}.{each.attr}")
+    return found
+
+
+def test_what_the_page_about_the_inside_names_is_there() -> None:
+    page = (ROOT / "docs" / "inside.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "greedyprune"
+    names = {path.relative_to(package).as_posix(): names_in(path) for path in package.rglob("*.py")}
+
+    def there(file: str, name: str) -> bool:
+        return any(f"/{path}".endswith(f"/{file}") and (not name or name in known) for path, known in names.items())
+
+    places = re.findall(r"`((?!test_)[a-z_]\w*(?:/\w+)*\.py)(?::([\w.]+))?`", page)
+    places = [(file, name) for file, name in places if not file.startswith("tests/")]
+    assert len(places) > 40
+    assert [place for place in places if not there(*place)] == []
+    tests = re.findall(r"`(tests/[\w/]+(?:\.py)?|test_\w+\.py)`", page)
+    assert [name for name in tests if not (ROOT / name).exists() and not list((ROOT / "tests").rglob(name))] == []
+    classes = {name for known in names.values() for name in known if name[0].isupper()}
+    methods = {(owner, name) for owner, name in re.findall(r"`([A-Z]\w+)\.(\w+)`", page) if owner in classes}
+    assert len(methods) > 20
+    assert [f"{owner}.{name}" for owner, name in methods if f"{owner}.{name}" not in classes] == []
+
+
+def test_the_page_about_requests_runs_as_written() -> None:
+    for extra in ("sklearn", "skimage"):
+        pytest.importorskip(extra)
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
     assert "144 -> 16 visual tokens" in out.stdout
 
 
