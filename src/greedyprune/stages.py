@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -87,7 +88,7 @@ class Depths(Stage):
 
 
 def parse_stage(text: str) -> Stage:
-    """Read `input`, `layer:2`, `layer:2:early` or `layers:8,16,24`, the way a command line writes a stage."""
+    """Read `input`, `layer:2`, `layer:2:early`, `layers:8,16,24` or `depths:0.25,0.5`, as a command line writes it."""
     match text.strip().lower().split(":"):
         case ["input"]:
             return Input()
@@ -97,9 +98,14 @@ def parse_stage(text: str) -> Stage:
             return Layer(int(index), early=True)
         case ["layers", indices] if all(index.isdecimal() for index in indices.split(",")):
             return Layers(tuple(int(index) for index in indices.split(",")))
+        case ["depths", shares] if all(re.fullmatch(r"0?\.\d+", share) for share in shares.split(",")):
+            return Depths(tuple(float(share) for share in shares.split(",")))
         case _:
             pass
-    raise ValueError(f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut.")
+    raise ValueError(
+        f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut, or for several "
+        "cuts layers:8,16,24 or depths:0.25,0.5,0.75."
+    )
 
 
 def as_stage(at: object) -> Stage:

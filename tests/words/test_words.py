@@ -66,10 +66,10 @@ def test_budgets_and_stages_are_read_as_a_command_line_writes_them() -> None:
             parse_budget(bad)
     assert parse_stage("input") == gp.Input()
     assert parse_stage("Layer:2") == gp.Layer(2)
-    for bad in ("layer", "layer:x", "layer:-1", "encoder", "input:2"):
+    for bad in ("layer", "layer:x", "layer:-1", "encoder", "input:2", "depths:2", "depths:a"):
         with pytest.raises(ValueError, match="names no stage"):
             parse_stage(bad)
-    for stage in (gp.Input(), gp.Layer(7), gp.Layer(3, early=True)):
+    for stage in (gp.Depths((0.25, 0.5)), gp.Input(), gp.Layer(7), gp.Layer(3, early=True)):
         assert parse_stage(str(stage)) == stage
     with pytest.raises(ValueError, match="0 or more"):
         gp.Layer(-1)
