@@ -27,7 +27,7 @@ class Policy:
 
     Each field takes what `prune` takes: `Policy("greedyprune", 64, "layer:2")`. The value holds what was meant: a
     `Method`, a budget and a `Stage`; `at=None` is the method's own stage, or the layers that a `PerLayer` names.
-    Raises TypeError or ValueError if the method, the budget and the stage do not fit each other.
+    Raises TypeError or ValueError for a field that is none, and for a budget that does not fit the place or the method.
     """
 
     method: Method
@@ -49,9 +49,12 @@ class Policy:
                 raise ValueError(f"keep={keep!r} says itself where to cut: leave out at={given!r}.")
         for name, value in (("method", method), ("keep", keep), ("at", at)):
             object.__setattr__(self, name, value)
-        for stage in _stages(at):
-            method.check_stage(stage)
         self._check_frames()
+
+    def check_stages(self) -> None:
+        """Raise ValueError if the method cannot run at this place. `prune` asks, once the model had its say."""
+        for stage in _stages(self.at):
+            self.method.check_stage(stage)
 
     def _check_frames(self) -> None:
         """Raise if a budget for every frame does not fit the place or the method."""
@@ -104,12 +107,14 @@ class Policy:
         for name in known[:2]:
             if name not in given:
                 raise ValueError(f'this policy has no {name!r}: write "{name}", as in {{"method": ..., "keep": ...}}.')
-        return cls(
+        found = cls(
             as_method(given["method"]),
             parse_keep(given["keep"]),
             from_plain(given.get("at")),
             given.get("positions", "original"),
         )
+        found.check_stages()
+        return found
 
     def to_bytes(self) -> bytes:
         """The plain dict as JSON in one canonical form, UTF-8: equal policies have equal bytes in every process.

@@ -150,8 +150,9 @@ def test_threads_do_not_meet(at) -> None:
         def work(inputs, expected) -> None:
             together.wait()
             for _ in range(3):
-                run = generate(MODEL, inputs)
-                if not same(run, expected[0]) or [s.rows.tolist() for s in handle.selections] != expected[1]:
+                with handle.using() as request:
+                    run = generate(MODEL, inputs)
+                if not same(run, expected[0]) or [s.rows.tolist() for s in request.selections] != expected[1]:
                     failures.append("another answer than alone")
 
         at_once(work, zip(everyone, alone, strict=True))

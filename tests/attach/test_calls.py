@@ -142,17 +142,6 @@ def test_an_override_is_of_one_handle() -> None:
         assert [mine.selections[0].k, theirs.selections[0].k] == [3, 7]
 
 
-def test_an_override_is_of_one_thread() -> None:
-    seen = []
-    with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
-        with handle.using(keep=3):
-            thread = threading.Thread(target=lambda: seen.append(said(handle)))
-            thread.start()
-            thread.join()
-            assert said(handle) == ("GreedyPrune", "layer:2", [3])
-        assert seen == [("GreedyPrune", "layer:2", [5])]
-
-
 THREADS, CALLS = 4, 8
 
 

@@ -36,8 +36,10 @@ def test_nothing_is_computed_for_a_method_that_does_not_ask(monkeypatch) -> None
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("looked at attention that nobody needs")
 
-    for name in ("tower.class_row", "tower.received_row", "tower.tower_keys", "look.decoder_rows", "look.decoder_keys"):
-        monkeypatch.setattr(f"greedyprune.attach.{name}", never)
+    for name in ("class_row", "received_row", "tower_keys"):
+        monkeypatch.setattr(f"greedyprune.attach.hooks.encoders.{name}", never)
+    for name in ("decoder_rows", "decoder_keys"):
+        monkeypatch.setattr(f"greedyprune.attach.hooks.decoder.{name}", never)
     with gp.prune(MODEL, gp.GreedyPrune(), 4) as handle:
         generate(MODEL, ONE, **FEW)
         with handle.using("cls"), pytest.raises(AssertionError, match="nobody needs"):

@@ -147,6 +147,7 @@ def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]
         )
     policy = policy.on(len(parts.layers))
     check_needs(parts, policy)
+    policy.check_stages()
     for stage in [Layer(index) for index in policy.at.indices] if isinstance(policy.at, Layers) else [policy.at]:
         parts.check_stage(stage)
     return policy, hints
