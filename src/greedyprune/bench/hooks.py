@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration
 
-from greedyprune.attach.forward.cache import cut_of
+from greedyprune.attach.forward.cache import Held
 from greedyprune.attach.handle import prune
 from greedyprune.bench.clock import threads_set
 from greedyprune.models.release import cache_of, cached
@@ -144,7 +144,7 @@ def sides(hooked: Any, bare: Any, batch: int, seed: int = 0) -> tuple[Side, Side
     cache, plain = cache_of(output), DynamicCache(config=bare.config.get_text_config())
     for index, layer in enumerate(cache.layers):
         plain.update(layer.keys.clone(), layer.values.clone(), index)
-    cut = cut_of(cache, 0)
+    cut = Held.by(cache).cut_at(0)
     valid = ones if cut is None else cut.valid.long()
     inputs = {"input_ids": ids[:, -1:], "position_ids": torch.full((batch, 1), total)}
 

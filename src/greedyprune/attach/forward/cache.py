@@ -7,9 +7,9 @@ of dropped tokens (so that masks have the physical width). The class is mixed in
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
@@ -148,43 +148,44 @@ def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, 
     layer.cut, layer.place, layer.prompt = cut, place, prompt
 
 
-def cut_of(cache: Any, index: int | None = None) -> Cut | None:
-    """The cut that a cache layer carries (by default the first layer that carries one), or None."""
-    layers = layers_of(cache)
-    if index is not None:
-        layers = layers[index : index + 1]
-    for layer in layers:
-        if isinstance(layer, ShortLayer) and layer.cut is not None:
-            return layer.cut
-    return None
+@dataclass(eq=False)
+class Held:
+    """The cuts that the layers of a cache carry, read once per forward."""
 
-
-def place_of(cache: Any) -> str | None:
+    cuts: list[Cut | None]
+    """Per layer, None for a layer that holds every token."""
+    place: str | None = None
     """The place where the prompt in this cache was cut, None if it was not."""
-    for layer in layers_of(cache):
-        if isinstance(layer, ShortLayer) and layer.prompt:
-            return layer.place
-    return None
-
-
-def is_cut_once(cache: Any) -> bool:
-    """True if its prompt was cut before one layer alone, so that all short layers are short alike."""
-    return "," not in (place_of(cache) or "")
-
-
-def is_shifted(cache: Any) -> bool:
-    """True if any layer numbered its tokens anew."""
-    return any(cut.shift is not None for cut in _cuts(cache))
-
-
-def is_ragged(cache: Any) -> bool:
+    ragged: bool = False
     """True if any layer holds padding."""
-    return any(cut.ragged for cut in _cuts(cache))
+    shifted: bool = False
+    """True if any layer has compact positions."""
 
+    @classmethod
+    def by(cls, cache: Any) -> Held:
+        """The cuts of this cache. Every step of decoding asks, so this is one loop."""
+        held = cls([])
+        for layer in layers_of(cache):
+            cut = None
+            if isinstance(layer, ShortLayer):
+                cut = layer.cut
+                if held.place is None and layer.prompt:
+                    held.place = layer.place
+                if cut is not None and cut.ragged:
+                    held.ragged = True
+                if cut is not None and cut.shift is not None:
+                    held.shifted = True
+            held.cuts.append(cut)
+        return held
 
-def _cuts(cache: Any) -> Iterator[Cut]:
-    """The cuts that its layers carry."""
-    return (layer.cut for layer in layers_of(cache) if isinstance(layer, ShortLayer) and layer.cut is not None)
+    def cut_at(self, index: int) -> Cut | None:
+        """The cut of one layer, None if it holds every token or if there is no such layer."""
+        return self.cuts[index] if index < len(self.cuts) else None
+
+    @property
+    def cut_once(self) -> bool:
+        """True if the prompt was cut before one layer alone, so that all short layers have the same length."""
+        return "," not in (self.place or "")
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:

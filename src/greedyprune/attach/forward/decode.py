@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from greedyprune.attach.forward.cache import cut_of, is_cut_once, is_ragged, is_shifted, place_of
+from greedyprune.attach.forward.cache import Held
 from greedyprune.models.reads import layers_of
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, last_queries, of_kernel, padded, padding_mask
@@ -28,6 +28,10 @@ class TextInputs:
     """What the text model is called with in this forward, and what its cache holds."""
 
     forward: Forward
+    fresh: bool
+    """True if images come with this forward."""
+    held: Held
+    """The cuts that the cache carries."""
     past: int
     """The tokens that came before this forward, in the original numbering."""
     length: int
@@ -45,14 +49,15 @@ class TextInputs:
     def read(cls, forward: Forward, arguments: dict[str, Any]) -> TextInputs | None:
         """From the text model's arguments; None if nothing is to be cut and nothing was cut: as without pruning."""
         cache, mask = forward.cache, arguments.get("attention_mask")
-        if not forward.brings_images and place_of(cache) is None:
+        fresh, held = forward.brings_images, Held.by(cache)
+        if not fresh and held.place is None:
             return None
         # The paged cache of generate_batch, which text may use, holds many prompts and has no length.
         past = 0 if cache is None else cache.get_seq_length() if hasattr(cache, "get_seq_length") else 1
         outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
         padding = forward.mask if outer_masks else mask
         length = arguments["inputs_embeds"].shape[1]
-        return cls(forward, past, length, padding, arguments.get("position_ids"), outer_masks)
+        return cls(forward, fresh, held, past, length, padding, arguments.get("position_ids"), outer_masks)
 
     @property
     def total(self) -> int:
@@ -91,7 +96,7 @@ class TextInputs:
         `unmasked`: no layer would mask anything, so that no mask is needed.
         """
         parts, mask = self.forward.parts, arguments.get("attention_mask")
-        base, first = cut_of(self.forward.cache, parts.full), cut_of(self.forward.cache, parts.first)
+        base, first = self.held.cut_at(parts.full), self.held.cut_at(parts.first)
         if unmasked:
             arguments["attention_mask"] = None
         elif base is not None and not self.outer_masks and (mask is not None or base.ragged):
@@ -107,9 +112,9 @@ class TextInputs:
         synchronisation of the device, and without a mask there is less to do.
         """
         parts = self.forward.parts
-        if self.outer_masks or parts.attention == "eager" or is_ragged(self.forward.cache):
+        if self.outer_masks or parts.attention == "eager" or self.held.ragged:
             return False
-        base = cut_of(self.forward.cache, parts.full)
+        base = self.held.cut_at(parts.full)
         return mask is None or bool(mask[:, 0 if base is None else base.length :].all())
 
     def keys_of(self, index: int) -> int:
@@ -189,14 +194,14 @@ class Decode:
     @classmethod
     def begin(cls, text: TextInputs, arguments: dict[str, Any]) -> Decode | None:
         """Edit the text model's arguments; the work that is left in the decoder layers, None if there is none."""
-        forward, parts = text.forward, text.forward.parts
+        parts = text.forward.parts
         unmasked = text.nothing_masked(arguments.get("attention_mask"))
         text.fit_to_cache(arguments, unmasked=unmasked)
-        first = cut_of(forward.cache, parts.first)
+        first = text.held.cut_at(parts.first)
         is_padded = text.padding is not None or (first is not None and first.ragged)
         edits = LayerEdits(
-            masks_fit=first is not None and is_cut_once(forward.cache) and not (text.outer_masks and is_padded),
-            numbered=(first is not None and first.shift is not None) or not is_shifted(forward.cache),
+            masks_fit=first is not None and text.held.cut_once and not (text.outer_masks and is_padded),
+            numbered=(first is not None and first.shift is not None) or not text.held.shifted,
             unmasked=unmasked,
         )
         return None if edits.none else cls(text, edits, edits.only_masked)
@@ -204,8 +209,7 @@ class Decode:
     def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Give decoder layer `index` the mask of its own cache, and the positions that it counts in."""
         text, hidden = self.text, arguments["hidden_states"]
-        held = cut_of(text.forward.cache, index)
-        first = cut_of(text.forward.cache, text.forward.parts.first)
+        held, first = text.held.cut_at(index), text.held.cut_at(text.forward.parts.first)
         if held is not None and held.shift is not None and (first is None or first.shift is None):
             self._renumber(index, held.shift, arguments, hidden)
         mask = arguments.get("attention_mask")
@@ -232,13 +236,13 @@ def mask_of(text: TextInputs, index: int, mask: Tensor | None, hidden: Tensor, *
 
     `masks_fit`: the model's masks have the width of every layer's cache. (b, q, d) -> (b, l), (b, 1, q, l) or None
     """
-    parts, cache = text.forward.parts, text.forward.cache
+    parts = text.forward.parts
     kind = parts.kinds[index]
     if kind.recurrent:
         return mask
-    held = cut_of(cache, text.keys_of(index))
+    held = text.held.cut_at(text.keys_of(index))
     if held is None:  # the model may have made its masks for layers that are short, as this one is not
-        wrong = mask is not None and cut_of(cache, parts.full) is not None
+        wrong = mask is not None and text.held.cut_at(parts.full) is not None
         return text.rebuilt(None, index, mask, hidden) if wrong and mask is not None else mask
     if mask is None and not held.ragged:
         return None  # nothing to mask: the usual step costs one look
@@ -267,7 +271,7 @@ def held_before(text: TextInputs, layer: int, device: torch.device, *, compact: 
     forward, kinds = text.forward, text.forward.parts.kinds
     # Layers that carry a state hold no tokens: the next one behind them does.
     layer = next((i for i in range(layer, len(kinds)) if not kinds[i].recurrent), layer)
-    before = cut_of(forward.cache, layer)
+    before = text.held.cut_at(layer)
     if before is not None:
         return before.grown(text.past)
     batch = forward.ids.shape[0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.attach.forward import refusals
-from greedyprune.attach.forward.cache import bytes_of, cut_of, place_of, shorten
+from greedyprune.attach.forward.cache import bytes_of, shorten
 from greedyprune.attach.forward.decide import Decider, Step, tower_cues, warn_if_nothing_pruned
 from greedyprune.attach.forward.decode import TextInputs, held_before, mask_of
 from greedyprune.attach.forward.record import Lengths, report_of
@@ -60,7 +60,7 @@ class Prefill:
         assert wish is not None
         policy, ids = wish.policy, forward.ids.cpu()
         text.fit_to_cache(arguments, unmasked=False)
-        refusals.refuse_other_place(place_of(forward.cache), policy.place)
+        refusals.refuse_other_place(text.held.place, policy.place)
         refusals.refuse_unknown_arguments(parts, ids, arguments)
         refusals.refuse_packed(parts, text.positions, text.padding_now, arguments)
         valid = torch.ones(ids.shape, dtype=torch.bool, device="cpu")
@@ -125,7 +125,7 @@ class Prefill:
         if text.past and fresh.ragged and not parts.plain:
             refusals.refuse_uneven()
         whole = masked = self.held_before(start, device).then(fresh)
-        if cut_of(text.forward.cache, parts.full) is not None:  # masks are sized on this layer, which is short already
+        if text.held.cut_at(parts.full) is not None:  # masks are sized on this layer, which is short already
             base = self.held_before(parts.full, device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
         self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections]))
@@ -182,7 +182,7 @@ class Prefill:
             arguments["hidden_states"] = self.cut(arguments["hidden_states"], index)
         mask, hidden = arguments.get("attention_mask"), arguments["hidden_states"]
         if index < starts[0]:
-            full = cut_of(text.forward.cache, index) is None
+            full = text.held.cut_at(index) is None
             if not text.past or not full or mask is None or text.outer_masks:
                 return None
             # A later turn's padding mask was made for layers that are short, as this one is not.

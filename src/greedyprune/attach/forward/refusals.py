@@ -125,13 +125,14 @@ def refuse_packed(parts: Parts, positions: Tensor | None, padding: Tensor | None
         )
 
 
-def refuse_unclear(ids: Tensor | None, mask: Any, *, cut: bool) -> None:
-    """Raise if the call does not tell which tokens are images and padding. `cut`: something is to be cut, or was."""
+def refuse_unclear(ids: Tensor | None, mask: Any, cache: Any, *, images: bool) -> None:
+    """Raise if the call does not tell which tokens are images and padding. `images`: some come with the call."""
     if ids is None:
         raise NotImplementedError(
             "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
         )
-    if cut and mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+    odd = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
+    if odd and (images or is_cut(cache)):
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
 

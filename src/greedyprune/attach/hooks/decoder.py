@@ -78,7 +78,7 @@ class DecoderHooks(Attached):
             empty = cache is None or (hasattr(cache, "get_seq_length") and not cache.get_seq_length())
             forward.work, forward.plain_prompt = None, forward.wish is not None and empty
             return None
-        if not forward.brings_images:
+        if not text.fresh:
             forward.work = Decode.begin(text, kwargs)
             if forward.work is not None:
                 self._register_layers()

@@ -104,7 +104,7 @@ class OuterHooks(Attached):
         if refusals.brings_media(self._parts, kwargs):
             given: dict[str, Any] = kwargs.get("mm_encoder_outputs") or {}
             computed = {kind: features for kind, features in given.items() if features is not None}
-            refusals.refuse_unclear(ids, mask, cut=True)
+            refusals.refuse_unclear(ids, mask, cache, images=True)
             refusals.refuse_labels(kwargs)
             refusals.refuse_unknown_inputs(self._parts, kwargs, computed)
             refusals.refuse_callers(self._parts, watched=generation is not None)
@@ -112,7 +112,7 @@ class OuterHooks(Attached):
                 if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
                     places[medium.kind] = ids.cpu() == token
         else:
-            refusals.refuse_unclear(ids, mask, cut=refusals.is_cut(cache))
+            refusals.refuse_unclear(ids, mask, cache, images=False)
         wish = None
         if places or ids.shape[1] > 1:
             refusals.warn_if_unbrought(self._parts, kwargs, ids, {*places, *computed})
