@@ -55,9 +55,9 @@ def test_overrides_nest_and_end() -> None:
     base = ("GreedyPrune", "layer:2", [5])
     with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
         assert said(handle) == base
-        with handle.using(keep=3) as same_handle:
-            assert same_handle is handle
+        with handle.using(keep=3) as request:
             assert said(handle) == ("GreedyPrune", "layer:2", [3])
+            assert request.report() == handle.report()
             with handle.using("grid", gp.Ratio(0.5), at=gp.Layer(1)):
                 assert said(handle) == ("UniformGrid", "layer:1", [8])
                 with handle.using(at=gp.Input()):

@@ -142,4 +142,4 @@ def test_an_average_may_be_given_for_each_image_and_where_it_cannot_be_is_said()
             generate(MODEL, ONE, **FEW)
     with pytest.raises(TypeError, match="is about the layers of a model"):
         gp.select("random", gp.Cues(torch.ones(4, 2)), gp.LayerAverage(2))
-    assert Policy(gp.GreedyPrune(), 3, gp.Layers((1, 2)), depth=4).starts == [1, 2]
+    assert Policy(gp.GreedyPrune(), 3, gp.Layers((1, 2))).starts == [1, 2]

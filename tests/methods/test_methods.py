@@ -140,7 +140,7 @@ def test_a_missing_cue_is_refused_with_the_remedy(name: str, monkeypatch: pytest
     for need in method.needs:  # the others are there
         for each in method.needs:
             monkeypatch.setattr(type(each), "met", lambda self, cues, missing=need: self != missing)
-        with pytest.raises(ValueError, match=rf"{type(method).__name__} needs {type(need).__name__.lower()}.*pass "):
+        with pytest.raises(ValueError, match=rf"{type(method).__name__} needs {need.word}.*pass "):
             gp.select(method, gp.Cues(torch.ones(4, D)), 2)
     if method.needs == ():
         assert gp.select(method, gp.Cues(torch.ones(4, D)), 2).k == 2

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import greedyprune as gp
+import greedyprune.eval
+import greedyprune.preprocessing.inputs
 
 ROOT = Path(gp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -65,7 +67,7 @@ def words() -> dict[str, str]:
 
 def reachable(word: str) -> bool:
     """Can a user write gp.word, or gp.room.word of a public room?"""
-    rooms = (gp.testing, gp.testbed, gp.plots)
+    rooms = (gp.testing, gp.testbed, gp.plots, greedyprune.eval, greedyprune.preprocessing.inputs)
     return word in gp.__all__ or any(hasattr(room, word) for room in rooms)
 
 

@@ -211,7 +211,7 @@ class Decode:
         text, hidden = self.text, arguments["hidden_states"]
         held, first = text.held.cut_at(index), text.held.cut_at(text.forward.parts.first)
         if held is not None and held.shift is not None and (first is None or first.shift is None):
-            self._renumber(index, held.shift, arguments, hidden)
+            self._renumber(index, held, held.shift, arguments)
         mask = arguments.get("attention_mask")
         arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=self.edits.masks_fit)
         return arguments
@@ -220,9 +220,10 @@ class Decode:
         """Nothing: new images alone bring features for layers."""
         return None
 
-    def _renumber(self, index: int, shift: Tensor, arguments: dict[str, Any], hidden: Tensor) -> None:
+    def _renumber(self, index: int, held: Cut, shift: Tensor, arguments: dict[str, Any]) -> None:
         """Give a layer behind a cut with compact positions the positions that its cache counts in."""
-        text, key = self.text, ("shifted", self.text.forward.parts.kinds[index].name)
+        text, hidden = self.text, arguments["hidden_states"]
+        key = ("shifted", held, text.forward.parts.kinds[index].name)
         found = text.made(key, arguments["position_embeddings"])
         if found is None:
             ids = text.own_positions(hidden.device) - shift.to(hidden.device)
