@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -71,12 +72,13 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def arrows(files: list[Path]) -> dict[str, set[str]]:
+@functools.cache
+def arrows() -> dict[str, set[str]]:
     """Every file and the files that it imports, at the top, in functions and under TYPE_CHECKING.
 
     The public face, `__init__.py` at the root, is left out: it names everything, and nothing runs through it.
     """
-    names = {dotted(path): path for path in files if path != ROOT / "__init__.py"}
+    names = {dotted(path): path for path in FILES if path != ROOT / "__init__.py"}
     found: dict[str, set[str]] = {name: set() for name in names}
     for name, path in names.items():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -110,13 +112,13 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def test_files_import_each_other_in_no_circle() -> None:
-    assert circles(arrows(FILES)) == []
+    assert circles(arrows()) == []
 
 
 def test_circles_are_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [{"a", "b", "c"}]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
-    graph = arrows(FILES)
+    graph = arrows()
     assert "cli._plan" in graph["cli._report"]  # under TYPE_CHECKING
     assert "eval.scenes" in graph["cli._suite"]  # in a function
     assert "preprocessing.processors" in graph["testbed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ def public(tree: ast.Module) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
+@functools.cache
 def words() -> dict[str, str]:
     """Names that are shown to users and defined somewhere in the package, each with a file that shows it."""
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
