@@ -1,4 +1,4 @@
-"""Families as data: where things are in a model. Lists are never kept by hand, everything reads `FAMILIES`."""
+"""Model families as data: each family says where its parts are. Every list of families is read from `FAMILIES`."""
 
 from greedyprune.models._family import Family as Family
 from greedyprune.models._family import ImageTokens as ImageTokens
