@@ -42,7 +42,7 @@ def downscale(
     the model's own, or its image processor.
 
     Each side of the exact shape is rounded up or down to whole tokens. The rounding takes the most tokens within the
-    budget, then the least distortion: a square image with 17 tokens gets 4 x 4, not 1 x 17. Near the processor's least
+    budget, then the least distortion: a square image with keep=17 gets 4 x 4, not 1 x 17. Near the processor's least
     size, the distortion is larger. Images within the budget stay as they are. Every other image is resampled once,
     since the processor does not resize the result. This is a control of VTC-Bench, arXiv 2510.07143.
 
