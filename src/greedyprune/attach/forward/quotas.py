@@ -109,7 +109,7 @@ def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Meth
     last = prompt.last
     ends = [number for number, span in enumerate(prompt.spans) if span.image.n and last[span.row] == span.columns[-1]]
     for number in ends:
-        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to read the next one"
+        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to predict the next"
         if method.merges:
             raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text behind the image.")
         for each in found.values():
@@ -117,7 +117,7 @@ def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Meth
             if not quota.k:
                 raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text behind the image.")
             if len({*quota.protect, n - 1}) > quota.k:
-                raise ValueError(f"{why} too, and with protect that is more than the budget keeps: raise keep.")
+                raise ValueError(f"{why}, and with those of protect it is more than the budget keeps: raise keep.")
             each[number] = replace(quota, protect=tuple(sorted({*quota.protect, n - 1})))
             _check(number, each[number], prompt.spans[number].image)
     return found
