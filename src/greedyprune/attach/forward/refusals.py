@@ -305,7 +305,7 @@ def refuse_uneven() -> NoReturn:
 
 
 def refuse_compact_multimodal(positions: Tensor) -> None:
-    """Raise if compact positions are asked of multimodal position ids. `positions` (b, q) or (3, b, q)"""
+    """Raise if position ids are multimodal, which have no compact form. `positions` (b, q) or (3, b, q)"""
     if positions.ndim != 2:
         raise NotImplementedError(
             'positions="compact" is not defined for multimodal position ids (M-RoPE): use positions="original".'
