@@ -1,4 +1,4 @@
-"""Model families as data: each family says where its parts are. Every list of families is read from `FAMILIES`."""
+"""Model families as data: the layout of each family's images. Every list of families is read from `FAMILIES`."""
 
 from greedyprune.models._family import Family as Family
 from greedyprune.models._family import ImageTokens as ImageTokens

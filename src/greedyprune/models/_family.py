@@ -139,7 +139,7 @@ Sizes: TypeAlias = Literal["own", "one", "by tower", "tiles", "unknown"]
 - "one": it resizes every image to one size. All images have the same number of tokens.
 - "by tower": the vision tower decides. Most towers take one size (LLaVA).
 - "tiles": it cuts every image into tiles of one size.
-- "unknown": nobody has checked it. Images of two sizes may have different numbers of tokens.
+- "unknown": it is not checked. Images of two sizes may have different numbers of tokens.
 """
 
 _ONE_SIZE = "so a smaller image has just as many tokens; use AveragePool() instead"

@@ -1,7 +1,7 @@
 """FLOPs of a decoder, counted from its config and the number of tokens in each layer. A multiply-add counts as two.
 
-For a layer with q new tokens that look at c tokens, width d, h heads of width e, g key-value heads, and a gated MLP of
-width f:
+A layer has q new tokens that attend to c tokens, width d, h heads of width e, g key-value heads, and a gated MLP of
+width f. Its FLOPs are:
 
     projections  2 q d e (2 h + 2 g)        attention  4 q c h e        MLP  6 q d f
 

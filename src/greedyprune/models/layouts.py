@@ -105,7 +105,7 @@ def _square_patches(config: Any, visuals: Visuals) -> list[ImageTokens]:
     for length in lengths:
         if length not in expected:
             raise ValueError(
-                f"an image of this call has {length} visual tokens where the model's config says {max(expected)}, "
+                f"an image of this call has {length} visual tokens, and the model's config says {max(expected)}, "
                 f"by the size of the images that its {config.vision_config.model_type!r} tower takes: use the model's "
                 "own processor, and leave out prefill_chunk_size if you gave one: a chunk holds only part of an image."
             )

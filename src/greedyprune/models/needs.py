@@ -98,7 +98,7 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
 def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
     whose = f"the vision tower of this {parts.family.model_type!r} model"
     if isinstance(need, Attention) and need.kind == "cls" and not parts.class_token:
-        return f"{whose} has no class token that looks at patches"
+        return f"{whose} has no class token that attends to patches"
     if parts.tower is None or not parts.tower_layers:
         return f"{whose} is of type {parts.tower_type!r}, which is not known here, only {', '.join(READABLE_TOWERS)}"
     if isinstance(need, Keys) and need.of == "text":

@@ -27,7 +27,7 @@ INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "inp
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """A kind of decoder layer, which says the tokens that a query can attend to."""
+    """A kind of decoder layer: full attention, a sliding window, or a recurrent state."""
 
     name: str
     """The name in the config's layer_types."""
@@ -129,7 +129,7 @@ class Parts:
             if stage.early and not self.plain:
                 names = ", ".join(sorted({kind.name for kind in self.kinds} - {"full_attention"}))
                 raise NotImplementedError(
-                    f"decoder layers of type {names} cannot give back tokens that they have seen: "
+                    f"decoder layers of type {names} cannot give back tokens that they have read: "
                     f"use Layer({stage.index}) without early=True."
                 )
 

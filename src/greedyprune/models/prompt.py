@@ -24,7 +24,7 @@ class Span:
     """The place of one image, video or sound in the sequence of one forward."""
 
     row: int
-    """The prompt that it belongs to; -1 if no token of it is left."""
+    """The prompt that holds it; -1 if no token of it is left."""
     columns: Tensor
     """(n,) the columns of its tokens, ascending."""
     image: ImageTokens
@@ -47,7 +47,7 @@ class Span:
         return self.image.kind
 
     def after(self, cut: Cut, keep: Keep) -> Span:
-        """Return its place after a cut. `keep` says the tokens of it that the cut kept."""
+        """Return its place after a cut. `keep`: the tokens of it that the cut kept."""
         if not keep.k:
             return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
         now = torch.full((cut.length,), -1, device="cpu")

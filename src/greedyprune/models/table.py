@@ -201,7 +201,7 @@ READABLE_TOWERS: tuple[str, ...] = (
 """The model types of vision towers whose attention weights and keys the probes can compute."""
 
 IMPOSSIBLE: dict[str, str] = {
-    "llama4": "its decoder looks at fixed chunks of the sequence, which move when tokens leave",
+    "llama4": "its decoder attends to fixed chunks of the sequence, which move if tokens are dropped",
     "mllama": "its images enter by cross-attention, so there are no visual tokens in the sequence to drop",
     "blip-2": "a fixed set of learned queries represents the image, so no patch tokens are in the sequence",
     "instructblip": "a fixed set of learned queries represents the image, so no patch tokens are in the sequence",

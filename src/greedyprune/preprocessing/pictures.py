@@ -64,13 +64,13 @@ def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB, rotated as its EXIF orientation says."""
+    """Return the picture in RGB, rotated by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Open a picture in RGB, rotated as its EXIF orientation says. Raises the errors of `header_of`."""
+    """Open a picture in RGB, rotated by its EXIF orientation. Raises the errors of `header_of`."""
     with header_of(path) as image:
         return upright(image)

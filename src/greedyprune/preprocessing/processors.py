@@ -13,8 +13,6 @@ def load_processor(where: str) -> Any:
     The processors of the Qwen-VL families hold a video processor, which transformers has only for torchvision. Without
     torchvision, the same class is built without that part. Images and text use its own code, and a video raises
     ImportError.
-
-        processor = load_processor("Qwen/Qwen2.5-VL-3B-Instruct")
     """
     local = os.path.isdir(where)
     stock: Any = transformers.AutoProcessor

@@ -159,7 +159,7 @@ def _each(keep: object, images: int) -> tuple[Budget, ...]:
     """Return one budget per image."""
     budgets = as_budgets(keep)
     if isinstance(budgets, (PerLayer, LayerAverage)):
-        raise TypeError(f"keep={budgets!r} belongs to layers, and images have one size: give an int or a Ratio.")
+        raise TypeError(f"keep={budgets!r} is for layers, and an image has one size: give an int or a Ratio.")
     if isinstance(budgets, tuple) and len(budgets) != images:
         raise ValueError(f"keep has {len(budgets)} budgets for {images} images: give one for each, or one.")
     return tuple(map(as_budget, budgets)) if isinstance(budgets, tuple) else (as_budget(budgets),) * images

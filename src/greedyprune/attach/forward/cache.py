@@ -80,7 +80,7 @@ class ShortLayer(Base):
         if remove > length - self.prompt:
             raise ValueError(
                 f"cannot crop {remove} tokens from a cache whose last {length - self.prompt} came after the pruned "
-                "prompt: dropped visual tokens cannot be brought back. Start again from an empty cache."
+                "prompt: dropped visual tokens cannot be brought back, so start again from an empty cache."
             )
         if remove >= 0:  # also for 0: a sliding layer that recorded its past then forgets tokens outside the window
             with self._physical():

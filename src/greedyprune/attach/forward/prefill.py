@@ -326,7 +326,7 @@ class Prefill:
         now = [text.length if step is None else step.fresh.columns.shape[1] for step in steps]
         held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
         before = [total - new for total, new in zip(held, now, strict=True)]
-        if self.policy.early:  # cache layers before the cut are cut after each prompt, in earlier turns too
+        if self.policy.early:  # caches before the cut are cut after each prompt, in earlier turns too
             held = held[-1:] * len(steps)
             before = before[-1:] * len(steps)
         visual = [tokens if step is None else sum(keep.k for keep in step.keeps) for step in steps]

@@ -111,11 +111,11 @@ def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Meth
     for number in ends:
         why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to predict the next"
         if method.merges:
-            raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text behind the image.")
+            raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text after the image.")
         for each in found.values():
             quota, n = each[number], prompt.spans[number].image.n
             if not quota.k:
-                raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text behind the image.")
+                raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text after the image.")
             if len({*quota.protect, n - 1}) > quota.k:
                 raise ValueError(f"{why}, and with those of protect it is more than the budget keeps: raise keep.")
             each[number] = replace(quota, protect=tuple(sorted({*quota.protect, n - 1})))

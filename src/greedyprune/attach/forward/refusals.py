@@ -299,8 +299,8 @@ def refuse_early_cut(policy: Policy, *, followed: bool) -> None:
 def refuse_uneven() -> NoReturn:
     """Raise: in a later turn, a batch keeps different numbers of tokens, and some layers would count the padding."""
     raise NotImplementedError(
-        "a later turn's images must keep equally many tokens in every prompt of a batch if the decoder has sliding "
-        "windows or recurrent layers, which would count the padding. Use a batch of one prompt."
+        "a later turn's images must keep equally many tokens in every prompt of a batch, since this decoder has "
+        "sliding windows or recurrent layers, and they would count the padding: use a batch of one prompt."
     )
 
 
