@@ -186,7 +186,7 @@ class Family:
     tower: Tower | None = None
     """Its vision tower; None if methods cannot read attention and keys in it."""
     grid: Literal["yes", "one tile", "no"] = "yes"
-    """The answer to "do an image's tokens lie on a grid?". "one tile": they do unless the image has several tiles."""
+    """The grid of an image's tokens: always there, there for an image of one tile, or never, as far as is known."""
     readable: bool = True
     """True if methods can read attention and keys of its decoder."""
     sizes: Sizes = "unknown"
