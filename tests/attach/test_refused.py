@@ -49,7 +49,7 @@ def test_images_of_that_model_are_pruned(at) -> None:
 def test_a_decoder_of_moving_chunks() -> None:
     made = ready(llama4())
     before = proofs.fingerprint(made.model)
-    with pytest.raises(ValueError, match="'llama4' model cannot be pruned: its decoder looks at fixed chunks"):
+    with pytest.raises(ValueError, match="'llama4' model cannot be pruned: its decoder attends to fixed chunks"):
         gp.prune(made.model, "greedyprune", 5)
     assert proofs.fingerprint(made.model) == before  # 5.24 itself cannot run these models, so no answers are compared
     assert proofs.hooks_on(made.model) == 0

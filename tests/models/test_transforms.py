@@ -208,7 +208,7 @@ def test_the_bundled_model_is_refused_by_name() -> None:
         (SQUARE, Ratio(0.004), "the least is 4"),
         (SQUARE, 0.25, r"keep=0.25 is ambiguous: write Ratio\(0.25\)"),
         (SQUARE, -1, "cannot be negative"),
-        (SQUARE, PerLayer({2: 8}), "belongs to layers"),
+        (SQUARE, PerLayer({2: 8}), "is for layers"),
         (SQUARE, [8, 8], "2 budgets for 1 images"),
         (Image.new("RGB", (0, 5)), 8, r"images\[0\] has no pixels: it is 0 x 5"),
         ([SQUARE, np.zeros((8, 8, 3))], 8, r"images\[1\] is a ndarray: give PIL images"),

@@ -213,7 +213,7 @@ def test_a_tower_without_a_class_token_is_refused_with_the_methods_that_run() ->
     vision = tower(model_type="siglip_vision_model", image_size=24, patch_size=6)
     text = decoder(model_type="llama")
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE))
-    with pytest.raises(ValueError, match="no class token that looks at patches"):
+    with pytest.raises(ValueError, match="no class token that attends to patches"):
         gp.prune(model, "cls", 4)
     with (
         gp.prune(MODEL, "cls", 4) as handle,

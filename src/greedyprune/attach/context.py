@@ -1,6 +1,6 @@
-"""Everything that is true only while something runs: the context variables, and the values that they hold.
+"""The context variables, which hold values only while something runs, and the types of these values.
 
-A context variable belongs to one thread or one asynchronous task, so two calls of one model never meet here.
+A context variable belongs to one thread or one asynchronous task, so two calls of one model never share values.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class Wish(Protocol):
-    """What is to be done to the prompts of a call, and the place for what was done."""
+    """The policy and the hints for the prompts of a call. It also stores the result."""
 
     @property
     def policy(self) -> Policy:
-        """A method, a budget, the place of the cut and positions."""
+        """The method, the budget, the place of the cut and the positions."""
         ...
 
     @property
     def hints(self) -> Hints:
-        """What is known of the images of the call."""
+        """The user's hints about the images of the call."""
         ...
 
     @property
@@ -45,49 +45,49 @@ class Wish(Protocol):
         ...
 
     def record(self, report: Report | None, selections: list[Selection]) -> None:
-        """Take the result of a prompt; None for one without images."""
+        """Store the result of a prompt. `report` is None if the prompt has no images."""
         ...
 
 
 class Work(Protocol):
-    """What one forward has to do in the decoder layers."""
+    """The edits that one forward makes in the decoder layers."""
 
     skips_unmasked: bool
-    """True if there is nothing to do in a layer that gets no attention mask."""
+    """True if a layer without an attention mask needs no edit."""
 
     def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Edit the arguments of decoder layer `index`; None leaves them as they are."""
+        """Edit the arguments of decoder layer `index`. None leaves them as they are."""
         ...
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
-        """Edit the states that come out of decoder layer `index`; None leaves them as they are."""
+        """Edit the output states of decoder layer `index`. None leaves them as they are."""
         ...
 
 
 @dataclass(eq=False)
 class Forward:
-    """One forward of the outer model, from its first hook to its last."""
+    """One forward of the outer model, from its first hook to its last hook."""
 
     parts: Parts
-    """The parts of the pruned model that runs; each handle has its own."""
+    """The parts of the pruned model that runs. Each handle has its own."""
     wish: Wish | None
-    """None for one token without images: such a step prunes nothing."""
+    """The wish for this call. None for one token without images, since such a step prunes nothing."""
     ids: Tensor
     """(b, q) the token ids."""
     places: Mapping[str, Tensor]
-    """The placeholders of each kind of input that came along, (b, q) bool on the CPU; empty while decoding."""
+    """The placeholders of each kind of input that this call brings, (b, q) bool on the CPU; empty while decoding."""
     cache: Any
-    """The KV cache that came with the call."""
+    """The KV cache that the caller passed; None if there is none."""
     mask: Tensor | None
-    """The attention mask as the caller gave it."""
+    """The attention mask that the caller passed."""
     generation: Generation | None
-    """The run of `generate` that this forward belongs to."""
+    """The run of `generate` that makes this forward; None if there is none."""
     features: dict[str, Any]
-    """The features of each kind of input, as the model computed them."""
+    """The features of each kind of input that the model computed."""
     seen: dict[str, dict[Seen, Tensor]]
-    """What the hooks saw in the vision tower, for each kind, by the visual tokens of all its inputs."""
+    """The values that the hooks read in the vision tower, for each kind of input, one row per visual token."""
     work: Work | None = None
-    """What is to be done in the decoder layers; None if there is nothing to do."""
+    """The edits in the decoder layers; None if there are none."""
     plain_prompt: bool = False
     """True for a prompt without images that begins a sequence."""
     thread: int = field(default_factory=threading.get_ident)
@@ -103,7 +103,7 @@ class Forward:
 
     def fills(self, layer: object) -> bool:
         """True if a cache layer belongs to the cache that this forward fills."""
-        for mine in layers_of(self.cache):  # noqa: SIM110 - mostly the first, so no generator
+        for mine in layers_of(self.cache):  # noqa: SIM110 - the first layer mostly matches, so no generator
             if mine is layer:
                 return True
         return False
@@ -111,21 +111,21 @@ class Forward:
 
 @dataclass(eq=False)
 class Generation:
-    """One run of `generate` of a pruned model. It alone knows how long the prompt is."""
+    """One run of `generate` of a pruned model. Only `generate` knows the length of the prompt."""
 
     parts: Parts
     """The parts of the pruned model that runs."""
     ids: Tensor
-    """(b, n) the token ids it was called with, on the CPU: the prompt, or the part of it that the cache lacks."""
+    """(b, n) the token ids that the caller passed, on the CPU: the prompt, or the part that the KV cache lacks."""
     length: int
-    """The number of tokens of the prompt, those in the cache included."""
+    """The number of tokens of the prompt, including those in the KV cache."""
     recorded: bool = False
-    """True once the prompt's result is recorded: without a cache the prompt is read again at every step."""
+    """True if the prompt's result is recorded. Without a KV cache, every step reads the prompt again."""
 
     def reads(self, ids: Tensor, past: int) -> bool:
-        """True if a forward reads this prompt; False for a forward that somebody makes by hand meanwhile.
+        """True if a forward reads this prompt; False if other code calls the model while `generate` runs.
 
-        `ids` (b', q) on the CPU; b' is a multiple of b for beams and several returned sequences.
+        `ids` (b', q) on the CPU. With beams or several returned sequences, b' is a multiple of b.
         """
         count, times = self.length - past, ids.shape[0] // self.ids.shape[0]
         if not 0 < count <= min(ids.shape[1], self.ids.shape[1]) or times * self.ids.shape[0] != ids.shape[0]:
@@ -138,41 +138,41 @@ class Trial:
     """One run of the self-test of an unknown model type (`selftest.py`)."""
 
     wish: Wish | None
-    """What the hooks shall do; None for a run without pruning."""
+    """The wish that the hooks follow; None for a run without pruning."""
     cut_made: Cut | None = None
-    """The cut that the hooks made."""
+    """The cut that the hooks made; None until then."""
     states: Tensor | None = None
-    """The states that came out of the text model."""
+    """The output states of the text model; None until then."""
 
 
 @dataclass(eq=False)
 class TowerRun:
-    """One run of a vision tower in which something is looked for."""
+    """One run of a vision tower in which hooks read needs of a method."""
 
     owner: ReferenceType[object]
-    """The hooks that look: two pruned models may share a tower. A weak reference, so that nothing stays alive."""
+    """The hooks that read. Two pruned models may share a tower. The reference is weak, so it keeps nothing alive."""
     wanted: list[Seen]
-    """What is looked for, each with the number of its layer."""
+    """The needs to read, each with the number of its layer."""
     grids: Tensor | None
-    """The images' patch grids, if the tower is called with them."""
+    """The images' patch grids; None if the tower is called without them."""
     rows: dict[Seen, Tensor] = field(default_factory=dict["Seen", Tensor])
-    """What was seen so far, by the tower's rows."""
+    """The values that were read so far, one row per tower row."""
 
 
 FORWARD: ContextVar[Forward | None] = ContextVar("greedyprune_forward", default=None)
-"""The forward of a pruned model that runs now, None outside."""
+"""The forward of a pruned model that runs now; None if there is none."""
 
 GENERATION: ContextVar[Generation | None] = ContextVar("greedyprune_generation", default=None)
-"""The innermost `generate` of a pruned model that runs now, None outside."""
+"""The innermost `generate` of a pruned model that runs now; None if there is none."""
 
 REQUESTS: ContextVar[tuple[Any, ...]] = ContextVar("greedyprune_requests", default=())
-"""The requests that were entered in this context, the innermost last. Some may be over: see `Pruned.request`."""
+"""The requests that were entered in this context, the innermost last. Some may have ended: see `Pruned.request`."""
 
 TRIAL: ContextVar[Trial | None] = ContextVar("greedyprune_trial", default=None)
-"""The run of a self-test that is under way, None otherwise."""
+"""The run of a self-test that runs now; None if there is none."""
 
 ENCODING: ContextVar[str | None] = ContextVar("greedyprune_encoding", default=None)
-"""The kind of input whose features are being computed, None outside."""
+"""The kind of input whose features the model computes now; None if there is none."""
 
 TOWER_RUNS: ContextVar[tuple[TowerRun, ...]] = ContextVar("greedyprune_tower_runs", default=())
-"""The runs of vision towers in which something is looked for now."""
+"""The runs of vision towers in which hooks read needs now."""

@@ -1,4 +1,4 @@
-"""`prune` attaches a policy to a model. `Pruned` is the handle: it makes requests, reports and undoes."""
+"""`prune` attaches a policy to a model. `Pruned` is the handle: it makes requests, reports, and removes the pruning."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from greedyprune.stages import Stage
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
-    """What `protect` may be: one entry per image of the call."""
+    """The types of `protect`: one entry per image of the call."""
     Kept: TypeAlias = Budget | LayerAverage | Total | PerLayer | Sequence[Budget | LayerAverage]
-    """What `keep` may be."""
+    """The types of `keep`."""
     Named: TypeAlias = Method | type[Method] | str | Mapping[str, Any]
-    """What `method` may be."""
+    """The types of `method`."""
 
 _PRUNED: weakref.WeakKeyDictionary[Any, weakref.ref[Pruned]] = weakref.WeakKeyDictionary()
-"""The text models that carry hooks now, with the handle of each: pruning one twice would cut the cut."""
+"""The text models that have hooks now, with the handle of each. A second pruning would cut the sequence twice."""
 
 
 def prune(
@@ -62,31 +62,31 @@ def prune(
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
     - `method`: an instance, a class, a registered name or a plain dict; or a whole `Policy`.
-    - `keep`: an int (visual tokens kept per image), `Ratio(0.25)`, `LayerAverage(64)` (so many per decoder layer on
-      average), a list with one of these per image of the call, `Total(128)` for all images of a prompt together,
+    - `keep`: an int (visual tokens kept per image), `Ratio(0.25)`, `LayerAverage(64)` (the average over decoder
+      layers), a list with one of these per image of the call, `Total(128)` for all images of a prompt together,
       `PerFrame(8)` for every frame of a video, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
-    - `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8, 16))` or `Depths((1/4, 1/2))`, after the last of which
-      `keep` stay; or its text, such as "layer:2". The default is the method's own stage.
-    - `positions`: "original" ids (the default), or "compact" ones without gaps, which is how several published VQA
-      numbers were made (grounding suffers).
-    - `protect`: per image of the call the visual tokens that must be kept, None for an image without: `[[0, 5],
-      None]`. They count towards `keep`.
-    - `relevance`: per image of the call, (n,), the relevance of each token to the question by a model of your own, such
-      as a CLIP text tower; methods that weigh relevance (CDPruner) use it.
+    - `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8, 16))` or `Depths((1/4, 1/2))`; or its text, such as
+      "layer:2". After the last cut, `keep` tokens are left. The default is the method's own stage.
+    - `positions`: "original" position ids (the default), or "compact" ones without gaps. Several published VQA numbers
+      use compact ids; grounding suffers from them.
+    - `protect`: per image of the call, the visual tokens that must stay, or None: `[[0, 5], None]`. They count towards
+      `keep`.
+    - `relevance`: per image of the call, (n,), the relevance of each token to the question by your own model, such as a
+      CLIP text tower. Methods that weigh relevance (CDPruner) use it.
 
-    The model's weights, config and forward stay as they are: hooks do everything, and tokens that are dropped leave the
-    sequence and the KV cache physically.
+    The model's weights, config and forward stay as they are, since hooks do everything. Dropped tokens are physically
+    removed from the sequence and from the KV cache.
 
         with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
             out = model.generate(**inputs)
         print(pruned.report())
 
-    Without `with`, call `.remove()` on the handle, or `gp.remove(model)`. If several requests run at a time, or answers
-    are streamed, give each request its own object: `pruned.request(keep=32).generate(**inputs)`.
+    Without `with`, call `.remove()` on the handle, or `gp.remove(model)`. If several requests run at a time, or if
+    answers are streamed, give each request its own object: `pruned.request(keep=32).generate(**inputs)`.
 
-    Raises TypeError or ValueError for a method, budget, stage or model that cannot work, before anything is attached;
-    RuntimeError if the model is pruned already; NotImplementedError if this release of transformers lacks something
-    that pruning relies on.
+    Raises TypeError or ValueError if a method, budget, stage or model cannot work; RuntimeError if the model is pruned
+    already; NotImplementedError if this release of transformers lacks something that pruning relies on. If it raises,
+    nothing is attached.
     """
     if keep is None and not isinstance(method, Policy):
         raise TypeError("keep is missing: write keep=64 for 64 visual tokens per image, or keep=Ratio(0.25).")
@@ -103,10 +103,12 @@ def prune(
 
 
 def remove(model: Any) -> None:
-    """Take the pruning off a model whose handle is lost, in a notebook say. Nothing happens if it is not pruned.
+    """Remove the pruning from a model whose handle is lost, for example in a notebook.
 
-    gp.prune(model, keep=64)  # whoever runs this twice has no handle of the first
-    gp.remove(model)
+    It does nothing if the model is not pruned.
+
+        gp.prune(model, keep=64)  # the handle is lost, and a second run of this line would raise
+        gp.remove(model)
     """
     for module in model.modules() if hasattr(model, "modules") else ():
         handle = _PRUNED[module]() if module in _PRUNED else None
@@ -117,7 +119,7 @@ def remove(model: Any) -> None:
 def _policy(
     base: Policy | None, method: Named | Policy | None, keep: Any, at: Stage | str | None, positions: Positions | None
 ) -> Policy:
-    """A policy from what is given; what is left out is as in `base`. A new method brings its own stage."""
+    """Make a policy from the given values. `base` gives the others, but a new method brings its own stage."""
     if isinstance(method, Policy):
         base, method = method, None
     if base is None:
@@ -134,14 +136,14 @@ def _policy(
 
 
 def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]:
-    """A policy and hints for this model, or an error that says what does not fit."""
+    """Return the policy and the hints for this model. Raises if they do not fit the method or the model."""
     method = policy.method
     if any(hints.protect) and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
     if any(each is not None for each in hints.relevance) and not method.weighs_relevance:
         weighing = ", ".join(name for name in METHODS if method_class(name).weighs_relevance)
         warnings.warn(
-            f"{type(method).__name__} does not weigh relevance, so relevance= changes nothing; these do: {weighing}.",
+            f"{type(method).__name__} does not weigh relevance, so relevance= changes nothing. These do: {weighing}.",
             PruneWarning,
             stacklevel=3,
         )
@@ -154,9 +156,9 @@ def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]
 
 
 class Pruned(Attached):
-    """The handle of a pruned model. `request` and `using` prune single calls otherwise; `remove` undoes everything.
+    """The handle of a pruned model. `request` and `using` change single calls; `remove` undoes everything.
 
-    `selections` and `report()` tell about the last prompt. If several requests run at a time, ask each request.
+    `selections` and `report()` describe the last prompt. If several requests run at a time, use those of each request.
     """
 
     def __init__(self, parts: Parts, policy: Policy, hints: Hints) -> None:
@@ -178,7 +180,7 @@ class Pruned(Attached):
         _PRUNED[parts.text] = weakref.ref(self)
 
     def _wish(self) -> Request:
-        """The wish for a call that starts now. The hooks ask the handle, which so lives as long as they do."""
+        """Return the wish for a call that starts now. The hooks call this, so the handle lives as long as they do."""
         return self._requests.wish()
 
     def request(
@@ -191,10 +193,10 @@ class Pruned(Attached):
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
     ) -> Request:
-        """A request of its own: `request.generate(**inputs)` once, in any thread or task, then `request.report()`.
+        """Make a request. Call `request.generate(**inputs)` once, in any thread or task, then `request.report()`.
 
-        What is left out is as the handle, or the block around, has it. `protect=[]` protects nothing, `relevance=[]`
-        says nothing. Takes what `prune` takes, and raises as it does.
+        It takes the arguments of `prune`, and raises the same errors. The handle, or the `using` block around, gives
+        the arguments that are left out. `protect=[]` protects nothing, and `relevance=[]` gives no relevance.
 
             request = pruned.request(keep=gp.Ratio(0.5))
             out = request.generate(**inputs)
@@ -219,9 +221,9 @@ class Pruned(Attached):
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
     ) -> Request:
-        """A request for the calls inside a `with` block: what is left out stays as it is.
+        """Make a request for the calls inside a `with` block. Arguments that are left out do not change.
 
-        A thread that is started inside does not know the block: start it with `target=request.generate`.
+        A thread that you start inside the block does not use it. Start the thread with `target=request.generate`.
 
             with pruned.using(keep=gp.Ratio(0.5)) as request:
                 out = model.generate(**inputs)
@@ -229,18 +231,21 @@ class Pruned(Attached):
         """
         return self.request(method, keep, at=at, positions=positions, protect=protect, relevance=relevance)
 
-    # -- what was done
+    # -- results
 
     @property
     def selections(self) -> list[Selection]:
-        """What was kept of each image of the last prompt, in the user's own visual token indices.
+        """The kept tokens of each image of the last prompt, as indices of its original visual tokens.
 
-        Inside a `using` block whose request ran, of that request's last prompt.
+        Inside a `using` block whose request ran, it is the last prompt of that request.
         """
         return list(self._seen()[1])
 
     def report(self) -> Report:
-        """The counts of the last prompt; inside a `using` block whose request ran, of that request's last prompt."""
+        """Return the counts of the last prompt.
+
+        Inside a `using` block whose request ran, it is the last prompt of that request.
+        """
         return self._seen()[0]
 
     def _seen(self) -> tuple[Report, list[Selection]]:
@@ -249,9 +254,10 @@ class Pruned(Attached):
         return mine or self._requests.last or (empty_report(self._requests.own.policy), [])
 
     def remove(self) -> None:
-        """Take the pruning off. The model is as it was; caches it filled stay usable only while pruned. Idempotent.
+        """Remove the pruning. The model is as it was. A second call does nothing.
 
-        Waits for forwards that other threads run; raises RuntimeError inside a forward of this thread.
+        KV caches that the pruned model filled can be used only while it is pruned. This method waits for forwards in
+        other threads. Raises RuntimeError inside a forward of this thread.
         """
         if self._requests.removed:  # the model may carry the hooks of another handle by now
             return

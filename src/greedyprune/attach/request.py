@@ -1,4 +1,4 @@
-"""Requests: one wish each, with its own result. Nothing is kept per thread."""
+"""Requests: each has its own wish and its own result. Nothing is stored per thread."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from greedyprune.policy import Policy
 
 _ENTERED = itertools.count()
-"""Numbers requests in the order in which they are entered."""
+"""The counter that numbers requests in the order in which they are entered."""
 
 
 class Request:
-    """One request: its wish, and its own result once it ran. It can run in any thread or task.
+    """One request: its wish, and its own result after it ran. It can run in any thread or task.
 
         request = pruned.request(keep=32)
         Thread(target=request.generate, kwargs={**inputs, "streamer": streamer}).start()
         ...
         print(request.report())
 
-    `pruned.using(...)` makes the same object for the calls inside a `with` block.
+    `pruned.using(...)` makes the same kind of object for the calls inside a `with` block.
     """
 
     def __init__(self, requests: Requests, policy: Policy, hints: Hints) -> None:
@@ -48,16 +48,16 @@ class Request:
 
     @property
     def selections(self) -> list[Selection]:
-        """What was kept of each image of this request's last prompt; empty until it ran."""
+        """The kept tokens of each image of this request's last prompt; empty until it ran."""
         return [] if self._result is None else list(self._result[1])
 
     def report(self) -> Report:
-        """The counts of this request's last prompt; empty until it ran."""
+        """Return the counts of this request's last prompt; empty until it ran."""
         return empty_report(self.policy) if self._result is None else self._result[0]
 
     @property
     def result(self) -> tuple[Report, list[Selection]] | None:
-        """Report and selections of this request's last prompt, None until it ran."""
+        """The report and the selections of this request's last prompt; None until it ran."""
         return self._result
 
     @property
@@ -71,16 +71,16 @@ class Request:
         return self is not self._requests.own
 
     def record(self, report: Report | None, selections: list[Selection]) -> None:
-        """Take the result of a prompt; the hooks call this. None stands for a prompt without images."""
+        """Store the result of a prompt. The hooks call this. `report` is None if the prompt has no images."""
         self._result = self._requests.last = (report or empty_report(self.policy), selections)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model's `generate` with this request's wish, in whichever thread this runs.
+        """Call the model's `generate` with this request's wish, in the thread that calls this.
 
             out = pruned.request(keep=32).generate(**inputs)
 
-        Raises RuntimeError if the request ran already, or if its handle was removed; ValueError if it has hints for
-        images, and the call brings none.
+        Raises RuntimeError if the request ran already, or if its handle was removed; ValueError if the request has
+        hints for images, and the call brings no images.
         """
         model, before = self._requests.generator(), REQUESTS.get()
         self._begin()
@@ -97,7 +97,7 @@ class Request:
         self._begin()
         own = inspect.currentframe()
         caller = None if own is None else own.f_back
-        # An ExitStack enters from a frame of its own, which ends before the block does.
+        # An ExitStack enters from its own frame, which ends before the block does.
         if caller is not None and caller.f_code.co_filename != contextlib.__file__:
             self._frame = caller
         self._threads = weakref.WeakSet(threading.enumerate())
@@ -107,7 +107,7 @@ class Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A generator may be resumed in another context than the one it began in: no token, which knows only that one.
+        # A generator may resume in another context than it began in. A token works only in its own context: use none.
         self._frame = None
         self._end()
         REQUESTS.set(tuple(each for each in REQUESTS.get() if each is not self))
@@ -133,14 +133,14 @@ class Request:
     def __repr__(self) -> str:
         return f"Request({self.policy.method!r}, keep={self.policy.keep}, at={self.policy.place})"
 
-    # -- asked by `Requests`
+    # -- read by `Requests`
 
     def entered_by(self) -> tuple[int, int] | None:
-        """The function that entered it, by the number of its frame, and when; None if no function stands for it."""
+        """Return its number and the id of the frame that entered it; None if no frame entered it."""
         return None if self._frame is None else (self._number, id(self._frame))
 
     def entered_while(self, other: Request) -> bool:
-        """True if it was entered by a call from the block of `other`."""
+        """True if it was entered inside the block of `other`, while that block was on the stack."""
         return other in self._around
 
     def belongs_to(self, requests: Requests) -> bool:
@@ -148,21 +148,21 @@ class Request:
         return self._requests is requests
 
     def is_unseen_by(self, thread: threading.Thread) -> bool:
-        """True if it is a block, and this thread was started since it was entered."""
+        """True if it is a `with` block, and this thread was started after the block was entered."""
         return self._threads is not None and thread not in self._threads
 
 
 class Requests:
-    """The requests of one handle: which of them is in force for a call, and what was done last."""
+    """The requests of one handle. It finds the request in force for a call, and stores the last result."""
 
     def __init__(self, holders: Sequence[Any], policy: Policy, hints: Hints) -> None:
         self.lock, self.removed = threading.Lock(), False
         self.open: dict[Request, None] = {}
-        """The requests that run."""
+        """The requests that run now."""
         self.own = Request(self, policy, hints)
         """The handle's own wish."""
         self.last: tuple[Report, list[Selection]] | None = None
-        """The result of the last prompt, of whatever request."""
+        """The result of the last prompt, from any request."""
         self._holders = holders
 
     def check_attached(self) -> None:
@@ -171,7 +171,7 @@ class Requests:
             raise RuntimeError("this handle was removed, so nothing would be pruned: call gp.prune(model, ...) again.")
 
     def generator(self) -> Any:
-        """The model whose `generate` a request calls."""
+        """Return the model whose `generate` a request calls. Raises TypeError if there is none."""
         found = next((each for each in self._holders if hasattr(each, "generate")), None)
         if found is None:
             kind = type(self._holders[0]).__name__
@@ -179,18 +179,18 @@ class Requests:
         return found
 
     def wish(self) -> Request:
-        """The wish for a call that starts now: that of the request in force here, or the handle's own."""
+        """Return the wish for a call that starts now: that of the request in force here, or the handle's own."""
         found = self.in_force()
         if found is None and self.open:
             self._warn_if_unseen()
         return found or self.own
 
     def in_force(self) -> Request | None:
-        """The innermost open request around the call that runs now, None outside of all.
+        """Return the innermost open request around the call that runs now; None if there is none.
 
-        A request is around if a function on the stack entered it, or if this context entered it. The stack is right
-        for a generator, wherever it is resumed; the context is right for tasks, and for what they start. If both tell
-        of a request, the context's is the inner one if it was entered while the other was on the stack.
+        A request is around a call if a function on the stack entered it, or if this context entered it. The stack is
+        right for a generator, wherever it resumes. The context is right for tasks, and for the tasks that they start.
+        If both give a request, the context's is the inner one if it was entered while the other was on the stack.
         """
         if not self.open:
             return None
@@ -201,7 +201,7 @@ class Requests:
         return stack
 
     def on_stack(self) -> Request | None:
-        """The request that the innermost function on the stack entered last, None if none did."""
+        """Return the request that the innermost function on the stack entered last; None if no function entered one."""
         entered = sorted((by, request) for request in list(self.open) if (by := request.entered_by()) is not None)
         frames = {frame: request for (_, frame), request in entered}
         frame = inspect.currentframe() if frames else None
@@ -212,12 +212,12 @@ class Requests:
         return None
 
     def _warn_if_unseen(self) -> None:
-        """Warn in a thread that was started inside a `using` block, which it does not know."""
+        """Warn if this thread was started inside a `using` block, since the block does not apply to it."""
         thread = threading.current_thread()
         unseen = next((request for request in list(self.open) if request.is_unseen_by(thread)), None)
         if unseen is not None:
             warnings.warn(
-                f"this thread was started while {unseen!r} is in force in another one, and does not know it: its "
+                f"this thread was started while {unseen!r} is in force in another thread, and does not use it: its "
                 f"prompts are pruned as the handle says, keep={self.own.policy.keep}. Start it with "
                 "Thread(target=request.generate, ...).",
                 PruneWarning,
@@ -226,5 +226,5 @@ class Requests:
 
 
 def empty_report(policy: Policy) -> Report:
-    """The report of a prompt without images, or of none."""
+    """Make the report of a prompt without images, or for no prompt at all."""
     return Report(type(policy.method).__name__, policy.place)

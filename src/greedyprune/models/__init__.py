@@ -1,4 +1,4 @@
-"""Families as data: where things are in a model. Lists are never kept by hand, everything reads `FAMILIES`."""
+"""Model families as data: the layout of each family's images. Every list of families is read from `FAMILIES`."""
 
 from greedyprune.models._family import Family as Family
 from greedyprune.models._family import ImageTokens as ImageTokens

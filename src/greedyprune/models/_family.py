@@ -1,4 +1,4 @@
-"""Family: what has to be known about a model type to prune it, as data."""
+"""Family: the facts about one model type that pruning needs, as data."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """One image, video or sound of a call: how many visual tokens it has, and their grid where one fits."""
+    """One image, video or sound of a call: the number of its visual tokens, and their grid if they lie on one."""
 
     n: int
     """The tokens that a method may choose from."""
     grid: tuple[int, int, int] | None
-    """(t, h, w) of these."""
+    """(t, h, w) of these tokens; None if they lie on no grid."""
     breaks: tuple[tuple[int, int, int], ...] = ()
-    """Structure tokens among the placeholders, such as newlines: (own place, first and end place of what it closes).
+    """Structure tokens among the placeholders, such as newlines, as (own place, first place, end place).
 
-    They are no candidates and count towards no budget; one stays while a token that it closes stays."""
+    The token closes the placeholders from the first place up to the end place. A method cannot choose it, and it counts
+    towards no budget. It stays if a token that it closes stays."""
     kind: str = "image"
-    """What it is: image, video or audio."""
+    """The kind of input: image, video or audio."""
 
     @property
     def length(self) -> int:
-        """How many placeholders stand for it."""
+        """The number of its placeholders, structure tokens included."""
         return self.n + len(self.breaks)
 
 
 @dataclass(frozen=True, eq=False)
 class Visuals:
-    """What a call brought along about its images, or its videos, or its sounds. Index tensors on the CPU."""
+    """The facts that a call brings about its inputs of one kind. Index tensors are on the CPU."""
 
     ids: Tensor
     """(b, q) the token ids of this forward."""
     visual: Tensor
-    """(b, q) bool: their placeholders."""
+    """(b, q) bool: True for their placeholders."""
     lengths: list[int] | None = None
-    """Rows of features that the model computed for each; None where it computes them all in one."""
+    """The number of feature rows of each input; None if the model computes all rows in one tensor."""
     positions: Tensor | None = None
-    """(3 or 4, b, q) multimodal position ids, for models that have them."""
+    """(3 or 4, b, q) multimodal position ids; None if the model has none."""
     breaks: Tensor | None = None
-    """(placeholders,) bool: which of them carry the model's newline, for families that have one."""
+    """(placeholders,) bool: True for those that hold the model's newline; None if the family has no newline."""
     kind: str = "image"
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """The unbroken runs of placeholders. -> [(row, first column, end column)]"""
+        """Find the unbroken runs of placeholders. -> [(row, first column, end column)]"""
         found: list[tuple[int, int, int]] = []
         for row, flags in enumerate(self.visual.int()):
             padded = flags.new_zeros(flags.shape[0] + 2)
@@ -63,7 +64,10 @@ class Visuals:
         return found
 
     def counted(self) -> list[int]:
-        """How many placeholders each has by its features, or an error that says what does not fit."""
+        """Return the number of placeholders of each input, which is the number of its feature rows.
+
+        Raises ValueError if the prompt holds another number of placeholders than there are feature rows.
+        """
         total = int(self.visual.sum())
         if self.lengths is not None and sum(self.lengths) == total:
             return self.lengths
@@ -80,60 +84,62 @@ Layout: TypeAlias = Callable[[Any, Visuals], list[ImageTokens]]
 
 @dataclass(frozen=True)
 class Medium:
-    """One kind of input whose tokens stand in the sequence: where it comes in, and how it lies there."""
+    """One kind of input whose tokens are in the sequence: its arguments, its placeholder and its layout."""
 
     kind: str
     layout: Layout
     token: str
     """The config attribute with the placeholder's token id."""
     inputs: tuple[str, ...]
-    """The arguments of the model that carry it."""
+    """The model's arguments that hold this input."""
     features: str
-    """The method of the model that computes its rows; empty where the model does so inside its forward."""
+    """The model's method that computes its features; empty if the model computes them inside its forward."""
 
 
 def image(layout: Layout, token: str = "image_token_id") -> Medium:
-    """Images."""
+    """Describe images. The defaults are the names that most models use."""
     return Medium("image", layout, token, ("pixel_values",), "get_image_features")
 
 
 def video(layout: Layout, token: str = "video_token_id") -> Medium:
-    """Videos."""
+    """Describe videos. The default is the name that most models use."""
     return Medium("video", layout, token, ("pixel_values_videos",), "get_video_features")
 
 
 def audio(layout: Layout, token: str = "audio_token_id", features: str = "get_audio_features") -> Medium:
-    """Sounds."""
+    """Describe sounds. The defaults are the names that most models use."""
     return Medium("audio", layout, token, ("input_features",), features)
 
 
 Fold: TypeAlias = Callable[[Any, "Tensor", "Tensor | None"], "Tensor"]
-"""(config, a value of each of the tower's rows, the images' patch grids) -> the values by visual token, in the order
-of the placeholders. (images, rows, ...) or (rows, ...) -> (n of all images, patches per token, ...)"""
+"""A function that groups the tower's rows by visual token, in the order of the placeholders.
+
+It takes (config, one value per tower row, the images' patch grids).
+(images, rows, ...) or (rows, ...) -> (n of all images, patches per token, ...)"""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A family's vision tower: where it is, and which of its rows become which visual token."""
+    """A family's vision tower: its place in the model, and the rows that become each visual token."""
 
     place: str
-    """Where the outer model has it."""
+    """The attribute of the outer model that holds it."""
     fold: Fold
-    """Which rows become which token; held by tests that change one row and see which token changes."""
+    """The rows that become each token. Tests change one row and check that only its token changes."""
     class_token: str | None = None
-    """The name of its class token, which stands in front of the patches, where it has one."""
+    """The name of its class token, which comes before the patches; None if it has none."""
     normed: bool = True
-    """Whether a projector that reads the last layer reads it through the tower's final norm."""
+    """True if a projector that reads the last layer reads it after the tower's final norm."""
 
 
 Sizes: TypeAlias = Literal["own", "one", "by tower", "tiles", "unknown"]
-"""What a family's image processor does with the size of an image.
+"""The way a family's image processor treats the size of an image.
 
-- "own": it keeps the size and tells how many tokens that makes, so a smaller image has fewer tokens.
-- "one": it resizes every image to one size, so all images have equally many tokens.
-- "by tower": the vision tower decides; most take one size (LLaVA).
+- "own": it keeps the size and reports the number of tokens. A smaller image has fewer tokens.
+- "one": it resizes every image to one size. All images have the same number of tokens.
+- "by tower": the vision tower decides. Most towers take one size (LLaVA).
 - "tiles": it cuts every image into tiles of one size.
-- "unknown": nobody has looked; images of two sizes may have different numbers of tokens.
+- "unknown": it is not checked. Images of two sizes may have different numbers of tokens.
 """
 
 _ONE_SIZE = "so a smaller image has just as many tokens; use AveragePool() instead"
@@ -145,11 +151,11 @@ CANNOT_DOWNSCALE: dict[Sizes, str] = {
     "(crop_to_patches=False or do_image_splitting=False)",
     "unknown": "its processor is not known to keep an image's own size",
 }
-"""Why smaller images do not have fewer tokens, and what to do; empty if they do."""
+"""The reason why a smaller image does not have fewer tokens, and the remedy; empty if it has fewer."""
 
 
 def tower_takes_one_size(config: Any) -> bool:
-    """True if the vision tower takes images of one size: its config names one. For Pixtral it names the largest."""
+    """True if the vision tower takes images of one size, which its config names. Pixtral's config names the largest."""
     vision = config.vision_config
     named = all(isinstance(getattr(vision, name, None), int) for name in ("image_size", "patch_size"))
     return named and vision.model_type != "pixtral"
@@ -157,60 +163,60 @@ def tower_takes_one_size(config: Any) -> bool:
 
 @dataclass(frozen=True)
 class Family:
-    """One model type: how its images lie in the sequence. Everything else is found on the model itself."""
+    """One model type: the layout of its images in the sequence. The model itself tells everything else."""
 
     model_type: str
-    """`config.model_type`, the name users know."""
+    """`config.model_type`, the name that users know."""
     layout: Layout | None = None
-    """How long each image is and on which grid; None for families without images."""
+    """The function that finds the length and the grid of each image; None if the family reads no images."""
     image_token: str = "image_token_id"
     """The config attribute with the placeholder's token id."""
     also: tuple[Medium, ...] = ()
-    """What else it reads: `video(layout)`, `audio(layout)`."""
+    """The other kinds of input that it reads: `video(layout)`, `audio(layout)`."""
     stages: tuple[type[Stage], ...] = (Input, Layer)
-    """Where tokens may be cut; every pair of family and stage listed here is held by the family proofs."""
+    """The stages where tokens may be cut. The family proofs test every stage that is listed here."""
     deepstack: tuple[str, str] | None = None
-    """The text model's arguments with the mask and the features that are added to visual rows after early layers."""
+    """The text model's arguments for DeepStack: the mask, and the features that early layers add to visual tokens."""
     along: tuple[str, ...] = ()
     """Further arguments of the text model that have the sequence as their second axis, (b, q, ...)."""
     newline: str | None = None
-    """Where the outer model has the row that ends each row of an image's patches."""
+    """The outer model's attribute with the newline embedding, which ends each row of an image's patches."""
     norm: str = "norm"
-    """Where the text model's final norm is."""
+    """The text model's attribute with its final norm."""
     tower: Tower | None = None
-    """Its vision tower, where methods may ask what is seen in there."""
+    """Its vision tower; None if methods cannot read attention and keys in it."""
     grid: Literal["yes", "one tile", "no"] = "yes"
-    """Whether an image's tokens lie on a grid: always, unless it is several tiles, or never as far as is known."""
+    """The grid of an image's tokens: always there, there for an image of one tile, or never, as far as is known."""
     readable: bool = True
-    """Whether methods can look at attention and keys of its decoder."""
+    """True if methods can read attention and keys of its decoder."""
     sizes: Sizes = "unknown"
-    """What its image processor does with the size of an image, see `Sizes`."""
+    """The way its image processor treats the size of an image, see `Sizes`."""
     without: tuple[tuple[str, str], ...] = ()
-    """Kinds of input that it reads and that are refused, each with the reason."""
+    """The kinds of input that it reads and pruning refuses, each with the reason."""
     note: str = ""
-    """What a user should know, shown beside the family."""
+    """A note for users, shown in the table of families."""
     crops: bool = False
-    """Whether its processor may make several pictures of one (pan and scan) that nothing but text marks as such."""
+    """True if its processor may cut one picture into crops (pan and scan) that only text in the prompt marks."""
     proven: bool = True
-    """False for a model type that is not in the table: it has to prove itself on the first prompt."""
+    """False for a model type that is not in the table. It must pass a self-test on its first prompt."""
 
     @property
     def media(self) -> tuple[Medium, ...]:
-        """Everything it reads beside text."""
+        """The kinds of input that it reads, apart from text."""
         first = () if self.layout is None else (image(self.layout, self.image_token),)
         return (*first, *self.also)
 
     @property
     def cannot_downscale(self) -> str:
-        """The reason why smaller images do not have fewer tokens, and a remedy; empty if they do."""
+        """The reason why a smaller image does not have fewer tokens, and the remedy; empty if it has fewer."""
         return CANNOT_DOWNSCALE[self.sizes]
 
     def takes_one_size(self, config: Any) -> bool:
-        """True if every image has equally many tokens in a model with this config, whatever the image's size."""
+        """True if a model with this config makes the same number of tokens of every image, large or small."""
         return self.sizes == "one" or (self.sizes == "by tower" and tower_takes_one_size(config))
 
     def gives(self, need: Need) -> bool:
-        """Whether methods can have this of the family's models, built with the towers and decoders they come with."""
+        """True if methods can get this need from the family's models, with their usual towers and decoders."""
         if isinstance(need, Grid):
             return self.grid != "no"
         if not need.in_tower:

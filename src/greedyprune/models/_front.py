@@ -1,4 +1,4 @@
-"""Standing in front of a module's method while a model is pruned, without touching its class."""
+"""Replace a module's method on the instance while a model is pruned. The class stays as it is."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 class Attached:
-    """What is attached to a model, so that the model cannot be copied or pickled meanwhile."""
+    """The base class of everything that is attached to a model. It stops the model from being copied or pickled."""
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
 
 
 def put_in_front(module: nn.Module, name: str, made: Any) -> Callable[[], None]:
-    """Give a module an attribute in front of its own method. The function returned puts back what was there before.
+    """Set an instance attribute that hides the module's own method. Returns a function that undoes this.
 
-    If somebody else stands in front of the attribute by then, it stays: it is called as long as theirs is there.
+    The undo restores the attribute that was there before. It does nothing if other code has since replaced ours.
     """
     own, before = vars(module), vars(module).get(name)
     own[name] = made

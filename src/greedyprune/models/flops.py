@@ -1,12 +1,12 @@
-"""FLOPs of a decoder, counted from its config and how many tokens each layer sees. A product and a sum are two.
+"""FLOPs of a decoder, counted from its config and the number of tokens in each layer. A multiply-add counts as two.
 
-For a layer with q new tokens that look at c tokens, width d, h heads of width e, g key-value heads, and a gated MLP of
-width f:
+A layer has q new tokens that attend to c tokens, width d, h heads of width e, g key-value heads, and a gated MLP of
+width f. Its FLOPs are:
 
     projections  2 q d e (2 h + 2 g)        attention  4 q c h e        MLP  6 q d f
 
-and 2 d V for the logits of one position. The attention of a prompt is counted over the whole square, as its matrix
-products are, although half of it is masked. Norms, rotations, softmax and the vision tower are left out.
+and 2 d V for the logits of one position. The attention of a prompt counts the full square, because its matrix products
+compute it, although half of it is masked. The count leaves out norms, rotary embeddings, softmax and the vision tower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sizes:
-    """The widths of a decoder."""
+    """The widths of a decoder layer, and the size of the vocabulary."""
 
     width: int
     heads: int
@@ -29,7 +29,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Any, layer: int = 0) -> Sizes:
-        """Read off a model's config, or that of its text model; layers may differ (Gemma 4)."""
+        """Read the widths of one layer from a model's config. Layers may differ (Gemma 4)."""
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         if getattr(text, "is_heterogeneous", False):
             text = text.per_layer_config[layer]
@@ -44,20 +44,23 @@ class Sizes:
         )
 
     def layer(self, new: int, seen: int) -> int:
-        """One layer, `new` tokens that each look at `seen` tokens."""
+        """Return the FLOPs of one layer for `new` tokens that each attend to `seen` tokens."""
         projections = 2 * new * self.width * self.head * (2 * self.heads + 2 * self.groups)
         return projections + 4 * new * seen * self.heads * self.head + 6 * new * self.width * self.inner
 
     @property
     def logits(self) -> int:
-        """The logits of one position."""
+        """The FLOPs of the logits of one position."""
         return 2 * self.width * self.vocabulary
 
 
 def prefill_flops(config: Any, lengths: Sequence[int], past: Sequence[int] | None = None) -> int:
-    """A prompt of which decoder layer i sees lengths[i] tokens, and the logits of its last one. (layers,) -> FLOPs
+    """Count the FLOPs of a prefill and of the logits of its last token. (layers,) -> FLOPs
 
-    `past`: what the cache of each layer held before, where a conversation goes on.
+    `lengths`: the number of tokens that each decoder layer computes. `past`: the number of tokens of earlier turns in
+    the KV cache of each layer.
+
+        prefill_flops(model.config, [640] * 2 + [128] * 30)  # a cut before layer 2
     """
     each = [Sizes.of(config, layer) for layer in range(len(lengths))]
     before = past or [0] * len(lengths)
@@ -66,6 +69,11 @@ def prefill_flops(config: Any, lengths: Sequence[int], past: Sequence[int] | Non
 
 
 def decode_flops(config: Any, lengths: Sequence[int]) -> int:
-    """One new token after a prompt that left lengths[i] tokens in the cache of layer i. (layers,) -> FLOPs"""
+    """Count the FLOPs of one new token. (layers,) -> FLOPs
+
+    `lengths`: the number of tokens that the KV cache of each decoder layer holds.
+
+        decode_flops(model.config, [640] * 2 + [128] * 30)
+    """
     steps = (Sizes.of(config, layer).layer(1, length + 1) for layer, length in enumerate(lengths))
     return sum(steps) + Sizes.of(config).logits

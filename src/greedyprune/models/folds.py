@@ -1,4 +1,4 @@
-"""Folds: which rows of a vision tower become which visual token, for methods that look into the tower."""
+"""Folds group the rows of a vision tower by the visual token that they become, for methods that read the tower."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
 
 
 def one_by_one(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
-    """Every patch is a token; the projector reads the first row too, or not: a class token (CLIP and SigLIP)."""
+    """Every patch is a token (CLIP and SigLIP). With the strategy "default", the class token is left out."""
     patches = values[:, 1:] if config.vision_feature_select_strategy == "default" else values
     return patches.flatten(0, 1)[:, None]
 
 
 def shuffled_blocks(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
-    """Every square block of a tile's patches is a token, tokens in raster order (SmolVLM and Idefics3)."""
+    """Every square block of a tile's patches is a token. Tokens are in raster order (SmolVLM and Idefics3)."""
     return _blocks(values, config.scale_factor)
 
 
 def shuffled_blocks_behind_class(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
-    """The same, behind a class token that the projector does not read (InternVL type)."""
+    """Like `shuffled_blocks`, after a class token that the projector does not read (InternVL type)."""
     return _blocks(values[:, 1:], round(1 / config.downsample_ratio))
 
 
 def _blocks(values: Tensor, side: int) -> Tensor:
-    """(tiles, patches, ...) -> (tokens, side * side, ...)"""
+    """Group the patches of each tile into square blocks. (tiles, patches, ...) -> (tokens, side * side, ...)"""
     across, rest = math.isqrt(values.shape[1]) // side, values.shape[2:]
     return values.reshape(-1, across, side, across, side, *rest).transpose(2, 3).reshape(-1, side**2, *rest)
 
 
 def merged_runs(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
-    """Patches lie merged already: each run of four, or of another square number, is a token (Qwen3-VL type)."""
+    """The patches of one token follow each other: each run of `spatial_merge_size ** 2` is a token (Qwen3-VL type)."""
     return values.reshape(-1, config.vision_config.spatial_merge_size**2, *values.shape[1:])
 
 
 def merged_windows(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
-    """The same, but the tower's rows go window by window, each in raster order (Qwen2.5-VL type)."""
+    """Like `merged_runs`, but the tower orders its rows window by window, each in raster order (Qwen2.5-VL type)."""
     assert grids is not None
     vision = config.vision_config
     side = vision.window_size // vision.patch_size // vision.spatial_merge_size

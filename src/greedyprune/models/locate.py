@@ -1,4 +1,4 @@
-"""Where the images, videos and sounds of a processed prompt are, before the model runs."""
+"""Find the images, videos and sounds of a processed prompt before the model runs."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ BY_RUNS: tuple[Layout, ...] = (
     layouts.runs_until_global,
     layouts.overview_first,
 )
-"""Layouts that read nothing but the token ids."""
+"""The layouts that read only the token ids."""
 GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
-"""The input that tells the grid of patches of each image, (images, 3): frames, rows and columns."""
+"""The input that holds the patch grid of each image, (images, 3): frames, rows and columns."""
 
 
 def images(model: Any, inputs: Mapping[str, Any]) -> list[Span]:
-    """Where the images, videos and sounds of a processed prompt are: prompt, columns, tokens and grid of each.
+    """Find the images, videos and sounds of a processed prompt: the prompt, columns, tokens and grid of each.
 
         for image in gp.images(model, processor(text=..., images=..., return_tensors="pt")):
             print(image.kind, image.row, image.n, image.grid, image.columns)
 
-    The order is that of the placeholders, as in `pruned.selections`. The decoder does not run. The token ids, the
-    processor's grids and the config tell most families' images. If they do not (tiles with newlines, sizes that only
-    the encoder knows), the encoder computes the features once. Raises TypeError or ValueError if the model is none
-    that can be pruned, if there are no `input_ids`, or if text and images do not fit.
+    The order is the order of the placeholders, as in `pruned.selections`. The decoder does not run. For most families
+    the token ids, the processor's grids and the config are enough. If they are not (tiles with newlines, sizes that
+    only the encoder knows), the encoder computes the features once. Raises TypeError or ValueError if the model cannot
+    be pruned, if there are no `input_ids`, or if text and images do not fit.
     """
     parts, ids = find_parts(model), inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2:
@@ -60,7 +60,7 @@ def images(model: Any, inputs: Mapping[str, Any]) -> list[Span]:
 
 
 def _of_medium(parts: Parts, medium: Medium, ids: Tensor, here: Tensor, inputs: Mapping[str, Any]) -> list[ImageTokens]:
-    """The images of one medium, by what is there without running anything if that is enough."""
+    """Find the images of one medium. The encoder runs only if token ids, grids and config are not enough."""
     if medium.layout in BY_RUNS:
         return lay_out(parts, medium, Visuals(ids, here, kind=medium.kind))
     total = int(here.sum())
@@ -79,26 +79,26 @@ def _of_medium(parts: Parts, medium: Medium, ids: Tensor, here: Tensor, inputs: 
 
 
 def _newlines_among(parts: Parts, features: Any, rows: list[int], total: int) -> Tensor | None:
-    """The placeholders that carry a newline, in families that have one. -> (placeholders,) bool"""
+    """Find the placeholders that hold a newline; None if the family has no newline. -> (placeholders,) bool"""
     computed = getattr(features, "pooler_output", features)
     each: list[Tensor] = [tokens.flatten(0, -2) for tokens in computed]
     row = getattr(parts.outer, parts.family.newline or "", None)
     if row is None:
         return None
-    if sum(rows) + len(rows) == total:  # the model puts a newline behind each video later
+    if sum(rows) + len(rows) == total:  # the model appends a newline to each video later
         each = [torch.cat([tokens, row.detach().to(tokens)[None]]) for tokens in each]
     return newlines(parts, torch.cat(each))
 
 
 def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]]:
-    """The grids of merged patches, from those of patches, (images, 3); none if they do not make `total` tokens."""
+    """Compute the grids of merged patches from patch grids, (images, 3); empty if they do not give `total` tokens."""
     if not isinstance(given, Tensor):
         return []
     merge = int(getattr(parts.config.vision_config, "spatial_merge_size", 1))
     rows: Any = given
     grids = [(int(t), int(h) // merge, int(w) // merge) for t, h, w in rows.tolist()]
     tokens = sum(math.prod(grid) for grid in grids)
-    frames = tokens // total  # so many frames of a video may become one
+    frames = tokens // total  # the model may merge this many frames of a video into one
     if tokens % total or any(t % frames for t, _, _ in grids):
         return []
     return [(t // frames, h, w) for t, h, w in grids]
@@ -106,7 +106,7 @@ def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]
 
 @torch.no_grad()
 def _encode(parts: Parts, medium: Medium, inputs: Mapping[str, Any]) -> Any:
-    """The features of one medium, computed by the model's encoder."""
+    """Compute the features of one medium with the model's encoder; None if the model has no method for it."""
     compute: Callable[..., Any] | None = getattr(parts.outer, medium.features, None) if medium.features else None
     if compute is None:
         return None

@@ -1,4 +1,4 @@
-"""What a method needs beyond the states: where in a model it is seen, and why a model cannot give it at a place."""
+"""Needs of methods beyond the hidden states: the layer of a model that gives them, and the reasons why none does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from greedyprune.policy import Policy
 
 Seen: TypeAlias = Attention | Keys | Encoded
-"""Needs that something inside the model has to be looked at for."""
+"""The needs that are read inside the model: attention, keys and rows of the vision tower."""
 
 WORDS: dict[str, str] = {
     "tower": "the attention inside the vision tower",
@@ -31,7 +31,7 @@ WORDS: dict[str, str] = {
 
 
 def check_needs(parts: Parts, policy: Policy) -> None:
-    """Raise where this model cannot give this method what it needs at this place, naming the methods that can run."""
+    """Raise ValueError if this model cannot give the method its needs at this place. It names methods that can run."""
     for need in policy.method.needs:
         problem = _lacking(parts, need, policy.starts)
         if problem:
@@ -41,17 +41,17 @@ def check_needs(parts: Parts, policy: Policy) -> None:
 
 
 def in_tower(policy: Policy) -> list[Seen]:
-    """What the method needs to be seen in the vision tower."""
+    """The method's needs that are read in the vision tower."""
     return [need for need in policy.method.needs if isinstance(need, Seen) and need.in_tower]
 
 
 def in_decoder(policy: Policy) -> list[Attention | Keys]:
-    """What the method needs to be seen in a decoder layer."""
+    """The method's needs that are read in a decoder layer."""
     return [need for need in policy.method.needs if isinstance(need, (Attention, Keys)) and not need.in_tower]
 
 
 def told(need: Seen) -> str:
-    """A need in words."""
+    """Say a need in words, for messages."""
     if isinstance(need, Attention):
         return WORDS[need.kind]
     if isinstance(need, Encoded):
@@ -60,7 +60,7 @@ def told(need: Seen) -> str:
 
 
 def placed(parts: Parts, need: Seen) -> Seen:
-    """A need of the vision tower with the number of its layer; None only of what the tower returns in the end."""
+    """Return a need of the vision tower with the number of its layer. It is None for the tower's final output."""
     if isinstance(need, Attention) and need.kind == "tower":
         need = replace(need, kind="cls" if parts.class_token else "received")
     return replace(need, layer=_tower_layer(parts, need)[0])
@@ -72,7 +72,7 @@ def _can_run(parts: Parts, method: Method, policy: Policy) -> bool:
 
 
 def _lacking(parts: Parts, need: Need, starts: list[int]) -> str | None:
-    """Why this model cannot give what is needed for cuts before these decoder layers, None if it can."""
+    """The reason why this model cannot give the need for cuts before these decoder layers; None if it can."""
     if not isinstance(need, Seen):
         return None
     if isinstance(need, Attention) and need.kind not in WORDS:
@@ -98,7 +98,7 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
 def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
     whose = f"the vision tower of this {parts.family.model_type!r} model"
     if isinstance(need, Attention) and need.kind == "cls" and not parts.class_token:
-        return f"{whose} has no class token that looks at patches"
+        return f"{whose} has no class token that attends to patches"
     if parts.tower is None or not parts.tower_layers:
         return f"{whose} is of type {parts.tower_type!r}, which is not known here, only {', '.join(READABLE_TOWERS)}"
     if isinstance(need, Keys) and need.of == "text":
@@ -107,10 +107,10 @@ def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
 
 
 def _tower_layer(parts: Parts, need: Seen) -> tuple[int | None, str | None]:
-    """Which layer of the vision tower is meant, and why there is none."""
+    """Return the layer of the vision tower that the need names, or the reason why there is none."""
     count, layer = len(parts.tower_layers), need.layer
     if layer is None:
-        # Entry i of a tower's hidden states is what layer i gets, so layer i - 1 made it; -1 is the last one's output.
+        # Entry i of a tower's hidden states is the input of layer i, so layer i - 1 made it; -1 is the last output.
         feature = getattr(parts.config, "vision_feature_layer", -1)
         if not isinstance(feature, int) or feature == 0:
             one = replace(need, layer=-2)

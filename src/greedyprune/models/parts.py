@@ -1,4 +1,4 @@
-"""The parts of a model that pruning needs, found on the model itself, and every reason to refuse one."""
+"""The parts of a model that pruning needs, found on the model itself, and every reason to refuse a model."""
 
 from __future__ import annotations
 
@@ -18,51 +18,52 @@ if TYPE_CHECKING:
     from greedyprune.models._family import Family, Medium
 
 RECURRENT = ("linear_attention", "conv")
-"""Kinds of layers that carry a state along."""
+"""The kinds of layers that keep a recurrent state."""
 
 
 INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
-"""The arguments that models take each kind of input by."""
+"""The argument of a model that holds each kind of input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """A kind of decoder layer, by what one of its tokens can look at."""
+    """A kind of decoder layer: full attention, a sliding window, or a recurrent state."""
 
     name: str
-    """As the config's layer_types say."""
+    """The name in the config's layer_types."""
     first: int
-    """Its first decoder layer, on whose cache transformers sizes the mask of all of them."""
+    """Its first decoder layer. transformers sizes the mask of all its layers by the KV cache of this layer."""
     window: int | None = None
-    """How many tokens back a token looks, itself included; None for all."""
+    """The width of the sliding window in tokens, the query included; None if there is no window."""
     recurrent: bool = False
-    """Whether it carries a state along instead of looking at keys: its mask says only what is padding."""
+    """True if it keeps a recurrent state and has no keys. Its mask is a padding mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Where things are in one model."""
+    """The parts of one model. Fields named after a part hold the module itself."""
 
     holders: tuple[nn.Module, ...]
-    """The model the user holds, and what it holds in turn down to `outer`, which is the last: whichever of them
-    somebody calls sees labels, and whichever can generate may be asked to."""
+    """The user's model and the modules inside it down to `outer`, which is the last.
+
+    A caller may pass labels to any of them, and may call `generate` on any of them that has it."""
     outer: nn.Module
-    """The module whose forward sees input_ids and images (or sounds) and calls the text model."""
+    """The module whose forward gets input_ids and images (or sounds) and calls the text model."""
     text: nn.Module
-    """The decoder: gets merged embeddings, calls the layers."""
+    """The decoder. It gets the merged embeddings and calls the layers."""
     layers: nn.ModuleList
     family: Family
     config: Any
     kinds: list[Kind]
-    """Of each decoder layer."""
+    """The kind of each decoder layer."""
     media: list[tuple[Medium, int]]
-    """What the model reads beside text, each with its placeholder's token id."""
+    """The kinds of input that the model reads apart from text, each with its placeholder's token id."""
     tower: nn.Module | None
-    """The vision tower, where methods can be told what is seen in there."""
+    """The vision tower; None if methods cannot read attention and keys in it."""
     tower_layers: list[tuple[nn.Module, nn.Module]]
-    """Its layers, each with its attention module."""
+    """The tower's layers, each with its attention module."""
     class_token: bool
-    """Whether a class token stands in front of its patches."""
+    """True if a class token comes before the tower's patches."""
 
     @cached_property
     def first(self) -> int:
@@ -71,18 +72,18 @@ class Parts:
 
     @cached_property
     def full(self) -> int:
-        """The first decoder layer that sees everything, or the first that has keys."""
+        """The first decoder layer with full attention; if there is none, the first that has keys."""
         every = (kind.first for kind in self.kinds if not kind.recurrent and kind.window is None)
         return next(every, self.first)
 
     @cached_property
     def plain(self) -> bool:
-        """Whether all decoder layers see everything."""
+        """True if all decoder layers have full attention."""
         return all(kind.window is None and not kind.recurrent for kind in self.kinds)
 
     @cached_property
     def media_inputs(self) -> tuple[str, ...]:
-        """The arguments that images, videos and sounds come by, also of kinds that this family does not list."""
+        """The arguments that hold images, videos and sounds, also for kinds that this family does not list."""
         return tuple({*INPUTS.values(), *(name for medium, _ in self.media for name in medium.inputs)})
 
     @property
@@ -92,7 +93,7 @@ class Parts:
 
     @cached_property
     def counts(self) -> bool:
-        """Whether the decoder's attention has a use of its own for position ids, beside their rotations."""
+        """True if the decoder's attention uses position ids themselves, not only their rotary embeddings."""
         kinds: set[Any] = {type(layer.self_attn) for layer in self.layers if hasattr(layer, "self_attn")}
         asked = [inspect.signature(kind.forward).parameters.get("position_ids") for kind in kinds]
         return any(name is not None and name.default is name.empty for name in asked)
@@ -109,12 +110,12 @@ class Parts:
 
     @property
     def norm(self) -> Tensor | None:
-        """The weight of the decoder's final norm, where it is at hand: not while it is offloaded."""
+        """The weight of the decoder's final norm; None if there is none or if it is offloaded."""
         weight = getattr(getattr(self.text, self.family.norm, None), "weight", None)
         return None if weight is None or weight.is_meta else weight.detach()
 
     def check_stage(self, stage: Stage) -> None:
-        """Raise unless this model can be cut there."""
+        """Raise ValueError or NotImplementedError if this model cannot be cut at the stage."""
         if not isinstance(stage, self.family.stages):
             places = ", ".join(place.__name__ for place in self.family.stages)
             raise ValueError(f"a {self.family.model_type!r} model cannot be cut at {stage!r}: it can be at {places}.")
@@ -122,18 +123,18 @@ class Parts:
             self.check_layer(stage.index)
             if getattr(self.text.config, "num_kv_shared_layers", 0):
                 raise NotImplementedError(
-                    f"this {self.family.model_type!r} decoder lends keys of early layers to late ones, so all must be "
-                    "cut alike: use at=Input()."
+                    f"late layers of this {self.family.model_type!r} decoder use the keys of early ones, so all layers "
+                    "must be cut at one place: use at=Input()."
                 )
             if stage.early and not self.plain:
                 names = ", ".join(sorted({kind.name for kind in self.kinds} - {"full_attention"}))
                 raise NotImplementedError(
-                    f"decoder layers of type {names} cannot give back tokens that they have seen: "
+                    f"decoder layers of type {names} cannot give back tokens that they have read: "
                     f"use Layer({stage.index}) without early=True."
                 )
 
     def check_layer(self, index: int) -> None:
-        """Raise unless there is a decoder layer to cut before."""
+        """Raise ValueError if decoder layer `index` does not exist."""
         if index >= len(self.layers):
             raise ValueError(
                 f"Layer({index}) does not exist: this model has {len(self.layers)} decoder layers, "
@@ -141,17 +142,24 @@ class Parts:
             )
 
     def rotate(self, hidden: Tensor, positions: Tensor, index: int) -> Any:
-        """The rotary embeddings of positions. (b, q) -> what decoder layer `index` takes"""
+        """Compute the rotary embeddings that decoder layer `index` takes. `positions` (b, q) -> cosines and sines"""
         rotary: Any = getattr(self.text, "rotary_emb", None)
         if rotary is None:
-            raise NotImplementedError('this model has no rotary_emb to number tokens anew: use positions="original".')
+            raise NotImplementedError('this model has no rotary_emb for new position ids: use positions="original".')
         kind: Any = cast("object", type(rotary))
         by_kind = "layer_type" in inspect.signature(kind.forward).parameters
         return rotary(hidden, positions, layer_type=self.kinds[index].name) if by_kind else rotary(hidden, positions)
 
 
 def find_parts(model: Any) -> Parts:
-    """The parts of a model, or an error that says what it lacks. Touches nothing."""
+    """Find the parts of a model. It does not change the model.
+
+        parts = find_parts(model)
+        print(parts.family.model_type, len(parts.layers), parts.decoder_type)
+
+    Raises TypeError if it is no transformers model; ValueError if it reads no images or its type is not known;
+    NotImplementedError if a part is missing or cannot be pruned.
+    """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if config is None or model_type is None or not callable(getattr(model, "get_decoder", None)):
@@ -179,7 +187,7 @@ def find_parts(model: Any) -> Parts:
 
 
 def _holders(model: nn.Module, outer: nn.Module) -> tuple[nn.Module, ...]:
-    """The modules on the way from a model to the outer model in it, both included (PEFT puts two in front)."""
+    """Return the modules on the path from a model to its outer model, both included (PEFT adds two)."""
     named = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
     path = next(name for name, module in named if module is outer).split(".")
     steps = [".".join(path[:number]) for number in range(len(path))] if path != [""] else []
@@ -187,14 +195,14 @@ def _holders(model: nn.Module, outer: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def _check_uncompiled(modules: list[Any]) -> None:
-    """Raise where graphs were made that would leave out all hooks that come later, without a word."""
+    """Raise NotImplementedError if a module is compiled: its graphs would silently skip hooks that come later."""
     for module in modules:
         own = cast("dict[str, object]", vars(module))
         forward = own.get("forward")
         compiled = hasattr(forward, "_torchdynamo_orig_callable") or hasattr(module, "_orig_mod")
         if compiled or getattr(module, "_compiled_call_impl", None) is not None:
             raise NotImplementedError(
-                f"this {type(module).__name__} is compiled, and its graphs would not see the cut: prune the model "
+                f"this {type(module).__name__} is compiled, and its graphs would skip the cut: prune the model "
                 "first, and call torch.compile() then."
             )
 
@@ -202,7 +210,7 @@ def _check_uncompiled(modules: list[Any]) -> None:
 def _tower(
     outer: nn.Module, config: Any, family: Family
 ) -> tuple[nn.Module | None, list[tuple[nn.Module, nn.Module]], bool]:
-    """The vision tower, its layers with their attention modules, and whether it has a class token."""
+    """Find the vision tower and its layers with their attention modules. The last value is True for a class token."""
     kind = getattr(getattr(config, "vision_config", None), "model_type", None)
     tower: Any = None if family.tower is None else getattr(outer, family.tower.place, None)
     if family.tower is None or tower is None or kind not in READABLE_TOWERS:
@@ -217,7 +225,7 @@ def _tower(
 
 
 def _kinds(config: Any, depth: int) -> list[Kind]:
-    """The kind of each decoder layer, or an error where one is not known or its masks cannot be cut."""
+    """Find the kind of each decoder layer. Raises if a kind is not known or its masks cannot be cut."""
     if config._attn_implementation == "flex_attention":
         raise NotImplementedError(
             "flex_attention masks cannot be cut: call model.set_attn_implementation('sdpa') before pruning."

@@ -1,4 +1,4 @@
-"""Where the images of a prompt stand in its sequence."""
+"""The places of a prompt's images in its sequence."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """Where one image, video or sound stands in the sequence of one forward."""
+    """The place of one image, video or sound in the sequence of one forward."""
 
     row: int
-    """The prompt it belongs to, -1 if nothing is left of it."""
+    """The prompt that holds it; -1 if no token of it is left."""
     columns: Tensor
-    """(n,) its tokens, ascending."""
+    """(n,) the columns of its tokens, ascending."""
     image: ImageTokens
     breaks: tuple[tuple[int, Tensor], ...] = ()
-    """Structure tokens: the column of each, and the columns of the tokens that it closes."""
+    """The column of each structure token, with the columns of the tokens that it closes."""
 
     @property
     def n(self) -> int:
@@ -38,16 +38,16 @@ class Span:
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
-        """(t, h, w) of its tokens, None if they lie on no grid."""
+        """(t, h, w) of its tokens; None if they lie on no grid."""
         return self.image.grid
 
     @property
     def kind(self) -> str:
-        """What it is: image, video or audio."""
+        """The kind of input: image, video or audio."""
         return self.image.kind
 
     def after(self, cut: Cut, keep: Keep) -> Span:
-        """Where it stands once the cut was made, which left of it what `keep` says."""
+        """Return its place after a cut. `keep`: the tokens of it that the cut kept."""
         if not keep.k:
             return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
         now = torch.full((cut.length,), -1, device="cpu")
@@ -60,20 +60,20 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Where things are in the sequence of one forward. Index tensors live on the CPU."""
+    """The places of images, text and padding in the sequence of one forward. Index tensors are on the CPU."""
 
     visual: Tensor
-    """(b, q) bool: which tokens are visual, structure tokens included."""
+    """(b, q) bool: True for visual tokens, structure tokens included."""
     valid: Tensor
-    """(b, q) bool: which are not padding."""
+    """(b, q) bool: True for tokens that are not padding."""
     spans: list[Span]
-    """Where each image, video and sound stands, in the order of their placeholders."""
+    """The place of each image, video and sound, in the order of their placeholders."""
     drafts: int = 0
-    """The number of last tokens that are not the prompt: draft tokens of an assistant model, or the answer so far."""
+    """The number of tokens after the prompt: draft tokens of an assistant model, or the answer so far."""
 
     @property
     def is_prompt(self) -> Tensor:
-        """(b, q) bool: True for tokens of the prompt; False for padding and for draft tokens behind it."""
+        """(b, q) bool: True for tokens of the prompt; False for padding and for the draft tokens after it."""
         mine = self.valid.clone()
         mine[:, mine.shape[1] - self.drafts :] = False
         return mine
@@ -85,17 +85,17 @@ class Prompt:
 
     @property
     def last(self) -> list[int]:
-        """The column of each prompt's last token, from which the model predicts the next one; 0 of an empty row."""
+        """The column of each prompt's last token, from which the model predicts the next one; 0 if a row is empty."""
         mine = self.is_prompt
         return [int(column) for column in (mine.int() * torch.arange(1, mine.shape[1] + 1, device="cpu")).argmax(1)]
 
     def text_of(self, row: int) -> Tensor:
-        """The columns of one prompt's text. -> (m,)"""
+        """Return the columns of one prompt's text tokens. -> (m,)"""
         return self.is_text[row].nonzero()[:, 0]
 
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
-        """From the placeholders of each medium, (b, q) bool, and what stands behind them, in order."""
+        """Build it from the placeholders of each medium, (b, q) bool, and the images that they represent, in order."""
         visual, spans = torch.zeros_like(valid), list[Span]()
         for places, images in media:
             here = places & valid
@@ -106,14 +106,14 @@ class Prompt:
         return cls(visual, valid, spans)
 
     def after(self, cut: Cut, keeps: list[Keep]) -> Prompt:
-        """Where things are once the cut was made."""
+        """Return the places after a cut. `keeps`: the decision for each image."""
         local = replace(cut, columns=cut.columns.cpu(), valid=cut.valid.cpu())
         spans = [span.after(local, keep) for span, keep in zip(self.spans, keeps, strict=True)]
         return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans, self.drafts)
 
 
 def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
-    """Share the placeholders of one medium out to what stands behind them. (b, q) bool -> ..."""
+    """Assign the placeholders of one medium to its images, in order. (b, q) bool -> one span per image"""
     rows, columns = visual.nonzero(as_tuple=True)
     spans: list[Span] = []
     start, total = 0, sum(image.length for image in images)
@@ -140,10 +140,10 @@ def find_images(
     positions: Tensor | None,
     embeds: Tensor,
 ) -> list[tuple[Tensor, list[ImageTokens]]]:
-    """The images, videos and sounds of a call, in the order of their placeholders, for each kind that came.
+    """Find the images, videos and sounds of a call, for each kind that it brings, in the order of their placeholders.
 
-    `places`: the placeholders of each kind, (b, q) bool; `features`: what the model computed for each kind; `ids`
-    (b, q) and `positions` (3, b, q) on the CPU; `embeds` (b, q, d) the merged embeddings.
+    `places`: the placeholders of each kind, (b, q) bool. `features`: the features that the model computed for each
+    kind. `ids` (b, q) and `positions` (3, b, q) are on the CPU. `embeds` (b, q, d): the merged embeddings.
     """
     found: list[tuple[Tensor, list[ImageTokens]]] = []
     for medium, _ in parts.media:
@@ -157,12 +157,12 @@ def find_images(
 
 
 def lay_out(parts: Parts, medium: Medium, visuals: Visuals) -> list[ImageTokens]:
-    """What stands behind the placeholders of one medium, in order."""
+    """Return the images that the placeholders of one medium represent, in order."""
     return [replace(image, kind=medium.kind) for image in medium.layout(parts.config, visuals)]
 
 
 def rows_of_features(features: Any) -> list[int] | None:
-    """The number of rows of each image's features; None if the model does not give them image by image."""
+    """Count the feature rows of each image; None if the model does not return them image by image."""
     rows = getattr(features, "pooler_output", features)
     if isinstance(rows, Tensor):
         return [rows.shape[1]] * rows.shape[0] if rows.ndim == 3 else None
@@ -172,7 +172,7 @@ def rows_of_features(features: Any) -> list[int] | None:
 
 
 def newlines(parts: Parts, tokens: Tensor) -> Tensor | None:
-    """True for placeholders that carry the row that ends a row of patches. (placeholders, d) -> (placeholders,) bool"""
+    """True for placeholders that hold the model's newline. (placeholders, d) -> (placeholders,) bool"""
     row = getattr(parts.outer, parts.family.newline or "", None)
     if row is None:
         return None

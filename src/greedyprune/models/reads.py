@@ -1,4 +1,4 @@
-"""What pruning reads of objects that belong to transformers, as types. `release.py` checks that a release has it."""
+"""The attributes that pruning reads on transformers' objects, as types. `release.py` checks that a release has them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class CacheLayer(Protocol):
     """One layer of a KV cache."""
 
     keys: Tensor | None
-    """(b, g, l, c) of the tokens that it holds, None while it is empty."""
+    """(b, g, l, c) the keys of the tokens that it holds; None while it is empty."""
     values: Tensor | None
     is_initialized: bool
 
     def get_seq_length(self) -> int:
-        """The tokens it holds."""
+        """Return the number of tokens that it holds."""
         ...
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The width of a mask for so many queries, and the position of its first column."""
+        """Return the width of a mask for this many queries, and the position of its first column."""
         ...
 
 
 class DecoderLayer(Protocol):
-    """One decoder layer, as far as methods may look into it."""
+    """One decoder layer, with the attributes that probes read."""
 
     input_layernorm: Callable[[Tensor], Tensor]
     self_attn: Any
@@ -36,5 +36,5 @@ class DecoderLayer(Protocol):
 
 
 def layers_of(cache: object) -> Sequence[CacheLayer]:
-    """The layers of a cache; none of a cache that has no layers, or of None."""
+    """Return the layers of a cache; empty if the cache has no layers, or is None."""
     return cast("Sequence[CacheLayer]", getattr(cache, "layers", None) or [])

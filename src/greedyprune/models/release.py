@@ -1,7 +1,7 @@
-"""What this library relies on in transformers: names, arguments and releases, in one place, checked at `prune()`.
+"""The names and arguments of transformers that this library relies on, in one place. `prune()` checks them.
 
-Pruning hangs on signatures and attributes that a release may rename. Each of them is a `Seam`. A seam that is missing
-is an error that names it, before anything is attached; a release that nobody has tested is met with a warning.
+Pruning relies on signatures and attributes that a release may rename. Each of them is a `Seam`. If a seam is missing,
+`prune()` raises an error that names it, before it attaches anything. If a release is not tested, `prune()` warns.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
 
 TESTED = ("5.16", "5.24")
-"""The oldest and the newest release of transformers whose every test passes."""
+"""The oldest and the newest release of transformers on which every test passes."""
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
-"""What releases call the KV cache, as an argument and in outputs: `cache` from 5.24 on, `past_key_values` before."""
+"""The names of the KV cache in arguments and outputs: `cache` from release 5.24 on, `past_key_values` before."""
 
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
-    """The cache among keyword arguments, under whichever name it comes; None if there is none."""
+    """Find the KV cache among keyword arguments; None if there is none.
+
+    cache = cache_in(kwargs)  # kwargs["cache"] or kwargs["past_key_values"]
+    """
     for name in CACHE_NAMES:
         if (cache := arguments.get(name)) is not None:
             return cache
@@ -40,7 +43,10 @@ def cache_in(arguments: Mapping[str, Any]) -> Any:
 
 
 def cache_of(output: Any) -> Any:
-    """The cache that a model returned, in a `ModelOutput` or in a tuple; None if there is none."""
+    """Find the KV cache that a model returned in a `ModelOutput` or in a tuple; None if there is none.
+
+    cache = cache_of(model(**inputs))
+    """
     if isinstance(output, Mapping):
         return cache_in(cast("Mapping[str, Any]", output))
     values = cast("Sequence[object]", output) if isinstance(output, (tuple, list)) else ()
@@ -48,13 +54,13 @@ def cache_of(output: Any) -> Any:
 
 
 def cache_name(model: Any) -> str:
-    """What this model's forward calls its cache."""
+    """Return the name of the KV cache among the arguments of this model's forward."""
     owner = cast("type[object]", type(model))
     return next((name for name in CACHE_NAMES if name in _arguments(owner, "forward")), CACHE_NAMES[1])
 
 
 def argument_names(module: Any) -> list[str]:
-    """The arguments of a module's forward by position, `self` aside, of the first class that names them."""
+    """Return the names of a forward's arguments by position, without `self`, from the first class that names them."""
     kind = cast("type[object]", type(module))
     for owner in kind.__mro__:
         forward: Any = getattr(owner, "forward", None)
@@ -66,28 +72,37 @@ def argument_names(module: Any) -> list[str]:
 
 
 def cached(model: Any, cache: Any) -> dict[str, Any]:
-    """What hands a cache to this model's forward: `model(input_ids=ids, **cached(model, cache))`."""
+    """Return the keyword argument that passes a cache to this model's forward.
+
+    model(input_ids=ids, **cached(model, cache))
+    """
     return {cache_name(model): cache}
 
 
 def without_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same arguments for a run that fills no cache."""
+    """Return the same arguments for a run without a KV cache.
+
+    model(**without_cache(inputs))
+    """
     return {**{name: each for name, each in arguments.items() if name not in CACHE_NAMES}, "use_cache": False}
 
 
 @dataclass(frozen=True)
 class Seam:
-    """One thing that must be there: an attribute of a class, module or object, or an argument of a class's method."""
+    """One name that transformers must have: an attribute of a class, module or object, or an argument of a method.
+
+    Seam(DynamicLayer, "crop", ("tokens_to_remove",)).there
+    """
 
     owner: Any
     name: str
-    """The attribute or method."""
+    """The name of the attribute or method."""
     arguments: tuple[str, ...] = ()
-    """One of these must be an argument of the method; empty if the attribute alone matters."""
+    """The method must have one of these arguments; empty if only the attribute must exist."""
 
     @property
     def there(self) -> bool:
-        """Whether this release has it. A method that takes nothing but *args and **kwargs says nothing: it passes."""
+        """True if this release has it. A method that takes only *args and **kwargs passes, since it names nothing."""
         if not hasattr(self.owner, self.name):
             return self.name in getattr(self.owner, "__dataclass_fields__", {})
         if not self.arguments:
@@ -101,7 +116,7 @@ class Seam:
 
 
 def _arguments(owner: type, name: str) -> frozenset[str]:
-    """The named arguments of a method, `self` aside. Read off the class: wrappers on instances have no signature."""
+    """Return the named arguments of a class's method, without `self`. Wrappers on instances have no signature."""
     return _named(getattr(owner, name))
 
 
@@ -126,11 +141,11 @@ COMMON = (
     Seam(GenerationMixin, "generate", ("inputs",)),
     Seam(GenerationMixin, "_supports_logits_to_keep"),
 )
-"""What all models have in common: the cache layers that `cache.py` makes short, outputs, and generation."""
+"""The seams that all models need: the cache layers that `cache.py` shortens, the outputs, and `generate`."""
 
 
 def seams(parts: Parts) -> Iterator[Seam]:
-    """Everything that pruning this model relies on."""
+    """Yield every seam that pruning this model relies on."""
     yield from COMMON
     outer, text, layer = type(parts.outer), type(parts.text), type(parts.layers[0])
     for argument in (("input_ids",), ("attention_mask",), CACHE_NAMES):
@@ -150,7 +165,7 @@ def seams(parts: Parts) -> Iterator[Seam]:
 
 
 def probe_seams(parts: Parts) -> Iterator[Seam]:
-    """What the probes of a decoder layer rely on beside that, for methods that ask for its attention or its keys."""
+    """Yield the further seams that decoder probes rely on. Methods that read attention or keys need them."""
     for layer in parts.layers[:1]:
         yield Seam(layer, "input_layernorm")
         yield Seam(layer, "self_attn")
@@ -161,12 +176,12 @@ def probe_seams(parts: Parts) -> Iterator[Seam]:
 
 
 def missing(parts: Parts) -> list[Seam]:
-    """The seams that this release of transformers lacks."""
+    """Return the seams that this release of transformers lacks."""
     return [seam for seam in dict.fromkeys(seams(parts)) if not seam.there]
 
 
 def missing_attributes() -> list[str]:
-    """What objects of a cache lack: attributes that their classes do not name."""
+    """Return the attributes that cache objects lack. Their classes do not name these, so no `Seam` finds them."""
     layer, cache = DynamicLayer(), DynamicCache()
     lacking = [f"DynamicLayer().{name}" for name in ("keys", "values", "is_initialized") if not hasattr(layer, name)]
     lacking += [] if isinstance(getattr(cache, "layers", None), list) else ["DynamicCache().layers"]
@@ -176,7 +191,10 @@ def missing_attributes() -> list[str]:
 
 
 def check_release(parts: Parts) -> None:
-    """Raise if something that pruning relies on is missing; warn once about a release that nobody has tested."""
+    """Raise NotImplementedError if a seam is missing. Warn once if the release is not tested.
+
+    check_release(find_parts(model))
+    """
     lacking = [*map(str, missing(parts)), *missing_attributes()]
     if lacking:
         raise NotImplementedError(
@@ -187,13 +205,16 @@ def check_release(parts: Parts) -> None:
 
 
 def is_tested(version: str) -> bool:
-    """Whether this release lies between the oldest and the newest that were tested."""
+    """True if this release is between the oldest and the newest tested release.
+
+    is_tested(transformers.__version__)
+    """
     oldest, newest = (_numbers(each) for each in TESTED)
     return oldest <= _numbers(version) <= newest
 
 
 def _numbers(version: str) -> tuple[int, int]:
-    """The major and the minor number."""
+    """Return the major and the minor number of a release."""
     major, minor, *_ = version.split(".")
     return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
 
@@ -203,7 +224,7 @@ def _warn_of(version: str) -> None:
     if not is_tested(version):
         warnings.warn(
             f"transformers {version} was not tested with this version of greedyprune, only {TESTED[0]} to {TESTED[1]}. "
-            "All names that it relies on are there; `greedyprune verify MODEL` proves that it prunes rightly.",
+            "All names that it relies on are there. Run `greedyprune verify MODEL` to prove that it prunes correctly.",
             PruneWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""The support matrices: families by stage, and methods by family, read off the table and the registry.
+"""The support matrices: families by stage, and methods by family. They come from the table and the registry.
 
 from greedyprune.models.support import matrix
 
@@ -19,9 +19,9 @@ ATTENTION = ("sdpa", "eager")
 
 
 def matrix() -> dict[str, dict[str, str]]:
-    """Say which method runs on which family: "yes", "no" or "one tile". -> {method: {family: answer}}
+    """Say for each method and family if the method runs there. -> {method: {family: "yes", "no" or "one tile"}}
 
-    "one tile": the method needs the grid of an image, and an image of several tiles has none.
+    "one tile": the method needs the grid of an image, and an image of several tiles has no grid.
     """
     found: dict[str, dict[str, str]] = {}
     for name in METHODS:
@@ -35,7 +35,10 @@ def matrix() -> dict[str, dict[str, str]]:
 
 
 def families_of(able: dict[str, str]) -> str:
-    """One row of the matrix in words: the families that run, or "all but ..." if that is shorter."""
+    """Say one row of the matrix in words: the families that run, or "all but ..." if that is shorter.
+
+    families_of(matrix()["cls"])
+    """
     runs = [family + " (one tile)" * (how == "one tile") for family, how in able.items() if how != "no"]
     others = [family for family, how in able.items() if how == "no"]
     if not others:
@@ -47,7 +50,10 @@ def families_of(able: dict[str, str]) -> str:
 
 
 def support() -> list[dict[str, Any]]:
-    """The support matrix of families as plain values, one row per family."""
+    """Return the support matrix of families as plain values, one row per family.
+
+    print(support()[0]["family"], support()[0]["stages"])  # llava ["input", "layer"]
+    """
     return [
         {
             "family": name,
@@ -62,7 +68,7 @@ def support() -> list[dict[str, Any]]:
 
 
 def cells() -> list[list[str]]:
-    """The support matrix as text. The first row is the head; every stage that any family has is a column."""
+    """Return the support matrix as rows of text. The first row is the head. Every stage of any family is a column."""
     rows = support()
     stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
     return [
@@ -82,7 +88,7 @@ def cells() -> list[list[str]]:
 
 
 def markdown() -> str:
-    """The support matrix as the markdown table of docs/families.md."""
+    """Return the support matrix as the markdown table of docs/families.md."""
     head, *rows = cells()
     lines = [head, ["---"] * len(head), *([f"`{row[0]}`", *row[1:]] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The table of families: one entry each. What is not here has to prove itself on its first prompt."""
+"""The table of families, one entry each. A model type that is not here must pass a self-test on its first prompt."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ READABLE: tuple[str, ...] = (
     "qwen3_vl_text",
     "qwen3_vl_moe_text",
 )
-"""Decoders, by the model type of their config, whose attention weights the probes can compute again."""
+"""The model types of decoders whose attention weights and keys the probes can compute."""
 
 READABLE_TOWERS: tuple[str, ...] = (
     "clip_vision_model",
@@ -198,19 +198,25 @@ READABLE_TOWERS: tuple[str, ...] = (
     "qwen2_5_vl_vision",
     "qwen3_vl_vision",
 )
-"""The same of vision towers."""
+"""The model types of vision towers whose attention weights and keys the probes can compute."""
 
 IMPOSSIBLE: dict[str, str] = {
-    "llama4": "its decoder looks at fixed chunks of the sequence, which move when tokens leave",
+    "llama4": "its decoder attends to fixed chunks of the sequence, which move if tokens are dropped",
     "mllama": "its images enter by cross-attention, so there are no visual tokens in the sequence to drop",
-    "blip-2": "a fixed set of learned queries stands for the image, there are no patch tokens in the sequence",
-    "instructblip": "a fixed set of learned queries stands for the image, there are no patch tokens in the sequence",
+    "blip-2": "a fixed set of learned queries represents the image, so no patch tokens are in the sequence",
+    "instructblip": "a fixed set of learned queries represents the image, so no patch tokens are in the sequence",
     "florence2": "it is an encoder-decoder: its images are read by cross-attention",
 }
 
 
 def family_of(model_type: str, config: Any = None) -> Family:
-    """The family of a model type, or the reason why there is none. Given a config, an unknown type is guessed."""
+    """Return the family of a model type. With a config, a type that is not in the table gets a guessed family.
+
+        family = family_of("llava")
+        family = family_of(model.config.model_type, model.config)
+
+    Raises ValueError if the type cannot be pruned or is not known.
+    """
     if model_type in IMPOSSIBLE:
         raise ValueError(f"visual tokens of a {model_type!r} model cannot be pruned: {IMPOSSIBLE[model_type]}.")
     if model_type in FAMILIES:
@@ -222,7 +228,7 @@ def family_of(model_type: str, config: Any = None) -> Family:
 
 
 def _guessed(model_type: str, config: Any) -> Family | None:
-    """A family for a model type that is not in the table, None where its config names no placeholder."""
+    """Guess a family for a model type that is not in the table; None if its config names no placeholder."""
     names = {
         "image": ("image_token_id", "image_token_index"),
         "video": ("video_token_id",),

@@ -1,1 +1,1 @@
-"""Images in front of a model: opening pictures, scaling them down, processors, and the part that a processor keeps."""
+"""Images before a model: opening and scaling pictures, loading processors, and the part that a processor keeps."""

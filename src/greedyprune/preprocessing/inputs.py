@@ -1,4 +1,4 @@
-"""A processor's output, brought to where a model is."""
+"""Move a processor's output to a model's device and dtype."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def to_model(inputs: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """The tensors on the model's device, floating-point ones in its type; integers and masks keep theirs.
+    """Move tensors to the model's device. Floating-point tensors get the model's dtype, others keep their own.
 
     >>> inputs = to_model(processor(images=image, text=text, return_tensors="pt"), model)
     """

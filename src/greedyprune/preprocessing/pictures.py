@@ -1,6 +1,6 @@
-"""Pictures from files of unknown origin: opened with a bound on their size, by decoders of known formats.
+"""Open pictures from untrusted files, with a limit on their size, and only in known formats.
 
-Needs Pillow, which is imported when a picture is opened.
+It needs Pillow, which is imported when a picture is opened.
 """
 
 from __future__ import annotations
@@ -16,32 +16,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_PIXELS = 50_000_000
-"""A file of half a megabyte can hold more than these, which take 150 MB as RGB; no model sees as many."""
+"""The largest number of pixels that is read. They take 150 MB as RGB, and no model sees this many.
+
+A file of half a megabyte can hold more."""
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 """The formats that are read.
 
-Not EPS, for which Pillow runs Ghostscript, nor rare formats with little-tested decoders.
+EPS is not among them, since Pillow runs Ghostscript for it. Rare formats with little-tested decoders are left out too.
 """
 
 
 class TooLarge(ValueError):
-    """A picture has more pixels than are read."""
+    """The error for a picture with more pixels than `MOST_PIXELS`."""
 
 
 def check_size(width: int, height: int, what: str = "the picture") -> None:
-    """Raise TooLarge if the picture has more pixels than `MOST_PIXELS`."""
+    """Raise TooLarge if the picture has more pixels than `MOST_PIXELS`. `what` names the picture in the message."""
     if width * height > MOST_PIXELS:
         raise TooLarge(
-            f"{what} has {width} x {height} pixels, and at most {MOST_PIXELS / 1e6:.0f} million are read: "
+            f"{what} has {width} x {height} pixels, and at most {MOST_PIXELS / 1e6:.0f} million are allowed: "
             "scale it down first."
         )
 
 
 @contextmanager
 def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
-    """An open picture whose size is checked and whose pixels are not decoded yet.
+    """Open a picture and check its size. Its pixels are not decoded yet.
 
-    Raises TooLarge, and what Pillow raises: UnidentifiedImageError for what is none of `FORMATS`, OSError if damaged.
+    Raises TooLarge if it has too many pixels. Pillow raises UnidentifiedImageError if its format is none of `FORMATS`,
+    and OSError if the file is damaged.
     """
     from PIL import Image
 
@@ -52,7 +55,7 @@ def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
             image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
         except Image.DecompressionBombError as error:
             raise TooLarge(
-                f"the picture is too large ({error}), and at most {MOST_PIXELS / 1e6:.0f} million pixels are read: "
+                f"the picture is too large ({error}), and at most {MOST_PIXELS / 1e6:.0f} million pixels are allowed: "
                 "scale it down first."
             ) from error
     with image:
@@ -61,13 +64,13 @@ def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The whole picture in RGB, the right way up."""
+    """Return the picture in RGB, rotated by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """A picture in RGB, the right way up. Raises what `header_of` raises."""
+    """Open a picture in RGB, rotated by its EXIF orientation. Raises the errors of `header_of`."""
     with header_of(path) as image:
         return upright(image)

@@ -1,4 +1,4 @@
-"""A checkpoint's processor. Without torchvision, which only videos need, it is made for images alone."""
+"""Load a checkpoint's processor. Without torchvision, which only videos need, it handles only images and text."""
 
 import os
 from typing import Any
@@ -8,11 +8,11 @@ from transformers.models.auto import processing_auto
 
 
 def load_processor(where: str) -> Any:
-    """Load the processor in a folder or under an id of the hub; without torchvision, one for images alone.
+    """Load the processor from a folder or from the hub. Without torchvision, it handles only images and text.
 
-    The processors of the Qwen-VL families hold a video processor, which transformers writes for torchvision only.
-    Without torchvision the very same class is made without that part: images and text go through its own code, and a
-    video is refused.
+    The processors of the Qwen-VL families hold a video processor, which transformers has only for torchvision. Without
+    torchvision, the same class is built without that part. Images and text use its own code, and a video raises
+    ImportError.
     """
     local = os.path.isdir(where)
     stock: Any = transformers.AutoProcessor
@@ -25,7 +25,7 @@ def load_processor(where: str) -> Any:
 
 
 def _images_only(where: str, local: bool) -> Any:
-    auto: Any = transformers  # what its lazy modules hold is unknown to type checkers
+    auto: Any = transformers  # type checkers do not know the content of its lazy modules
     names: dict[str, str] = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
     stock: Any = getattr(auto, names[auto.AutoConfig.from_pretrained(where, local_files_only=local).model_type])
 
@@ -43,7 +43,7 @@ def _images_only(where: str, local: bool) -> Any:
             return stock.__call__(self, images=images, text=text, **kwargs)
 
     tokenizer: Any = auto.AutoTokenizer.from_pretrained(where, local_files_only=local)
-    # Not AutoImageProcessor: older releases want torchvision before they look what to load.
+    # Not AutoImageProcessor: older releases require torchvision before they read which class to load.
     written, _ = auto.ImageProcessingMixin.get_image_processor_dict(where, local_files_only=local)
     name = written["image_processor_type"].removesuffix("Fast").removesuffix("Pil") + "Pil"
     images = getattr(auto, name).from_pretrained(where, local_files_only=local)

@@ -1,4 +1,4 @@
-"""The part of an image that a model sees: processors with a fixed image size may crop the centre."""
+"""The part of an image that a model sees. Processors with a fixed image size may crop the centre."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def seen(image: Image, processor: Any) -> tuple[float, float, float, float]:
-    """The part of an image that a processor shows to the model: all of it, unless it crops the centre.
+    """Return the part of an image that a processor shows to the model: all of it, unless it crops the centre.
 
-    LLaVA-1.5, for one, resizes the shorter side and crops a square, so the ends of a wide picture are never seen.
-    -> left, top, right, bottom, in pixels
+    For example, LLaVA-1.5 resizes the shorter side and crops a square, so it never sees the ends of a wide picture.
+    -> left, top, right, bottom, in pixels of the image
     """
     worker = getattr(processor, "image_processor", processor)
     width, height = image.size

@@ -1,6 +1,6 @@
-"""Down-scaling: smaller images, and so fewer visual tokens, in front of the processor. The control to be beaten.
+"""Down-scaling makes images smaller before the processor, so they have fewer visual tokens. It is the control to beat.
 
-It is for models that take images in their own size (Qwen-VL type), where a token is a patch of so many pixels.
+It works for models that take images in their own size (Qwen-VL type), since a token is a patch of fixed size there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ Resample = Literal["bicubic", "lanczos"]
 
 
 class Downscaled(NamedTuple):
-    """Smaller images, and how many visual tokens the processor makes of each."""
+    """Smaller images, and the number of visual tokens of each."""
 
     images: list[Image]
     tokens: list[int]
+    """The number of visual tokens that the processor makes of each image."""
     dense: list[int]
-    """Visual tokens of the images before scaling."""
+    """The number of visual tokens of each image before scaling."""
 
 
 def downscale(
@@ -35,20 +36,21 @@ def downscale(
     *,
     resample: Resample = "bicubic",
 ) -> Downscaled:
-    """Scale images down so that the processor makes at most `keep` visual tokens of each, by fewer pixels alone.
+    """Scale images down so that the processor makes at most `keep` visual tokens of each.
 
-    `keep`: an int, a `Ratio` of what the processor makes of the image as it is, or a list with one of these per image.
-    `processor`: the model's own, or its image processor. Each side of the exact shape is rounded to whole tokens, up or
-    down, whichever gives the most tokens within the budget, then the least distortion: of a square image 17 are 4 x 4,
-    not 1 x 17 (near the processor's least size it distorts more). `tokens` holds the counts. Images that need
-    no more than the budget stay as they are; each other one is resampled once, since the processor takes the result
-    without resizing it. A control of VTC-Bench, arXiv 2510.07143.
+    `keep`: an int, a `Ratio` of the image's tokens before scaling, or a list with one of these per image. `processor`:
+    the model's own, or its image processor.
+
+    Each side of the exact shape is rounded up or down to whole tokens. The rounding takes the most tokens within the
+    budget, then the least distortion: a square image with keep=17 gets 4 x 4, not 1 x 17. Near the processor's least
+    size, the distortion is larger. Images within the budget stay as they are. Every other image is resampled once,
+    since the processor does not resize the result. This is a control of VTC-Bench, arXiv 2510.07143.
 
         small = gp.downscale(images, 64, processor)
         inputs = processor(images=small.images, text=text, return_tensors="pt")
 
-    Raises ValueError for a model whose processor resizes everything to one size, and for a budget below what the
-    processor can make; TypeError for what is no PIL image.
+    Raises ValueError if the processor resizes every image to one size, or if it cannot make so few tokens; TypeError if
+    an image is no PIL image.
     """
     sizer = _sizer(processor)
     pictures = _checked(images)
@@ -65,32 +67,32 @@ def downscale(
 
 @dataclass(frozen=True)
 class _Sizer:
-    """The sizes that an image processor makes, found by asking it."""
+    """The image sizes that an image processor makes. Its own methods compute them."""
 
     worker: Any
     side: int
-    """Pixels of a token, along one side."""
+    """The side of a token in pixels."""
 
     def tokens(self, height: int, width: int) -> int:
-        """The number of visual tokens of an image of this size."""
+        """Count the visual tokens of an image of this size."""
         return int(self.worker.get_number_of_image_patches(height, width, {})) // self.worker.merge_size**2
 
     def dense(self, picture: Image) -> int:
-        """The number of visual tokens of this image before scaling."""
+        """Count the visual tokens of this image before scaling."""
         try:
             return self.tokens(picture.height, picture.width)
         except ValueError as error:
             raise ValueError(f"an image of {picture.width} x {picture.height} pixels: {error}.") from error
 
     def takes(self, rows: int, columns: int) -> bool:
-        """True if an image of exactly that many tokens passes unchanged. The processor limits pixels and shapes."""
+        """True if the processor does not resize an image of exactly that many tokens. It limits pixels and shapes."""
         try:
             return self.tokens(rows * self.side, columns * self.side) == rows * columns
         except ValueError:
             return False
 
     def grid(self, picture: Image, k: int, dense: int) -> tuple[int, int]:
-        """Rows and columns of the smaller image."""
+        """Return the rows and columns of the smaller image, in tokens. Raises ValueError if k is too small."""
         ratio = picture.height / picture.width
         if (found := self.within(ratio, k)) is not None:
             return found
@@ -103,7 +105,7 @@ class _Sizer:
         )
 
     def within(self, ratio: float, k: int) -> tuple[int, int] | None:
-        """The best grid of at most k tokens for an image with height / width = ratio, None if there is none."""
+        """Return the best grid of at most k tokens for an image with height / width = ratio, None if there is none."""
         if k < 1:
             return None
 
@@ -115,19 +117,19 @@ class _Sizer:
         near = {(h, w) for h in _around(high) for w in _around(wide) if h * w <= k and self.takes(h, w)}
         if near:
             return max(near, key=quality)
-        # Close to its least size a processor may refuse those: then the least distorted of the fullest grids.
+        # Close to its least size, a processor may refuse these grids: take the least distorted of the fullest.
         full = {(h, k // h) for h in range(1, k + 1) if self.takes(h, k // h)}
         return max(full, key=lambda grid: quality(grid)[::-1], default=None)
 
 
 def _around(x: float) -> set[int]:
-    """The whole numbers next to x."""
+    """Return the whole numbers next to x."""
     nearest = round(x)
     return {nearest} if math.isclose(x, nearest, rel_tol=1e-9) else {math.floor(x), math.ceil(x)}
 
 
 def _sizer(processor: Any) -> _Sizer:
-    """The image processor, if it keeps an image's own size."""
+    """Return the sizes of an image processor. Raises ValueError if it does not keep an image's own size."""
     worker = getattr(processor, "image_processor", processor)
     name = type(processor).__name__
     word = name.removesuffix("Processor").replace("_", "").lower()
@@ -154,10 +156,10 @@ def _native_names() -> str:
 
 
 def _each(keep: object, images: int) -> tuple[Budget, ...]:
-    """One budget per image."""
+    """Return one budget per image."""
     budgets = as_budgets(keep)
     if isinstance(budgets, (PerLayer, LayerAverage)):
-        raise TypeError(f"keep={budgets!r} belongs to layers, and images have one size: give an int or a Ratio.")
+        raise TypeError(f"keep={budgets!r} is for layers, and an image has one size: give an int or a Ratio.")
     if isinstance(budgets, tuple) and len(budgets) != images:
         raise ValueError(f"keep has {len(budgets)} budgets for {images} images: give one for each, or one.")
     return tuple(map(as_budget, budgets)) if isinstance(budgets, tuple) else (as_budget(budgets),) * images
@@ -174,7 +176,7 @@ def _pillow() -> Any:
 
 
 def _checked(images: Any) -> list[Any]:
-    """The images as a list, each one a PIL image with pixels."""
+    """Return the images as a list. Raises if one is no PIL image, or has no pixels."""
     kind = _pillow().Image
     pictures: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]  # pyright: ignore[reportUnknownArgumentType]
     for place, picture in enumerate(pictures):
@@ -189,7 +191,7 @@ def _checked(images: Any) -> list[Any]:
 
 
 def _resized(picture: Any, width: int, height: int, resample: str) -> Any:
-    """The picture at that size, in RGB, to which processors turn everything before they resize."""
+    """Resize the picture in RGB, since processors convert every image to RGB before they resize it."""
     filters = _pillow().Resampling
     known = {"bicubic": filters.BICUBIC, "lanczos": filters.LANCZOS}
     if resample not in known:

@@ -1,4 +1,4 @@
-"""Softmax attention from queries and keys: some queries' rows, and what every token receives from all queries.
+"""Softmax attention from queries and keys: the rows of some queries, and the attention that each token receives.
 
 Everything is computed in float64, so equal keys get equal weights.
 """
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**23
-"""How many scores are held at once: 64 MiB in float64. The full square of a large image would take gigabytes."""
+"""The number of scores in memory at once: 64 MiB in float64. All scores of a large image would take gigabytes."""
 
 
 def attention_rows(
     queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, one: bool = False
 ) -> Tensor:
-    """Each query's softmax attention, the mean over heads. (b, h, q, c), (b, g, t, c), (b, 1 or q, t) -> (b, q, t)
+    """Compute the attention weights of each query, the mean over heads.
 
-    h / g neighbouring query heads share a key head. `one`: all heads are one over their full width, q . k / sqrt(h c).
+    (b, h, q, c), (b, g, t, c), (b, 1 or q, t) -> (b, q, t). h / g neighbouring query heads share a key head. `one`:
+    treat all heads as one head over the full width, q . k / sqrt(h c).
     """
     grouped = queries.double().unflatten(1, (keys.shape[1], -1))
     scores = (grouped @ keys.double()[:, :, None].transpose(-1, -2)).flatten(1, 2)
@@ -30,7 +31,7 @@ def attention_rows(
 
 
 def received(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, one: bool = False) -> Tensor:
-    """The mean row of all queries, made in blocks of them. (b, h, n, c), (b, g, n, c), (b, 1, n) -> (b, n)"""
+    """Compute the mean attention row of all queries, block by block. (b, h, n, c), (b, g, n, c), (b, 1, n) -> (b, n)"""
     batch, heads, count = queries.shape[:3]
     total = torch.zeros(batch, count, dtype=torch.float64, device=queries.device)
     for block in queries.split(max(1, BLOCK // (batch * heads * count)), 2):

@@ -1,6 +1,7 @@
-"""Probes of a vision tower's layer: who looks at which of its rows, and their keys.
+"""Probes of a vision tower's layer: the attention of the class token, the attention that rows receive, and keys.
 
-Rows lie as the layer has them: (images, rows, d) where all images have one size, or all images packed, (rows, d).
+Rows have the shape of the layer's states: (images, rows, d) if all images have one size, or (rows, d), all images
+packed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from greedyprune.probes.rows import attention_rows, received
 
 @torch.no_grad()
 def class_row(attention: Any, states: Tensor, *, one: bool = False) -> Tensor:
-    """The attention of a layer's first row, the class token, to all rows. (b, n, d) -> (b, n)
+    """Compute the attention weights of a layer's first row, the class token, over all rows. (b, n, d) -> (b, n)
 
-    `attention` is the layer's attention module, `states` what it is called with.
+    `attention` is the layer's attention module, `states` its input. `one`: see `attention_rows`.
     """
     queries, keys = _heads(attention, "q", states)[:, :1], _heads(attention, "k", states)
     return attention_rows(queries.transpose(1, 2), keys.transpose(1, 2), _scale(attention), one=one)[:, 0].float()
@@ -28,10 +29,11 @@ def class_row(attention: Any, states: Tensor, *, one: bool = False) -> Tensor:
 
 @torch.no_grad()
 def received_row(attention: Any, states: Tensor, called: Mapping[str, Any], *, one: bool = False) -> Tensor:
-    """The attention that each row receives, the mean over all rows that can look at it. (..., n, d) -> (..., n)
+    """Compute the attention that each row receives, the mean over all rows that attend to it. (..., n, d) -> (..., n)
 
-    `called` holds the other arguments of the attention module: a mask, or for packed rows `position_embeddings` and
-    `cu_seqlens`, the borders of the images or windows inside which rows look at each other.
+    `called` holds the other arguments of the attention module: an attention mask, or for packed rows
+    `position_embeddings` and `cu_seqlens`. The latter are the borders of images or windows. Rows attend only inside
+    them.
     """
     queries, keys = _heads(attention, "q", states), _heads(attention, "k", states)
     if (rotary := called.get("position_embeddings")) is not None:
@@ -49,12 +51,12 @@ def received_row(attention: Any, states: Tensor, called: Mapping[str, Any], *, o
 
 @torch.no_grad()
 def tower_keys(attention: Any, states: Tensor) -> Tensor:
-    """The keys of a layer, before any rotation. (..., n, d) -> (..., n, h, c)"""
+    """Compute the keys of a layer, before any rotation. (..., n, d) -> (..., n, h, c)"""
     return _heads(attention, "k", states)
 
 
 def _heads(attention: Any, which: Literal["q", "k"], states: Tensor) -> Tensor:
-    """Queries or keys of every head, normalised where the layer does so. (..., n, d) -> (..., n, h, c)"""
+    """Compute the queries or keys of every head, normalised if the layer has a norm. (..., n, d) -> (..., n, h, c)"""
     if hasattr(attention, "qkv"):
         return attention.qkv(states).unflatten(-1, (3, attention.num_heads, -1)).select(-3, "qkv".index(which))
     whole = getattr(attention, f"{which}_proj")(states)
@@ -67,10 +69,7 @@ def _scale(attention: Any) -> float:
 
 
 def _bias(mask: Tensor | None) -> Tensor | None:
-    """What is added to the scores so that padding is not looked at: (b, n) or (b, 1, n, n), alike for all queries.
-
-    -> (b, 1, n)
-    """
+    """Return the bias that hides padding, the same for all queries. (b, n) or (b, 1, n, n) -> (b, 1, n)"""
     if mask is None:
         return None
     mask = mask[:, 0, :1] if mask.ndim == 4 else mask[:, None].bool()
@@ -78,7 +77,7 @@ def _bias(mask: Tensor | None) -> Tensor | None:
 
 
 def _stretches(borders: list[int]) -> list[Tensor]:
-    """The rows between borders, stretches of one length together. -> [(s, length)]"""
+    """Group the rows between borders: the s stretches of one length make one tensor. -> [(s, length)]"""
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(borders):
         starts.setdefault(end - start, []).append(start)

@@ -1,1 +1,1 @@
-"""One forward as values: its inputs, what is refused, what is decided, and how masks, positions and caches follow."""
+"""One forward as values: its inputs, the refusals, the decision, and the edits of masks, positions and KV caches."""

@@ -1,8 +1,8 @@
-"""Cache layers that are physically short but keep the original numbering.
+"""KV cache layers that hold fewer tokens but keep the original numbering.
 
-After a prompt was cut, a layer's keys and values hold fewer tokens than the prompt had. Such a layer reports the
-original length (so that generation, positions and multi-turn slicing need no change) and shifts the mask by the number
-of dropped tokens (so that masks have the physical width). The class is mixed in front of the layer's own class.
+After a cut, a layer's keys and values hold fewer tokens than the prompt had. Such a layer reports the original length,
+so generation, positions and multi-turn slicing need no change. It also shifts the mask by the number of dropped tokens,
+so masks have the physical width. The class is a mixin before the layer's own class.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ else:
 
 
 class ShortLayer(Base):
-    """The mixin: physical length + dropped = logical length. Pickling keeps the layer's own class and the cut."""
+    """The mixin. logical length = physical length + dropped tokens. Pickle keeps the layer's own class and the cut."""
 
-    _layer_type = None  # transformers registers subclasses by this name; these are made on the fly and must not be
+    _layer_type = None  # transformers registers subclasses by this name; classes made at run time must not register
     cut: Cut | None = None
-    """None in the layers before the cut, which hold every token."""
+    """The cut that shortened this layer. None in the layers before the cut, which hold every token."""
     place: str = ""
-    """The place of the cut, as text: a later turn must cut there too."""
+    """The place of the cut, as text. A later turn must cut there too."""
     prompt: int = 0
     """The logical length up to the end of the last prompt that was cut."""
 
     @property
     def dropped(self) -> int:
-        """The number of tokens that are missing here."""
+        """The number of tokens that the cut dropped from this layer."""
         return self.cut.dropped if self.cut is not None else 0
 
     @contextmanager
     def _physical(self) -> Generator[None]:
-        """Inside, the layer reports its physical length, which is what the parent's own arithmetic means."""
+        """Inside this block the layer reports its physical length, which the parent class computes with."""
         cut, self.cut = self.cut, None
         try:
             yield
@@ -54,12 +54,12 @@ class ShortLayer(Base):
             self.cut = cut
 
     def get_seq_length(self) -> int:
-        """The logical length."""
+        """Return the logical length."""
         physical = super().get_seq_length()
         return physical + self.dropped if physical else physical
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The physical width of the mask, and the offset of its first column in the logical numbering."""
+        """Return the physical width of the mask, and the offset of its first column in the logical numbering."""
         dropped = self.dropped
         if self.prompt and ((forward := FORWARD.get()) is None or not forward.fills(self)):
             raise RuntimeError(
@@ -80,12 +80,12 @@ class ShortLayer(Base):
         if remove > length - self.prompt:
             raise ValueError(
                 f"cannot crop {remove} tokens from a cache whose last {length - self.prompt} came after the pruned "
-                "prompt: dropped visual tokens cannot be brought back. Start again from an empty cache."
+                "prompt: dropped visual tokens cannot be brought back, so start again from an empty cache."
             )
-        if remove >= 0:  # by none, too: a sliding layer that recorded its past forgets then what left the window
+        if remove >= 0:  # also for 0: a sliding layer that recorded its past then forgets tokens outside the window
             with self._physical():
                 super().crop(-remove)
-        if self.cut is not None and self.cut.length > length - remove:  # an assistant's guesses, read with the prompt
+        if self.cut is not None and self.cut.length > length - remove:  # draft tokens that were read with the prompt
             left = self.cut.columns.shape[1] - (self.cut.length - (length - remove))
             columns, valid = self.cut.columns[:, :left], self.cut.valid[:, :left]
             self.cut = replace(self.cut, length=length - remove, columns=columns, valid=valid)
@@ -96,17 +96,17 @@ class ShortLayer(Base):
         super().reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Reorder the batch, the cut with it."""
+        """Reorder the batch, and the cut with it."""
         super().reorder_cache(beam_idx)  # pyright: ignore[reportArgumentType]
         self._follow(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows of the batch."""
+        """Keep some rows of the batch, and of the cut."""
         super().batch_select_indices(indices)
         self._follow(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row of the batch."""
+        """Repeat every row of the batch, and of the cut."""
         super().batch_repeat_interleave(repeats)
         if self.cut is not None:
             rows = self.cut.columns.new_tensor(range(self.cut.columns.shape[0])).repeat_interleave(repeats)
@@ -117,7 +117,7 @@ class ShortLayer(Base):
             self.cut = self.cut.of_rows(rows)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class was made on the fly and has no home that pickle could name: its base has one.
+        # The class was made at run time, so pickle cannot import it: its base can be imported.
         return _empty_short, (type(self).__bases__[1],), self.__dict__
 
 
@@ -125,19 +125,19 @@ _SHORT: dict[type, type[ShortLayer]] = {}
 
 
 def _empty_short(base: type) -> ShortLayer:
-    """A short layer of this class of layers, without any state."""
+    """Make a short layer of this class of cache layers, without any state."""
     if base not in _SHORT:
         _SHORT[base] = type(f"Short{base.__name__}", (ShortLayer, base), {"__module__": __name__})
     return object.__new__(_SHORT[base])
 
 
 def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, early: Cut | None = None) -> None:
-    """Give cache layer `index` the logical length of a cut. Its tensors are short already, or `early` cuts them now."""
+    """Give cache layer `index` the logical length of a cut. Its tensors are short already, unless `early` cuts them."""
     layer = cache.layers[index]
-    if not isinstance(layer, CacheLayerMixin):  # it carries a state and counts no tokens
+    if not isinstance(layer, CacheLayerMixin):  # it keeps a recurrent state and counts no tokens
         return
     if not isinstance(layer, ShortLayer):
-        # A class cannot be exchanged in place (object layouts differ), so a new object takes over the whole state.
+        # A class cannot be changed in place (object layouts differ), so a new object takes over the whole state.
         short: Any = _empty_short(type(layer))
         short.__dict__ = layer.__dict__
         layer = cache.layers[index] = short
@@ -189,7 +189,7 @@ class Held:
 
 
 def bytes_of(cache: Any) -> tuple[int, int]:
-    """Bytes that the keys and values take, and what they would take at the full logical length."""
+    """Return the bytes of the keys and values, and the bytes that the full logical length would take."""
     held = full = 0
     for layer in layers_of(cache):
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
@@ -205,7 +205,7 @@ def bytes_of(cache: Any) -> tuple[int, int]:
 
 
 def _bytes(value: Any) -> int:
-    """Of a tensor, or of the tensors among several values: quantised ones come with their scales."""
+    """Count the bytes of a tensor, or of the tensors in a nested list: quantised tensors come with their scales."""
     if isinstance(value, (tuple, list)):
         return sum(map(_bytes, cast("list[Any]", value)))
     return value.nbytes if isinstance(value, Tensor) else 0

@@ -1,4 +1,4 @@
-"""Deciding: from hidden states to the columns that stay, image by image."""
+"""Decide which columns stay: from hidden states to kept tokens, image by image."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The outcome for one forward at one place."""
+    """The decision of one forward at one place."""
 
     cut: Cut
-    """Of the sequence as it stood there."""
+    """The cut of the sequence that reached this place."""
     keeps: list[Keep]
-    """Per image, in rows of the image as it stood there."""
+    """Per image, the kept tokens among those that reached this place."""
     selections: list[Selection]
-    """Per image, in the user's original visual tokens."""
+    """Per image, the kept tokens among the image's original visual tokens."""
     seconds: float
+    """The time that the decision took."""
 
     def shorten(self, hidden: Tensor, prompt: Prompt) -> Tensor:
-        """The states that stay; a kept token of a merging method holds the mean of its group. (b, q, d) -> (b, q', d)
+        """Return the states that stay. (b, q, d) -> (b, q', d)
 
-        `prompt`: where the images stood before this cut.
+        If the method merges, a kept token holds the mean of its group. `prompt`: the places before this cut.
         """
         short = self.cut.take(hidden, -2)
         for span, keep in zip(prompt.spans, self.keeps, strict=True):
@@ -64,20 +65,20 @@ class Step:
     """One cut made in this forward."""
 
     start: int
-    """The decoder layer before which it was made, 0 for a cut before the decoder."""
+    """The decoder layer before which the cut was made; 0 for a cut before the decoder."""
     fresh: Cut
-    """Of this forward's tokens, in their original columns."""
+    """The cut of this forward's tokens, in their original columns."""
     whole: Cut
-    """Of everything so far and this forward's tokens: what a cache layer behind the cut then holds."""
+    """The cut of all tokens so far, this forward's included. A cache layer after the cut holds these tokens."""
     masked: Cut
     """Like `whole`, but numbered in the columns of the text model's own masks.
 
     They differ if the layer that sizes these masks is already short."""
     keeps: list[Keep]
-    """Per image, from all its tokens to those that stay."""
+    """Per image, the kept tokens among all its tokens."""
 
     def planes(self, features: list[Tensor]) -> list[Tensor]:
-        """DeepStack features of the tokens that stay, merged where the tokens were. (n of all images, d) each"""
+        """Cut DeepStack features to the kept tokens. Merged tokens get merged features. (n of all images, d) each"""
         cut: list[Tensor] = []
         for plane in features:
             parts, start = list[Tensor](), 0
@@ -90,22 +91,22 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Decider:
-    """A policy for the images of one prompt: its budgets are numbers, and every check is made."""
+    """A policy for the images of one prompt. Its budgets are resolved to numbers, and all checks are done."""
 
     policy: Policy
     quotas: Mapping[int, list[Quota]]
     """For the cut before each decoder layer, the quota of each image."""
     norm: Tensor | None
-    """The weight of the decoder's final norm, if it is at hand."""
+    """The weight of the decoder's final norm; None if it is not available."""
 
     @classmethod
     def of(cls, policy: Policy, hints: Hints, parts: Parts, prompt: Prompt, embeds: Tensor) -> Decider:
-        """Resolve the budgets. Raises ValueError if budgets or hints do not fit the images. `embeds` (b, q, d)"""
+        """Resolve the budgets. `embeds` (b, q, d). Raises ValueError if budgets or hints do not fit the images."""
         found = quotas(policy, hints, len(parts.layers), prompt.spans, embeds)
         return cls(policy, keep_last_tokens(found, prompt, policy.method), parts.norm)
 
     def uneven(self, prompt: Prompt) -> bool:
-        """True if the prompts of a batch may keep different numbers of tokens behind some cut."""
+        """True if the prompts of a batch may keep different numbers of tokens after some cut."""
         for cut in self.quotas.values():
             counts = (prompt.valid & ~prompt.visual).sum(1)
             for span, quota in zip(prompt.spans, cut, strict=True):
@@ -122,7 +123,7 @@ class Decider:
     ) -> Decision:
         """Decide before decoder layer `start`. (b, q, d) -> Decision
 
-        `seen`: the cues beyond the states, per image. `earlier`: what a cut before an earlier layer chose.
+        `seen`: the cues beyond the states, per image. `earlier`: the choice of a cut before an earlier layer.
         """
         begun = time.perf_counter()
         stays, last = prompt.valid.clone(), prompt.last
@@ -155,7 +156,7 @@ class Decider:
         return select(self.policy.method, cues, keep)
 
     def _cues(self, states: Tensor, prompt: Prompt, span: Span, quota: Quota, original: Keep | None) -> Cues:
-        """The cues of one image at this place. (q, d) -> Cues"""
+        """Build the cues of one image at this place. (q, d) -> Cues"""
         text, device = prompt.text_of(span.row), states.device
         last_visual = int(prompt.visual[span.row].nonzero()[-1, 0])
         before, total = int((text < last_visual).sum()), text.numel()
@@ -174,14 +175,14 @@ class Decider:
 
 
 def _left(need: Need, values: Tensor, original: Keep | None) -> Tensor:
-    """A cue of the tokens that an earlier cut left; text always stays. (n, ...) -> (k, ...)"""
+    """Cut a cue to the tokens that an earlier cut kept. Text always stays. (n, ...) -> (k, ...)"""
     if original is None or (isinstance(need, Keys) and need.of == "text"):
         return values
     return values[original.rows.to(values.device)]
 
 
 def _protected(quota: Quota, original: Keep | None, device: torch.device) -> Tensor | None:
-    """The tokens that must stay, in the rows that an earlier cut left. -> (p,)"""
+    """Return the tokens that must stay, numbered among those that an earlier cut kept. -> (p,)"""
     if not quota.protect:
         return None
     rows = torch.tensor(quota.protect, device=device)
@@ -191,7 +192,7 @@ def _protected(quota: Quota, original: Keep | None, device: torch.device) -> Ten
 def _selection(
     index: int, span: Span, quota: Quota, chosen: Keep, stays: Tensor, earlier: list[Selection]
 ) -> Selection:
-    """The choice, in the image's original visual tokens. `stays` (b, q): the columns that stay."""
+    """Express the choice in the image's original visual tokens. `stays` (b, q) bool: True for columns that stay."""
     if earlier:
         first = earlier[index]
         breaks = tuple(b for b, (at, _) in zip(first.breaks, span.breaks, strict=True) if stays[span.row, at])
@@ -204,9 +205,9 @@ def _selection(
 def tower_cues(
     policy: Policy, parts: Parts, prompt: Prompt, seen: Mapping[str, Mapping[Seen, Tensor]]
 ) -> dict[Need, list[Tensor]]:
-    """What the method needs of the vision tower, per image. Raises ValueError if the features came without it.
+    """Return the method's needs of the vision tower, per image. Raises ValueError if the features came without them.
 
-    `seen`: for each kind of input, what the hooks saw in the tower, by the visual tokens of all its inputs.
+    `seen`: the values that the hooks read in the tower, for each kind of input, one row per visual token.
     """
     found: dict[Need, list[Tensor]] = {}
     for need in in_tower(policy):
@@ -227,9 +228,9 @@ def tower_cues(
 
 
 def _by_image(seen: Tensor, rows: list[int], images: list[ImageTokens]) -> list[Tensor] | None:
-    """What was seen, image by image; None if it does not belong to these images. `rows`: each image's prompt.
+    """Split the tower's values by image; None if they do not belong to these images. `rows`: each image's prompt.
 
-    Beams and several returned sequences repeat every prompt and its images, and the tower ran once.
+    Beams and several returned sequences repeat every prompt and its images, but the tower runs once.
     """
     total = sum(image.n for image in images)
     times = max(total // max(seen.shape[0], 1), 1)
@@ -243,7 +244,7 @@ def _by_image(seen: Tensor, rows: list[int], images: list[ImageTokens]) -> list[
 
 
 def warn_if_nothing_pruned(policy: Policy, selections: list[Selection]) -> None:
-    """Warn if a share of less than all, or more tokens than there are, kept all tokens of all images."""
+    """Warn if all images keep all tokens although the share is below 1, or although `keep` is more than there are."""
     if not selections or any(s.k != s.n for s in selections):
         return
     sizes = ", ".join(sorted({str(s.n) for s in selections}, key=int))

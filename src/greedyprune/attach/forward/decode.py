@@ -1,7 +1,7 @@
-"""A forward without new images over a cache that holds a pruned prompt: one step of decoding, or a turn of text.
+"""A forward without new images over a KV cache that holds a pruned prompt: one decoding step, or a turn of text.
 
-The cache layers behind the cut are physically short. If all layers are equally short, the model makes masks that fit
-and nothing is left to do. Otherwise each decoder layer gets the mask, and if needed the positions, of its own cache.
+The cache layers after the cut are physically short. If all layers are equally short, the model's own masks fit and no
+layer needs an edit. Otherwise each decoder layer gets the mask, and if needed the positions, of its own cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class TextInputs:
-    """What the text model is called with in this forward, and what its cache holds."""
+    """The inputs of the text model in this forward, and the length of its KV cache."""
 
     forward: Forward
     fresh: bool
@@ -33,26 +33,26 @@ class TextInputs:
     held: Held
     """The cuts that the cache carries."""
     past: int
-    """The tokens that came before this forward, in the original numbering."""
+    """The number of tokens before this forward, in the original numbering."""
     length: int
-    """The tokens of this forward, before any cut."""
+    """The number of tokens of this forward, before any cut."""
     padding: Tensor | None
-    """(b, past + q) the padding mask as the caller gave it."""
+    """(b, past + q) the padding mask that the caller passed."""
     positions: Tensor | None
-    """The position ids, (b, q) or (3, b, q)."""
+    """The position ids, (b, q) or (3, b, q); None if the text model counts them itself."""
     outer_masks: bool
-    """True if the outer model made the attention masks, which the text model only passes on."""
+    """True if the outer model made the attention masks. The text model then only passes them to its layers."""
     memo: dict[tuple[object, ...], tuple[Any, Any]] = field(default_factory=dict[tuple[object, ...], tuple[Any, Any]])
-    """Values that many layers share, by what they are, each with the value that it was made from."""
+    """Values that several layers share, by key, each with the source that it was made from."""
 
     @classmethod
     def read(cls, forward: Forward, arguments: dict[str, Any]) -> TextInputs | None:
-        """From the text model's arguments; None if nothing is to be cut and nothing was cut: as without pruning."""
+        """Read the text model's arguments. None if this call brings no images and the KV cache was never cut."""
         cache, mask = forward.cache, arguments.get("attention_mask")
         fresh, held = forward.brings_images, Held.by(cache)
         if not fresh and held.place is None:
             return None
-        # The paged cache of generate_batch, which text may use, holds many prompts and has no length.
+        # The paged cache of generate_batch, which text-only prompts may use, holds many prompts and has no length.
         past = 0 if cache is None else cache.get_seq_length() if hasattr(cache, "get_seq_length") else 1
         outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
         padding = forward.mask if outer_masks else mask
@@ -61,39 +61,39 @@ class TextInputs:
 
     @property
     def total(self) -> int:
-        """The tokens up to the end of this forward, in the original numbering."""
+        """The number of tokens up to the end of this forward, in the original numbering."""
         return self.past + self.length
 
     @property
     def must_rebuild_masks(self) -> bool:
-        """True if a mask cannot be cut: layers need different ones, or the outer model made it before the cut."""
+        """True if a mask cannot be cut: layers need different masks, or the outer model made it before the cut."""
         return self.outer_masks or not self.forward.parts.plain
 
     @property
     def padding_now(self) -> Tensor | None:
-        """This forward's part of the padding mask, None if there is no mask. -> (b, q) bool"""
+        """This forward's part of the padding mask, (b, q) bool; None if there is no mask."""
         return None if self.padding is None else self.padding[:, self.past : self.total].bool()
 
     def own_positions(self, device: torch.device) -> Tensor:
-        """The position ids of this forward's tokens, as the text model gets them or counts them. -> (b, q)"""
+        """Return the position ids that the text model gets, or those that it would count itself. -> (b, q)"""
         if self.positions is not None:
             return self.positions
         return torch.arange(self.past, self.total, device=device)[None]
 
     def made(self, key: tuple[object, ...], source: object) -> Any:
-        """The shared value of this name if it was made from this very source; None if it has to be made."""
+        """Return the shared value of this key if it was made from this very object; None if it must be made."""
         found = self.memo.get(key)
         return found[1] if found is not None and found[0] is source else None
 
     def share(self, key: tuple[object, ...], source: object, value: Any) -> Any:
-        """Note a value for the layers that ask for it after this one, and return it."""
+        """Store a value for the next layers that need it, and return it."""
         self.memo[key] = source, value
         return value
 
     def fit_to_cache(self, arguments: dict[str, Any], *, unmasked: bool) -> None:
-        """Make mask and positions, from which the model makes those of all layers, fit a cache that is short already.
+        """Make the model's mask and positions fit a KV cache that is short already.
 
-        `unmasked`: no layer would mask anything, so that no mask is needed.
+        The model makes the masks and positions of all layers from them. `unmasked`: True if no layer masks anything.
         """
         parts, mask = self.forward.parts, arguments.get("attention_mask")
         base, first = self.held.cut_at(parts.full), self.held.cut_at(parts.first)
@@ -106,10 +106,10 @@ class TextInputs:
             arguments["position_ids"] = self.own_positions(device) - first.shift.to(device)
 
     def nothing_masked(self, mask: Tensor | None) -> bool:
-        """True if no layer would mask padding, of the prompt or of what came since. `mask` (b, past + q)
+        """True if no layer would mask padding, neither of the prompt nor of later tokens. `mask` (b, past + q)
 
-        The model asks the same of the mask that it gets, unless its attention is eager. So this is no further
-        synchronisation of the device, and without a mask there is less to do.
+        The model makes the same check on its mask, unless its attention is eager. So this adds no synchronisation of
+        the device, and without a mask less work remains.
         """
         parts = self.forward.parts
         if self.outer_masks or parts.attention == "eager" or self.held.ragged:
@@ -118,18 +118,18 @@ class TextInputs:
         return mask is None or bool(mask[:, 0 if base is None else base.length :].all())
 
     def keys_of(self, index: int) -> int:
-        """The layer whose keys decoder layer `index` reads: another one of its kind if it has none (Gemma 4)."""
+        """Return the layer whose keys decoder layer `index` reads: another of its kind if it has no keys (Gemma 4)."""
         layers = layers_of(self.forward.cache)
         own = index < len(layers) and isinstance(layers[index], CacheLayerMixin)
         return index if own or not layers else self.forward.parts.kinds[index].first
 
     def width_of(self, index: int, queries: int) -> int | None:
-        """The columns that a mask of decoder layer `index` has; None if no cache says so."""
+        """Return the number of columns in a mask of decoder layer `index`; None if there is no cache layer."""
         layers, index = layers_of(self.forward.cache), self.keys_of(index)
         return layers[index].get_mask_sizes(queries)[0] if index < len(layers) else None
 
     def rebuilt(self, held: Cut | None, index: int, mask: Tensor, hidden: Tensor) -> Tensor:
-        """A mask of the kind of `mask` for a layer whose cache holds the cut `held`, None for a cache that is full."""
+        """Build a mask of the same kind as `mask` for a layer whose cache holds the cut `held`; None: a full cache."""
         queries = hidden.shape[1]
         kind, key = self.forward.parts.kinds[index], ("rebuilt", held, self.forward.parts.kinds[index].name)
         found = self.made(key, mask)
@@ -140,7 +140,7 @@ class TextInputs:
         return found
 
     def kernel_mask(self, cut: Cut, kind: Kind, hidden: Tensor) -> Tensor | None:
-        """The mask of a layer that left causality to its attention kernel; None if no row is padded."""
+        """Build the mask of a layer that got none since its kernel is causal; None if no row is padded."""
         if not cut.ragged:
             return None
         key = ("kernel", cut, kind.name)
@@ -154,7 +154,7 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class LayerEdits:
-    """The decoder layers in which a forward over short cache layers has something to do.
+    """The decoder layers that a forward over short cache layers must edit.
 
     | masks_fit | numbered | unmasked | layers to edit             |
     |-----------|----------|----------|----------------------------|
@@ -165,11 +165,11 @@ class LayerEdits:
     """
 
     masks_fit: bool
-    """The masks that the model makes have the width of every layer's cache."""
+    """True if the model's masks have the width of every layer's cache."""
     numbered: bool
-    """The position ids that the model uses are those of every layer."""
+    """True if the model's position ids are right for every layer."""
     unmasked: bool
-    """The model was given no mask, since nothing would be masked."""
+    """True if the model gets no mask, since no token would be masked."""
 
     @property
     def none(self) -> bool:
@@ -178,18 +178,18 @@ class LayerEdits:
 
     @property
     def only_masked(self) -> bool:
-        """True if a layer that gets no mask needs no edit."""
+        """True if a layer without a mask needs no edit."""
         return self.numbered and (self.masks_fit or self.unmasked)
 
 
 @dataclass(eq=False)
 class Decode:
-    """The work of one forward without new images over a cache with short layers."""
+    """The work of one forward without new images over a KV cache with short layers."""
 
     text: TextInputs
     edits: LayerEdits
     skips_unmasked: bool
-    """True if there is nothing to do in a layer that gets no attention mask."""
+    """True if a layer without an attention mask needs no edit."""
 
     @classmethod
     def begin(cls, text: TextInputs, arguments: dict[str, Any]) -> Decode | None:
@@ -207,7 +207,7 @@ class Decode:
         return None if edits.none else cls(text, edits, edits.only_masked)
 
     def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Give decoder layer `index` the mask of its own cache, and the positions that it counts in."""
+        """Give decoder layer `index` the mask and the positions of its own cache."""
         text, hidden = self.text, arguments["hidden_states"]
         held, first = text.held.cut_at(index), text.held.cut_at(text.forward.parts.first)
         if held is not None and held.shift is not None and (first is None or first.shift is None):
@@ -217,7 +217,7 @@ class Decode:
         return arguments
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
-        """Nothing: new images alone bring features for layers."""
+        """Do nothing: only new images bring features for layers."""
         return None
 
     def _renumber(self, index: int, held: Cut, shift: Tensor, arguments: dict[str, Any]) -> None:
@@ -233,9 +233,10 @@ class Decode:
 
 
 def mask_of(text: TextInputs, index: int, mask: Tensor | None, hidden: Tensor, *, masks_fit: bool) -> Tensor | None:
-    """The mask of decoder layer `index` over its own cache, whose tokens all stay. `mask`: the one that it got.
+    """Return the mask of decoder layer `index` over its own cache, of which all tokens stay.
 
-    `masks_fit`: the model's masks have the width of every layer's cache. (b, q, d) -> (b, l), (b, 1, q, l) or None
+    `mask`: the mask that the layer got. `masks_fit`: the model's masks have the width of every layer's cache.
+    `hidden` (b, q, d) -> (b, l), (b, 1, q, l) or None
     """
     parts = text.forward.parts
     kind = parts.kinds[index]
@@ -246,7 +247,7 @@ def mask_of(text: TextInputs, index: int, mask: Tensor | None, hidden: Tensor, *
         wrong = mask is not None and text.held.cut_at(parts.full) is not None
         return text.rebuilt(None, index, mask, hidden) if wrong and mask is not None else mask
     if mask is None and not held.ragged:
-        return None  # nothing to mask: the usual step costs one look
+        return None  # nothing to mask: the usual step costs one check
     if mask is not None and masks_fit:
         return mask
     if mask is not None and text.must_rebuild_masks:
@@ -265,12 +266,12 @@ def mask_of(text: TextInputs, index: int, mask: Tensor | None, hidden: Tensor, *
 
 
 def held_before(text: TextInputs, layer: int, device: torch.device, *, compact: bool) -> Cut:
-    """What cache layer `layer` held before this forward, as a cut of the `past` original columns.
+    """Return the tokens that cache layer `layer` held before this forward, as a cut of the `past` original columns.
 
-    `compact`: positions are compact, so that the cut carries a shift.
+    `compact`: True if positions are compact, so the cut has a shift.
     """
     forward, kinds = text.forward, text.forward.parts.kinds
-    # Layers that carry a state hold no tokens: the next one behind them does.
+    # Recurrent layers hold no tokens: take the next layer that does.
     layer = next((i for i in range(layer, len(kinds)) if not kinds[i].recurrent), layer)
     before = text.held.cut_at(layer)
     if before is not None:

@@ -1,8 +1,8 @@
-"""The work of one forward that reads a prompt with images: find them, decide, cut, and make everything else follow.
+"""The work of one forward that reads a prompt with images: find them, decide, cut, and adapt masks and positions.
 
 At `Input()` the text model gets a shorter sequence. At `Layer(l)` the states are cut before decoder layer l, and the
-layers from l on get masks and positions of the tokens that stay. Afterwards the cache layers that are short get their
-original length as a logical one (`cache.py`), so that decoding goes on in the original numbering.
+layers from l on get masks and positions of the tokens that stay. Afterwards the short cache layers get the original
+length as their logical length (`cache.py`), so decoding continues in the original numbering.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Prefill:
 
     text: TextInputs
     prompt: Prompt
-    """Where the images stand now: it changes with each cut."""
+    """The current places of the images. They change with each cut."""
     decider: Decider
     seen: dict[Need, list[Tensor]]
-    """What the method needs beyond the states, per image in its original visual tokens."""
+    """The method's needs beyond the states, per image, one row per original visual token."""
     generated: bool
-    """True if this is the prompt of the `generate` that runs; False for a forward by hand."""
+    """True if this is the prompt of the `generate` that runs; False for a direct call of the model."""
     raters: list[Tensor] = field(default_factory=list[Tensor])
-    """Per image, the numbers of the text tokens that rate it, if the method asks what they look at."""
+    """Per image, the numbers of its text raters; empty unless the method reads their attention."""
     deepstack: tuple[Tensor, list[Tensor]] | None = None
-    """Mask and features that this library adds behind early layers, since the model would index a longer state."""
+    """The mask and features that this library adds after early layers. The model's own mask fits only full states."""
     steps: list[Step] = field(default_factory=list[Step])
     selections: list[Selection] = field(default_factory=list["Selection"])
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Prefill:
     def begin(cls, text: TextInputs, arguments: dict[str, Any]) -> Prefill:
         """Find the images, check everything, and cut here if the policy cuts before the decoder.
 
-        Edits the text model's arguments. Raises before anything runs if text, images and the wish do not fit.
+        It edits the text model's arguments. It raises before any layer runs if text, images and the wish do not fit.
         """
         forward, parts, embeds = text.forward, text.forward.parts, arguments["inputs_embeds"]
         wish = forward.wish
@@ -96,15 +96,15 @@ class Prefill:
         return self.policy.positions == "compact"
 
     def step_at(self, index: int) -> Step | None:
-        """The last cut before decoder layer `index`, None if there is none."""
+        """Return the last cut before decoder layer `index`; None if there is none."""
         return next((step for step in reversed(self.steps) if step.start <= index), None)
 
     def held_before(self, index: int, device: torch.device) -> Cut:
-        """What cache layer `index` held before this forward."""
+        """Return the tokens that cache layer `index` held before this forward, as a cut."""
         return held_before(self.text, index, device, compact=self._compact)
 
     def held_keys(self, index: int, device: torch.device) -> Tensor:
-        """The keys of earlier tokens in the cache of decoder layer `index`. -> (b, g, p, c)"""
+        """Return the keys of earlier tokens in the cache of decoder layer `index`. -> (b, g, p, c)"""
         layer = self.text.forward.cache.layers[index]
         if layer.keys.shape[2] != self.held_before(index, device).columns.shape[1]:
             refusals.refuse_look_back(layer, self.policy.method)
@@ -135,7 +135,7 @@ class Prefill:
         return short
 
     def _cut_input(self, arguments: dict[str, Any]) -> None:
-        """Cut what enters the decoder, and every argument that has the sequence as an axis."""
+        """Cut the decoder's input, and every argument that has the sequence as an axis."""
         text, parts = self.text, self.text.forward.parts
         arguments["inputs_embeds"] = hidden = self.cut(arguments["inputs_embeds"], 0)
         step, positions = self.steps[-1], text.own_positions(hidden.device)
@@ -153,9 +153,9 @@ class Prefill:
         elif text.outer_masks:
             arguments["attention_mask"] = self._mask(step, parts.full, cast("Tensor", mask), hidden)
         else:
-            # An explicit mask, also where it is all ones: without one, transformers takes gaps in the positions for
-            # several packed sequences and lets them not see each other. It covers the logical past and the physical
-            # prompt, which is the length that the cache layers imply.
+            # Always pass a mask, even if it is all ones. Without a mask, transformers takes gaps in the positions for
+            # several packed sequences, which do not attend to each other. The mask covers the logical past and the
+            # physical prompt, which is the length that the cache layers imply.
             past = step.fresh.valid[:, :0].long()
             if text.past:
                 past = self.held_before(0, hidden.device).padding_mask(None, text.past)
@@ -165,7 +165,7 @@ class Prefill:
             arguments[names[1]] = step.planes(arguments[names[1]])
 
     def _take_deepstack(self, arguments: dict[str, Any]) -> None:
-        """Take over the features that the model would add behind a layer whose states are cut already."""
+        """Take over the features that the model would add after a layer whose states are cut already."""
         names = self.text.forward.parts.family.deepstack
         features = None if names is None else arguments.get(names[1])
         if names is not None and features is not None and len(features) > self.policy.starts[0]:
@@ -174,10 +174,10 @@ class Prefill:
     # -- the decoder layers
 
     def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Cut before decoder layer `index` if that is its place; behind a cut, make mask and positions follow."""
+        """Cut before decoder layer `index` if the policy cuts there. After a cut, adapt its mask and positions."""
         text, starts = self.text, self.policy.starts
         if not starts:
-            return self._without_gaps(arguments)  # the sequence was short from the start
+            return self._without_gaps(arguments)  # the sequence was cut before the first layer
         if index in starts:
             arguments["hidden_states"] = self.cut(arguments["hidden_states"], index)
         mask, hidden = arguments.get("attention_mask"), arguments["hidden_states"]
@@ -185,7 +185,7 @@ class Prefill:
             full = text.held.cut_at(index) is None
             if not text.past or not full or mask is None or text.outer_masks:
                 return None
-            # A later turn's padding mask was made for layers that are short, as this one is not.
+            # A later turn's padding mask was made for short layers, and this layer is full.
             arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=False)
             return self._without_gaps(arguments)
         step = self.steps[-1]
@@ -197,9 +197,9 @@ class Prefill:
         return self._without_gaps(arguments)
 
     def _without_gaps(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take the position ids away if FlashAttention would take their gaps for packed prompts.
+        """Remove the position ids if FlashAttention would take their gaps for packed prompts.
 
-        Keys and queries are turned by `position_embeddings`; few decoders have another use for the numbers.
+        `position_embeddings` rotate keys and queries. Few decoders use position ids for anything else.
         """
         parts, ids = self.text.forward.parts, arguments.get("position_ids")
         if "flash" in parts.attention and ids is not None:
@@ -210,7 +210,7 @@ class Prefill:
         return arguments
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
-        """DeepStack: add the features of visual tokens behind an early layer, to those that are still there."""
+        """DeepStack: after an early layer, add the features of the visual tokens that are still there."""
         if self.deepstack is None or index >= len(self.deepstack[1]):
             return None
         (mask, features), step = self.deepstack, self.step_at(index)
@@ -225,10 +225,10 @@ class Prefill:
         return output
 
     def _mask(self, step: Step, index: int, mask: Tensor | None, hidden: Tensor) -> Tensor | None:
-        """The mask of decoder layer `index` behind a cut of this forward. `hidden` (b, q', d) is cut already."""
+        """Return the mask of decoder layer `index` after a cut of this forward. `hidden` (b, q', d) is cut already."""
         text, queries = self.text, hidden.shape[1]
         kind = text.forward.parts.kinds[index]
-        if kind.recurrent:  # a layer that carries a state is told what is padding; None if nothing is
+        if kind.recurrent:  # a recurrent layer gets a padding mask; None if nothing is padding
             return step.fresh.valid.long() if step.fresh.ragged and not text.past else None
         if mask is None:
             return text.kernel_mask(step.masked, kind, hidden)
@@ -248,7 +248,7 @@ class Prefill:
         return text.share(key, mask, made)
 
     def _along(self, step: Step, name: str, value: Tensor) -> Tensor:
-        """A further argument of a layer that has the sequence as its second axis."""
+        """Cut a further argument of a layer that has the sequence as its second axis."""
         found = self.text.made((name, step), value)
         if found is None:
             found = self.text.share((name, step), value, step.fresh.take(value, 1 - value.ndim))
@@ -271,7 +271,7 @@ class Prefill:
         arguments["position_embeddings"] = found[1]
 
     def _compact_ids(self, step: Step) -> Tensor:
-        """Position ids without gaps, for the tokens that stay. -> (b, q')"""
+        """Compute position ids without gaps for the tokens that stay. -> (b, q')"""
         text, device = self.text, step.fresh.columns.device
         positions = text.own_positions(device)
         refusals.refuse_compact_multimodal(positions)
@@ -292,7 +292,7 @@ class Prefill:
             refusals.refuse_cache(cache)
             self._shorten(cache)
         if generation is not None and self.generated:
-            if generation.recorded:  # without a cache every step reads the prompt again
+            if generation.recorded:  # without a KV cache, every step reads the prompt again
                 return
             generation.recorded = True
         wish.record(self._report(cache), self._selections())
@@ -305,14 +305,14 @@ class Prefill:
             if step is not None:
                 shorten(cache, index, step.whole, place, length)
             elif self.policy.early:
-                # Its keys stand at the original positions, also where those behind the cut are numbered anew.
+                # Its keys keep their original positions, even if the layers after the cut have compact ones.
                 whole = replace(self.steps[0].whole, shift=None)
                 shorten(cache, index, whole, place, length, early=self.steps[0].masked)
-            else:  # full, but it must not be cropped further than its neighbours
+            else:  # the layer is full, but it must not be cropped further than the other layers
                 shorten(cache, index, None, place, length)
 
     def _selections(self) -> list[Selection]:
-        """The selections, with the number of an image's tokens that each decoder layer sees."""
+        """Return the selections, with the number of an image's tokens in each decoder layer."""
         steps = [self.step_at(index) for index in range(len(self.text.forward.parts.layers))]
         return [
             replace(one, per_layer=tuple(one.n if step is None else step.keeps[i].k for step in steps))
@@ -326,7 +326,7 @@ class Prefill:
         now = [text.length if step is None else step.fresh.columns.shape[1] for step in steps]
         held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
         before = [total - new for total, new in zip(held, now, strict=True)]
-        if self.policy.early:  # caches in front of the cut are cut behind each prompt, those of earlier turns too
+        if self.policy.early:  # caches before the cut are cut after each prompt, in earlier turns too
             held = held[-1:] * len(steps)
             before = before[-1:] * len(steps)
         visual = [tokens if step is None else sum(keep.k for keep in step.keeps) for step in steps]

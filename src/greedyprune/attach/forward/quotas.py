@@ -1,4 +1,4 @@
-"""Quotas: how many tokens of each image stay, resolved once for one forward from the policy and the hints."""
+"""Quotas: the number of tokens that stay of each image. Each forward resolves them once from policy and hints."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quota:
-    """What one cut leaves of one image."""
+    """The tokens that one cut may keep of one image."""
 
     budget: Budget
-    """As the user wrote it, for messages and reports."""
+    """The budget as the user wrote it, for messages and reports."""
     k: int
-    """How many of the image's original tokens stay."""
+    """The number of the image's original tokens that stay."""
     frames: int = 1
-    """How many equal frames the image has, one after the other."""
+    """The number of frames. They have equal sizes and follow each other."""
     protect: tuple[int, ...] = ()
-    """Tokens that must stay, in the image's original numbering."""
+    """The tokens that must stay, in the image's original numbering."""
     relevance: Tensor | None = field(default=None, compare=False)
-    """(n,) the user's own relevance of the image's original tokens."""
+    """(n,) the user's own relevance of the image's original tokens; None if the user gave none."""
 
 
 def quotas(policy: Policy, hints: Hints, depth: int, spans: list[Span], embeds: Tensor) -> dict[int, list[Quota]]:
-    """One quota per image for the cut before each decoder layer. `embeds` (b, q, d), `depth`: the decoder's layers.
+    """Resolve one quota per image, for the cut before each decoder layer.
 
-    Raises ValueError if a list given per image does not fit the call's images.
+    `embeds` (b, q, d): the merged embeddings. `depth`: the number of decoder layers. Raises ValueError if a list with
+    one entry per image does not fit the call's images.
     """
     rows, images = [span.row for span in spans], [span.image for span in spans]
     protect: list[tuple[int, ...]] = [()] * len(rows)
@@ -73,7 +74,7 @@ def _quota(
 def _given(
     policy: Policy, rows: list[int], sizes: list[int], embeds: Tensor
 ) -> Sequence[Budget | LayerAverage | PerLayer]:
-    """The budget of each image of a call, which have these prompts and sizes. (b, q, d) -> (images)"""
+    """Return the budget of each image. `rows`: each image's prompt. `sizes`: its visual tokens. `embeds` (b, q, d)"""
     if isinstance(policy.keep, Total):
         mine = {row: [n for n, other in zip(sizes, rows, strict=True) if other == row] for row in rows}
         shares = {row: iter(policy.keep.share(each)) for row, each in mine.items()}
@@ -85,7 +86,7 @@ def _given(
 
 
 def _budgets(policy: Policy, depth: int, last: Budget | LayerAverage | PerLayer, n: int) -> list[Budget]:
-    """The budget that each cut leaves of an image of n tokens; `last` is that of the last cut."""
+    """Return the budget of each cut for an image of n tokens. `last` is the budget of the last cut."""
     if isinstance(last, PerLayer):
         return list(last.schedule.values())
     if isinstance(last, PerFrame):
@@ -108,15 +109,15 @@ def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Meth
     last = prompt.last
     ends = [number for number, span in enumerate(prompt.spans) if span.image.n and last[span.row] == span.columns[-1]]
     for number in ends:
-        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to read the next one"
+        why = f"prompt {prompt.spans[number].row} ends with an image, whose last token must stay to predict the next"
         if method.merges:
-            raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text behind the image.")
+            raise ValueError(f"{why}, and {type(method).__name__} merges tokens: put text after the image.")
         for each in found.values():
             quota, n = each[number], prompt.spans[number].image.n
             if not quota.k:
-                raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text behind the image.")
+                raise ValueError(f"{why}, and the budget keeps 0: raise keep, or put text after the image.")
             if len({*quota.protect, n - 1}) > quota.k:
-                raise ValueError(f"{why}, beside those of protect, which is more than the budget keeps: raise keep.")
+                raise ValueError(f"{why}, and with those of protect it is more than the budget keeps: raise keep.")
             each[number] = replace(quota, protect=tuple(sorted({*quota.protect, n - 1})))
             _check(number, each[number], prompt.spans[number].image)
     return found
@@ -127,8 +128,8 @@ def _check(number: int, quota: Quota, image: ImageTokens) -> None:
     n = image.n
     if isinstance(quota.budget, PerFrame) and image.kind == "video" and image.grid is None:
         raise ValueError(
-            f"keep={quota.budget!r}: where the frames of video {number} are is not known, its {n} visual tokens lie on "
-            "no grid (t, h, w): give the budget of the whole clip, an int or Ratio(0.25)."
+            f"keep={quota.budget!r}: the frames of video {number} are not known, since its {n} visual tokens lie on no "
+            "grid (t, h, w): give the budget of the whole clip, an int or Ratio(0.25)."
         )
     if quota.protect and quota.protect[-1] >= n:
         raise ValueError(
@@ -174,7 +175,7 @@ def _places(given: int, rows: list[int], embeds: Tensor, what: str) -> list[int]
 
 
 def _repeats(embeds: Tensor, times: int) -> bool:
-    """True if every prompt of a batch stands there `times` times in a row. (b, q, d) -> bool"""
+    """True if the batch holds every prompt `times` times in a row. (b, q, d) -> bool"""
     if times == 1:
         return True
     if embeds.shape[0] % times:

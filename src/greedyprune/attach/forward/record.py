@@ -1,4 +1,4 @@
-"""The result of a pruned prompt as counts: tokens, cache bytes and FLOPs, with and without the cut."""
+"""The result of a pruned prompt as counts: tokens, bytes of the KV cache and FLOPs, with and without the cut."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lengths:
-    """The tokens of each prompt of a batch, padding included, that each decoder layer works on."""
+    """The numbers of tokens in each decoder layer, per prompt of a batch, padding included."""
 
     batch: int
     past: int
-    """The tokens of earlier turns, in the original numbering."""
+    """The number of tokens of earlier turns, in the original numbering."""
     length: int
-    """The tokens of this prompt before the cut."""
+    """The number of tokens of this prompt before the cut."""
     now: Sequence[int]
-    """Per decoder layer, the tokens of this prompt that it computes."""
+    """Per decoder layer, the number of this prompt's tokens that it computes."""
     held: Sequence[int]
-    """Per decoder layer, the tokens that its cache holds once the prompt is read."""
+    """Per decoder layer, the number of tokens in its KV cache after the prompt."""
     before: Sequence[int]
-    """Per decoder layer, the tokens of earlier turns that it looks at."""
+    """Per decoder layer, the number of tokens of earlier turns that it attends to."""
     visual: Sequence[int]
-    """Per decoder layer, the visual tokens that it computes, of all images of the batch."""
+    """Per decoder layer, the number of visual tokens that it computes, over all images of the batch."""
 
 
 def report_of(
     policy: Policy, config: Any, lengths: Lengths, selections: list[Selection], cache_bytes: tuple[int, int], ms: float
 ) -> Report:
-    """The counts of one prompt. `config`: the model's; `cache_bytes`: as held, and in full; `ms`: time of choosing."""
+    """Count one prompt. `config`: the model's. `cache_bytes`: with and without the cut. `ms`: time of the decision."""
     layers, whole = len(lengths.now), lengths.past + lengths.length
     every = [lengths.length] * layers
     return Report(

@@ -1,6 +1,6 @@
-"""Checks on a call's arguments: each reason to refuse or to warn, by name, before the model runs.
+"""Checks on a call's arguments. Unsupported arguments raise or warn here, before the model runs.
 
-A new reason to refuse a call is a function here. Errors say what is wrong, which value, and what to do.
+Each reason to refuse a call is one function. An error says what is wrong, names the value, and says what to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 USUAL = ("inputs_embeds", "attention_mask", "position_ids")
 """The text model's arguments that have the sequence as an axis, in every family."""
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_length_k", "seq_idx")
-"""Arguments that say where prompts packed in one row begin and end."""
+"""The arguments that give the borders of prompts packed in one row."""
 
 
 def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
@@ -40,22 +40,22 @@ def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
     computed = kwargs.get("mm_encoder_outputs")
     if computed and any(value is not None for value in computed.values()):
         return True
-    for name in parts.media_inputs:  # noqa: SIM110 - a loop, and no generator: every step of decoding asks
+    for name in parts.media_inputs:  # noqa: SIM110 - a loop and no generator, since every decoding step runs this
         if kwargs.get(name) is not None:
             return True
     return False
 
 
 def is_cut(cache: Any) -> bool:
-    """True if a cache holds a pruned prompt: its layers say where that ends (`ShortLayer.prompt`)."""
+    """True if a KV cache holds a pruned prompt: its layers store the end of the prompt (`ShortLayer.prompt`)."""
     return any(getattr(layer, "prompt", 0) for layer in layers_of(cache))
 
 
 def refuse_labels(kwargs: dict[str, Any]) -> None:
-    """Raise for labels and for positions of logits: the logits of a pruned prompt are shorter."""
+    """Raise if labels or positions of logits are given, since a pruned prompt has fewer logits."""
     if kwargs.get("labels") is not None:
         raise NotImplementedError(
-            "labels cannot be used while pruned, since the logits are shorter: call remove() before training."
+            "labels cannot be used while the model is pruned, since it has fewer logits: call remove() before training."
         )
     if isinstance(kwargs.get("logits_to_keep"), Tensor):
         raise NotImplementedError(
@@ -64,52 +64,52 @@ def refuse_labels(kwargs: dict[str, Any]) -> None:
 
 
 def refuse_callers(parts: Parts, *, watched: bool) -> None:
-    """Raise if the caller of the pruned model knows something of the prompt that the hooks do not see.
+    """Raise if a caller of the pruned model gets arguments that the hooks do not see.
 
-    A model that can generate, but was not pruned itself, sees labels, positions of logits and the length of a prompt.
-    So does a `generate` that was fetched before the model was pruned. `watched`: a `generate` that we know of runs.
+    A model around it that can generate, but is not pruned itself, gets labels, positions of logits and the length of a
+    prompt. So does a `generate` fetched before `prune()`. `watched`: True if a `generate` runs that our hooks see.
     """
     met = False
     for method, module in callers("forward", "generate"):
         holds = any(module is holder for holder in parts.holders)
-        met = met or (holds and method == "forward" and module is not parts.outer)  # it sees them, and its hook with it
+        met = met or (holds and method == "forward" and module is not parts.outer)  # its hook sees the arguments too
         if method == "generate" and holds and not watched:
             raise NotImplementedError(
-                f"this generate() of a {type(module).__name__} was fetched before the model was pruned, and does not "
-                "tell how long the prompt is: call model.generate(...) itself."
+                f"this generate() of a {type(module).__name__} was fetched before the model was pruned, so the length "
+                "of the prompt is not known: call model.generate(...) itself."
             )
         stranger = method == "forward" and not holds and not met and hasattr(type(module), "generate")
         if stranger and any(part is parts.outer for part in module.modules()):
             raise NotImplementedError(
-                f"a part of this {type(module).__name__} is pruned, and it alone sees labels, logits_to_keep and "
-                f"what generate() does: prune the {type(module).__name__}."
+                f"a part of this {type(module).__name__} is pruned, and that part does not see labels, logits_to_keep "
+                f"and generate(): prune the {type(module).__name__}."
             )
 
 
 def refuse_right_padding(mask: Any, ids: Tensor | None = None, pad: int | None = None) -> None:
-    """Raise for prompts padded on the right: the positions that `generate` gives their answers are wrong.
+    """Raise if prompts are padded on the right, since `generate` then gives wrong positions to their answers.
 
-    Without a mask, `generate` takes tokens `pad` for padding.
+    Without a mask, `generate` treats every token `pad` as padding.
     """
     ends = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] and not bool(mask[:, -1].all())
     if mask is None and ids is not None and pad is not None:
         ends = bool((ids[:, -1] == pad).any())
     if ends:
         raise NotImplementedError(
-            "generate() numbers the answers of prompts that are padded on the right wrongly: pad on the left, "
+            "generate() gives wrong positions to the answers of prompts that are padded on the right: pad on the left, "
             'processor.tokenizer.padding_side = "left".'
         )
 
 
 def refuse_packed(parts: Parts, positions: Tensor | None, padding: Tensor | None, kwargs: Mapping[str, Any]) -> None:
-    """Raise if several prompts stand in one row, since one question would choose for all of them.
+    """Raise if several prompts are packed in one row, since one question would choose the tokens of all of them.
 
-    `positions` (b, q) or (3, b, q), `padding` (b, q) bool: True for tokens that are not padding.
+    `positions` (b, q) or (3, b, q). `padding` (b, q) bool: True for tokens that are not padding.
     """
     named = [name for name in PACKED if kwargs.get(name) is not None]
     if named:
         raise NotImplementedError(
-            f"{named[0]} says where prompts packed in one row begin, and their images cannot be pruned: pass one "
+            f"{named[0]} gives the borders of prompts packed in one row, whose images cannot be pruned: pass one "
             "prompt per row with an attention_mask, or call remove()."
         )
     if positions is None or (padding is not None and "flash" not in parts.attention):
@@ -129,19 +129,19 @@ def refuse_unclear(ids: Tensor | None, mask: Any, cache: Any, *, images: bool) -
     """Raise if the call does not tell which tokens are images and padding. `images`: some come with the call."""
     if ids is None:
         raise NotImplementedError(
-            "inputs_embeds without input_ids does not say where the images are: pass input_ids and pixel_values."
+            "inputs_embeds without input_ids does not show the images in it: pass input_ids and pixel_values."
         )
     odd = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
     if odd and (images or is_cut(cache)):
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise NotImplementedError(f"an attention mask of shape {shape} does not say what is padding: pass a 2-D mask.")
+        raise NotImplementedError(f"an attention mask of shape {shape} does not show the padding: pass a 2-D mask.")
 
 
 def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought: Iterable[str]) -> None:
-    """Warn if images seem to come in an unknown argument, so that none of them would be pruned.
+    """Warn if images seem to come in an unknown argument, since then none of them is pruned.
 
-    They seem to if the prompt holds placeholders and some argument holds values that are no ids. `brought`: the kinds
-    of input that came in known arguments.
+    They seem to if the prompt holds placeholders and an unknown argument holds floating-point values or a mapping.
+    `brought`: the kinds of input that came in known arguments.
     """
     strange = [
         name
@@ -155,23 +155,23 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
             continue
         if bool((ids == token).any()):
             warnings.warn(
-                f"the prompt holds {medium.kind} placeholders, none of "
-                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it, but {', '.join(strange)} did: if "
-                f"that brings {medium.kind}s, they were not pruned.",
+                f"the prompt holds {medium.kind} placeholders. None of "
+                f"{', '.join((*medium.inputs, 'mm_encoder_outputs'))} came with it, but {', '.join(strange)} did. If "
+                f"that holds {medium.kind}s, they are not pruned.",
                 PruneWarning,
                 stacklevel=2,
             )
 
 
 SEPARATOR = 5
-"""The largest number of tokens between two crops, the markers of their borders included."""
+"""The largest number of tokens between two crops, including the markers around them."""
 
 
 def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> None:
-    """Warn if pictures seem to be crops of one picture, since each crop then gets the budget of an image.
+    """Warn if pictures seem to be crops of one picture, since each crop then gets the budget of one image.
 
-    Only text marks a crop: a few words behind the whole view, and one short separator between all crops. `ids` (b, q)
-    on the CPU.
+    Only text marks a crop: a few words follow the whole view, and the same short separator is between all crops.
+    `ids` (b, q) on the CPU.
     """
     if not parts.family.crops or isinstance(policy.keep, Total):
         return
@@ -195,7 +195,7 @@ def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> 
 
 
 def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
-    """Raise for inputs that the family does not list, and for features of a part of the prompt."""
+    """Raise if the call brings a kind of input that the family does not list, or features of a part of the prompt."""
     for kind, name in INPUTS.items():
         came = kwargs.get(name) is not None or kind in computed
         if came and all(medium.kind != kind for medium, _ in parts.media):
@@ -213,7 +213,7 @@ def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[s
 
 
 def refuse_checkpointing(parts: Parts) -> None:
-    """Raise if gradient checkpointing would run layers again after this call, without the cut (old releases)."""
+    """Raise if gradient checkpointing would later run layers again without the cut (old releases)."""
     inside = (layer for layer in parts.layers if type(layer).__call__ is not nn.Module.__call__)
     if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in inside):
         raise NotImplementedError(
@@ -223,14 +223,14 @@ def refuse_checkpointing(parts: Parts) -> None:
 
 
 def refuse_unknown_arguments(parts: Parts, ids: Tensor, kwargs: Mapping[str, Any]) -> None:
-    """Raise for an argument of the text model with a value per token, if its family does not list it."""
+    """Raise if an argument of the text model has a value per token, and the family does not list it."""
     batch, length = kwargs["inputs_embeds"].shape[:2]
     known = (*USUAL, *parts.family.along, *(parts.family.deepstack or ()))
     for name, value in kwargs.items():
         if name not in known and isinstance(value, Tensor) and value.shape[:2] == (batch, length):
             raise NotImplementedError(
                 f"the text model of this {parts.family.model_type!r} model gets {name!r} with a value for "
-                "every token, which is not known here: this release of transformers is not supported, please "
+                "every token, and pruning does not know it: this release of transformers is not supported, please "
                 "report it."
             )
     if ids.shape[1] != length:
@@ -241,7 +241,7 @@ def refuse_unknown_arguments(parts: Parts, ids: Tensor, kwargs: Mapping[str, Any
 
 
 def refuse_cache(cache: Any, *, early: bool = False) -> None:
-    """Raise for a cache whose layers cannot become shorter. `early`: they must also become so after they are filled."""
+    """Raise if a cache's layers cannot become shorter. `early`: True if tokens are also removed from filled layers."""
     if cache is None:
         return
     layers = getattr(cache, "layers", None)
@@ -257,56 +257,56 @@ def refuse_cache(cache: Any, *, early: bool = False) -> None:
             )
         if early and _is_quantised(layer):
             raise NotImplementedError(
-                f"an early cut takes keys out of the cache, which a {type(layer).__name__} does not give back: "
+                f"an early cut removes keys from the cache, and a {type(layer).__name__} does not support that: "
                 "leave out early=True, or use the default dynamic cache."
             )
 
 
 def _is_quantised(layer: Any) -> bool:
-    """True if the layer holds keys and values in a form of its own."""
+    """True if the layer holds quantised keys and values."""
     return callable(getattr(layer, "_dequantize", None))
 
 
 def refuse_no_text(prompt: Prompt, method: Method) -> None:
-    """Raise if the method weighs an image's tokens by the prompt's text, and there is none."""
+    """Raise if the method weighs an image's tokens by the prompt's text, and the prompt has none."""
     if not any(isinstance(need, Text) for need in method.needs):
         return
     for span in prompt.spans:
         if not bool(prompt.is_text[span.row].any()):
             raise ValueError(
-                f"prompt {span.row} holds no text, by which {type(method).__name__} weighs visual tokens: put a "
-                "question into it, or use a method that reads no text, such as DivPrune()."
+                f"prompt {span.row} holds no text, and {type(method).__name__} weighs visual tokens by the text: add a "
+                "question, or use a method that reads no text, such as DivPrune()."
             )
 
 
 def refuse_other_place(held: str | None, place: str) -> None:
-    """Raise if the cache holds a prompt that was cut at another place than this one shall be."""
+    """Raise if the cache holds a prompt that was cut at another place than `place`."""
     if held is not None and held != place:
         raise NotImplementedError(
-            f"the prompt in this cache was cut at {held!r}, and now {place!r} is asked for: "
+            f"the prompt in this cache was cut at {held!r}, and the policy now cuts at {place!r}: "
             "keep the place of the cut through a conversation, or start with an empty cache."
         )
 
 
 def refuse_early_cut(policy: Policy, *, followed: bool) -> None:
-    """Raise if an early cut meets tokens that are read together with the prompt (`followed`)."""
+    """Raise if an early cut would read tokens together with the prompt. `followed`: True if there are such tokens."""
     if policy.early and followed:
         raise NotImplementedError(
-            "an early cut cannot hide what it drops from tokens that are read together with the prompt: leave out "
+            "an early cut cannot hide dropped tokens from tokens that are read together with the prompt: leave out "
             "early=True, or generate with a cache and without assistant_model and prompt_lookup_num_tokens."
         )
 
 
 def refuse_uneven() -> NoReturn:
-    """Raise for prompts of a batch that come out uneven in a later turn, in layers that would count the padding."""
+    """Raise: in a later turn, a batch keeps different numbers of tokens, and some layers would count the padding."""
     raise NotImplementedError(
-        "a later turn's images must keep equally many tokens in every prompt of a batch where the decoder has windows "
-        "or carries a state: its layers would count the padding. Use a batch of one prompt."
+        "a later turn's images must keep equally many tokens in every prompt of a batch, since this decoder has "
+        "sliding windows or recurrent layers, and they would count the padding: use a batch of one prompt."
     )
 
 
 def refuse_compact_multimodal(positions: Tensor) -> None:
-    """Raise if positions to be numbered without gaps are multimodal ones, which have no such numbering. (b, q)"""
+    """Raise if position ids are multimodal, which have no compact form. `positions` (b, q) or (3, b, q)"""
     if positions.ndim != 2:
         raise NotImplementedError(
             'positions="compact" is not defined for multimodal position ids (M-RoPE): use positions="original".'
@@ -314,23 +314,22 @@ def refuse_compact_multimodal(positions: Tensor) -> None:
 
 
 def refuse_gaps(parts: Parts) -> NoReturn:
-    """Raise for a later turn in which FlashAttention would take gaps in the positions for packed prompts."""
+    """Raise: in a later turn, FlashAttention would take gaps in the positions for packed prompts."""
     raise NotImplementedError(
-        f"FlashAttention takes the gaps in a later turn of this {parts.decoder_type!r} decoder for packed "
-        "prompts: call model.set_attn_implementation('sdpa'), or use positions=\"compact\"."
+        f"FlashAttention would take the gaps in the positions of a later turn of this {parts.decoder_type!r} decoder "
+        "for packed prompts: call model.set_attn_implementation('sdpa'), or use positions=\"compact\"."
     )
 
 
 def refuse_look_back(layer: object, method: Method) -> NoReturn:
-    """Raise if a method has to look back at keys that a cache layer does not hold as they are."""
+    """Raise: the method must read earlier keys, and the cache layer does not hold them in plain form."""
     raise NotImplementedError(
-        f"{type(method).__name__} cannot look back at a {type(layer).__name__} in the cache: use the default dynamic "
-        "cache."
+        f"{type(method).__name__} cannot read earlier keys in a {type(layer).__name__}: use the default dynamic cache."
     )
 
 
 def refuse_hints(hints: Hints) -> None:
-    """Raise if a request has hints for images, and its prompt brings none."""
+    """Raise if a request has hints for images, and its call brings no images."""
     for name, given in (("protect", hints.protect), ("relevance", hints.relevance)):
         if given:
             raise ValueError(
@@ -340,7 +339,7 @@ def refuse_hints(hints: Hints) -> None:
 
 
 def callers(*methods: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose methods of these names are on this thread's stack, the innermost first."""
+    """Yield (method, module) for methods of these names on this thread's stack, the innermost first."""
     frame = inspect.currentframe()
     while frame is not None:
         code = frame.f_code

@@ -1,1 +1,1 @@
-"""Hooks on the modules of a model: they hand values to and fro, and decide nothing."""
+"""Hooks on the modules of a model. They pass values between the model and `forward/`, and decide nothing."""

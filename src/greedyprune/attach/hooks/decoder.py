@@ -1,7 +1,7 @@
-"""Hooks on the text model and on its decoder layers. They hand arguments on, look into layers, and decide nothing.
+"""Hooks on the text model and on its decoder layers. They pass arguments, read needs in layers, and decide nothing.
 
-The hooks of the decoder layers are put on once a forward needs them: decoding behind a prompt that was cut before the
-decoder does not.
+The hooks of the decoder layers are registered when a forward first needs them. Decoding after a cut at `Input()` does
+not need them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class DecoderHooks(Attached):
-    """The hooks of one model's text model and decoder layers. `running` tells which forward runs."""
+    """The hooks of one model's text model and decoder layers. `running` returns the forward that runs now."""
 
     def __init__(self, parts: Parts, running: Callable[[], Forward | None]) -> None:
         self._parts, self._running = parts, running
@@ -43,12 +43,12 @@ class DecoderHooks(Attached):
         self._lock = threading.Lock()
 
     def register(self) -> None:
-        """Put the hooks of the text model on."""
+        """Register the hooks of the text model."""
         self._handles.append(self._parts.text.register_forward_pre_hook(self._before, with_kwargs=True))
         self._handles.append(self._parts.text.register_forward_hook(self._after))
 
     def remove(self) -> None:
-        """Take all hooks off. No forward runs any more that could put hooks on."""
+        """Remove all hooks. No forward runs any more that could register hooks."""
         with self._lock:
             for handle in (*self._handles, *self._layers):
                 handle.remove()
@@ -57,7 +57,7 @@ class DecoderHooks(Attached):
 
     def _register_layers(self) -> None:
         with self._lock:
-            if self._layers:  # they are on already
+            if self._layers:  # another forward registered them
                 return
             for index, layer in enumerate(self._parts.layers):
                 self._layers.append(
@@ -113,7 +113,7 @@ class DecoderHooks(Attached):
         if forward is None or (work := forward.work) is None:
             return None
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
-            return None  # the usual step: one look for each layer
+            return None  # the usual step: one check for each layer
         arguments = {**kwargs, **dict(zip(self._names, args, strict=False))}
         edited = work.before_layer(index, arguments)
         if isinstance(work, Prefill):
@@ -128,10 +128,10 @@ class DecoderHooks(Attached):
 
 
 def _choose_raters(work: Prefill, embeds: Tensor) -> None:
-    """Note which text tokens behind each image rate it, by the embeddings that enter the decoder. (b, q, d)
+    """Store the text raters of each image, chosen by the embeddings that enter the decoder. `embeds` (b, q, d)
 
-    The numbers count the prompt's text tokens, which all stay. A token in front of the image sees nothing of it, so
-    only those behind its last token rate it. If there are none, the last prompt token rates it.
+    The numbers count the prompt's text tokens, which all stay. A token before the image does not attend to it, so only
+    tokens after its last token rate it. If there are none, the last prompt token rates it.
     """
     for span in work.prompt.spans:
         columns, text, states = span.columns, work.prompt.text_of(span.row), embeds[span.row].detach()
@@ -141,7 +141,7 @@ def _choose_raters(work: Prefill, embeds: Tensor) -> None:
 
 @torch.no_grad()
 def _look_back(work: Prefill, index: int, layer: Any, arguments: dict[str, Any]) -> None:
-    """Note per image what the method needs of decoder layer `index`, called with these arguments."""
+    """Read the method's needs in decoder layer `index`, per image. `arguments`: those of the layer's forward."""
     starts = work.policy.starts
     needs = [
         need for need in in_decoder(work.policy) if (index + 1 in starts if need.layer is None else index == need.layer)
@@ -176,7 +176,7 @@ def _look_back(work: Prefill, index: int, layer: Any, arguments: dict[str, Any])
 def _last_rows(
     work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
 ) -> list[Tensor]:
-    """The attention of the last prompt token to each image's tokens. -> per image (n,)"""
+    """Compute the attention of the last prompt token to each image's tokens. -> per image (n,)"""
     last = work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True).to(keys.device)
     rows = decoder_rows(attention, queries, keys, last, mask, one=one)[:, 0, -queries.shape[2] :]
     return [rows[span.row][span.columns.to(rows.device)] for span in work.prompt.spans]
@@ -185,10 +185,10 @@ def _last_rows(
 def _raters_rows(
     work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
 ) -> list[Tensor]:
-    """The attention of an image's raters to its tokens, on average. -> per image (n,)"""
+    """Compute the mean attention of each image's raters to its tokens. -> per image (n,)"""
     values: list[Tensor] = []
     for span, numbers in zip(work.prompt.spans, work.raters, strict=True):
-        row = max(span.row, 0)  # -1 if nothing is left of the image, and nothing is looked at
+        row = max(span.row, 0)  # -1 if no token of the image is left, and then no value is read
         last = work.prompt.is_prompt[row].nonzero()[-1]
         at = (work.prompt.text_of(row)[numbers] if numbers.numel() else last)[None].to(keys.device)
         mine = mask if mask is None or mask.shape[0] == 1 else mask[row : row + 1]
@@ -199,7 +199,7 @@ def _raters_rows(
 
 
 def _in_own_tokens(work: Prefill, values: list[Tensor]) -> list[Tensor]:
-    """Values of the tokens that are left, by each image's own tokens; those that are gone get 0. [(k, ...)] -> ..."""
+    """Spread values of the kept tokens over each image's own tokens. Dropped tokens get 0. [(k, ...)] -> [(n, ...)]"""
     if not work.selections:
         return values
     return [

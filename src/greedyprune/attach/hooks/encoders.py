@@ -1,8 +1,9 @@
-"""Hooks in front of the decoder: the methods that compute features of images, videos and sounds, and the vision tower.
+"""Hooks before the decoder: on the vision tower, and on the methods that compute features of images, videos and sounds.
 
-`generate` computes the features before the forward in new releases of transformers; the forward does so in old ones,
-and when it is called directly. Both call `get_image_features` and its like. These are no modules and cannot be hooked:
-while a model is pruned, it has an attribute of that name in front of its own method, which `remove` takes away again.
+In new releases of transformers, `generate` computes the features before the forward. In old ones, and if the model is
+called directly, the forward does. Both call methods such as `get_image_features`, which are no modules and take no
+hooks. So while a model is pruned, it has an instance attribute of that name, which hides its own method. `remove`
+deletes the attribute.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
 
 CARRIED = "greedyprune_seen"
-"""The key under which features carry what was seen in the tower, since `generate` computes them beforehand."""
+"""The key of the tower's values in the features, since `generate` computes the features before the forward."""
 
 
 class FeatureWatch(Attached):
-    """Notes the features that a model computes, and of what kind of input."""
+    """Stores the features that a model computes for each kind of input."""
 
     def __init__(self, parts: Parts, running: Callable[[], Forward | None]) -> None:
         self._parts, self._running, self._undo = parts, running, list["Callable[[], None]"]()
 
     def register(self) -> None:
-        """Stand in front of the methods that compute features."""
+        """Wrap the methods that compute features."""
         for medium, _ in self._parts.media:
             own = getattr(self._parts.outer, medium.features, None) if medium.features else None
             if own is not None:
@@ -48,13 +49,13 @@ class FeatureWatch(Attached):
                 self._undo.append(put_in_front(self._parts.outer, medium.features, watched))
 
     def remove(self) -> None:
-        """Give the model its own methods back, or what stood in front of them before."""
+        """Restore the model's own methods, or the attributes that hid them before."""
         for undo in self._undo:
             undo()
         self._undo.clear()
 
     def _compute(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        outer = ENCODING.get()  # some models compute a video's features by the method for images
+        outer = ENCODING.get()  # some models compute a video's features with the method for images
         token = ENCODING.set(outer or kind)
         try:
             features = own(*args, **kwargs)
@@ -67,14 +68,14 @@ class FeatureWatch(Attached):
 
 
 class TowerHooks(Attached):
-    """Hooks on the vision tower, which look at what the method of a call needs, and at nothing if it needs nothing."""
+    """Hooks on the vision tower. They read the needs of a call's method, and nothing if it has no need in the tower."""
 
     def __init__(self, parts: Parts, wish: Callable[[], Wish], running: Callable[[], Forward | None]) -> None:
         self._parts, self._wish, self._running = parts, wish, running
         self._handles: list[RemovableHandle] = []
 
     def register(self) -> None:
-        """Put the hooks on; there are none if the tower is not known."""
+        """Register the hooks. There are none if the tower is not known."""
         if self._parts.tower is None:
             return
         self._handles.append(self._parts.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -84,14 +85,14 @@ class TowerHooks(Attached):
             self._handles.append(layer.register_forward_hook(partial(self._after, index)))
 
     def remove(self) -> None:
-        """Take the hooks off, and let go of what was seen."""
+        """Remove the hooks, and free the values that they read."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of what was seen, also if an interrupt ended the tower's run."""
+        """Free the values that were read, also if an interrupt ended the tower's run."""
         if TOWER_RUNS.get():
             TOWER_RUNS.set(tuple(run for run in TOWER_RUNS.get() if run.owner() not in (None, self)))
 
@@ -129,7 +130,7 @@ class TowerHooks(Attached):
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         run, forward = self._run(), self._running()
         self._forget()
-        if run is None or output is None:  # nothing is looked for, or the tower raised
+        if run is None or output is None:  # the method has no need here, or the tower raised
             return
         if (need := Encoded()) in run.wanted:
             named = cast("dict[str, Tensor]", output) if isinstance(output, dict) else None
@@ -139,15 +140,15 @@ class TowerHooks(Attached):
         if forward is not None:
             forward.seen[ENCODING.get() or "image"] = seen
         elif isinstance(output, dict):
-            output[CARRIED] = seen  # an entry, no attribute: accelerate builds such outputs anew from their entries
+            output[CARRIED] = seen  # an entry, no attribute: accelerate rebuilds such outputs from their entries
 
     def _by_token(self, need: Seen, rows: Tensor, grids: Tensor | None) -> Tensor:
-        """What was seen of the patches, by visual token: the sum of attention, else the mean. -> (n, ...)"""
+        """Combine the patches of each visual token: the sum for attention, the mean for keys and rows. -> (n, ...)"""
         assert self._parts.family.tower is not None
         patches = self._parts.family.tower.fold(self._parts.config, rows, grids)
         return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
 
 
 def carried(features: Any) -> dict[Seen, Tensor]:
-    """What features carry that were computed before this forward."""
+    """Return the tower's values in features that were computed before this forward; empty if there are none."""
     return cast("dict[str, Any]", features).get(CARRIED, {}) if isinstance(features, dict) else {}

@@ -1,9 +1,9 @@
-"""In front of `generate`: what only it knows of a prompt, and what cannot be right inside it.
+"""A wrapper of `generate`, which notes the length of the prompt and refuses calls that cannot be right.
 
-A forward sees token ids. It cannot tell a prompt from what generation put behind it: draft tokens of an assistant
-model, which are read together with the prompt, or the answer so far, which is read again at every step without a
-cache. `generate` knows how long the prompt is. So while a model is pruned, each of its modules that can generate has
-an attribute of that name in front of its own method, which `remove` takes away again.
+A forward sees token ids. It cannot tell the prompt from tokens that generation appended: draft tokens of an assistant
+model, which are read together with the prompt, or the answer so far, which every step reads again without a KV cache.
+Only `generate` knows the length of the prompt. So while a model is pruned, each of its modules with a `generate` has an
+instance attribute of that name, which hides its own method. `remove` deletes the attribute.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class GenerateWatch(Attached):
-    """Stands in front of `generate` on every module that has it. `wish` tells what is to be done to a call."""
+    """Wraps `generate` on every module that has it. `wish` returns the wish for a call that starts now."""
 
     def __init__(self, parts: Parts, wish: Callable[[], Wish]) -> None:
         self._parts, self._wish, self._undo = parts, wish, list["Callable[[], None]"]()
 
     def register(self) -> None:
-        """Stand in front of the methods."""
+        """Wrap the methods."""
         for holder in self._parts.holders:
             own = getattr(holder, "generate", None) if hasattr(type(holder), "generate") else None
             if own is not None:
@@ -41,13 +41,13 @@ class GenerateWatch(Attached):
                 self._undo.append(put_in_front(holder, "generate", watched))
 
     def remove(self) -> None:
-        """Give the modules their own methods back, or what stood in front of them before."""
+        """Restore the modules' own methods, or the attributes that hid them before."""
         for undo in self._undo:
             undo()
         self._undo.clear()
 
     def _generate(self, holder: Any, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._undo:  # somebody kept the attribute, and the model is not pruned any more
+        if not self._undo:  # the caller kept the attribute, and the model is no longer pruned
             return own(*args, **kwargs)
         given = {**dict(zip(inspect.signature(own).parameters, args, strict=False)), **kwargs}
         ids: Any = given.get("input_ids", given.get("inputs"))
@@ -65,7 +65,7 @@ class GenerateWatch(Attached):
 
 
 def _length(ids: Tensor, given: dict[str, Any]) -> int:
-    """The number of tokens of the prompt. The ids are all of it, or the part that the cache lacks."""
+    """Count the tokens of the prompt. The ids are all of it, or the part that the KV cache lacks."""
     mask, held = given.get("attention_mask"), cache_in(given)
     length = max(ids.shape[1], mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else 0)
     past = held.get_seq_length() if hasattr(held, "get_seq_length") else 0
@@ -73,7 +73,7 @@ def _length(ids: Tensor, given: dict[str, Any]) -> int:
 
 
 def _padding(holder: Any, given: dict[str, Any]) -> int | None:
-    """The token that `generate` takes for padding if no mask is given; None if there is none."""
+    """Return the token that `generate` treats as padding if no mask is given; None if there is none."""
     rules = given.get("generation_config") or getattr(holder, "generation_config", None)
     pad, end = (given.get(name, getattr(rules, name, None)) for name in ("pad_token_id", "eos_token_id"))
     ends: list[object] = list(cast("list[object]", end)) if isinstance(end, (list, tuple)) else [end]

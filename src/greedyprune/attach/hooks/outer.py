@@ -1,6 +1,6 @@
-"""Hooks on the outer model, whose forward sees token ids and images, and on the models that hold it.
+"""Hooks on the outer model, whose forward gets token ids and images, and on the models around it.
 
-A forward begins and ends here. Everything that cannot be pruned rightly is refused here, before the model runs.
+A forward begins and ends here. Calls that cannot be pruned correctly are refused here, before the model runs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 class OuterHooks(Attached):
-    """The hooks of the outer model. `wish` tells what is to be done to a call that starts now; `carried` tells what
-    features bring along that were computed before the forward."""
+    """The hooks of the outer model. `wish` returns the wish for a call that starts now.
+
+    `carried` returns the vision tower's values in features that were computed before the forward."""
 
     def __init__(self, parts: Parts, wish: Callable[[], Wish], carried: Callable[[Any], dict[Any, Tensor]]) -> None:
         self._parts, self._wish, self._carried = parts, wish, carried
@@ -42,7 +43,7 @@ class OuterHooks(Attached):
         self._proven: list[list[int]] = []
 
     def register(self) -> None:
-        """Put the hooks on."""
+        """Register the hooks."""
         parts, own = self._parts, self._parts.outer.forward
         for holder in parts.holders[:-1]:
             hook = partial(self._hold, argument_names(holder))
@@ -52,7 +53,7 @@ class OuterHooks(Attached):
         self._undo = put_in_front(parts.outer, "forward", wraps(own)(partial(self._forward, own)))
 
     def close(self) -> None:
-        """Wait for forwards that run; those that begin meanwhile are not pruned at all.
+        """Wait for forwards that run. Forwards that begin while it waits are not pruned.
 
         Raises RuntimeError inside a forward of this thread.
         """
@@ -62,13 +63,13 @@ class OuterHooks(Attached):
             mine = [forward for forward in running if forward.thread == threading.get_ident()]
             if mine and any(module is self._parts.outer for _, module in refusals.callers("_call_impl")):
                 self._closing = False
-                raise RuntimeError("the pruning cannot be removed inside a forward of the model: call remove() after.")
+                raise RuntimeError("the pruning cannot be removed inside a forward of the model: call remove() later.")
             for forward in mine:  # an interrupt ended them
                 self._end(forward)
             time.sleep(0.001)
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -77,7 +78,7 @@ class OuterHooks(Attached):
             self._undo = None
 
     def running(self) -> Forward | None:
-        """The forward of this model that runs now, None outside."""
+        """Return the forward of this model that runs now; None if there is none."""
         forward = FORWARD.get()
         return forward if forward is not None and forward.parts is self._parts else None
 
@@ -131,14 +132,14 @@ class OuterHooks(Attached):
         FORWARD.set(forward)
 
     def _prove(self, wish: Wish, module: nn.Module, kwargs: dict[str, Any]) -> None:
-        """Have a model type that nobody described pass its self-test, once for each place of the cut."""
+        """Run the self-test of a model type that is not in the table, once for each place of the cut."""
         place = wish.policy.starts[:1]
         if TRIAL.get() is None and not self._parts.family.proven and place not in self._proven:
             prove(self._parts, wish.policy, module, kwargs)
             self._proven.append(place)
 
     def _forward(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The outer model's forward. Nothing is left behind it, whatever ended it: interrupts pass hooks by."""
+        """Run the outer model's forward and then end ours, however it ended: an interrupt skips the hooks."""
         try:
             return own(*args, **kwargs)
         finally:
@@ -146,7 +147,7 @@ class OuterHooks(Attached):
                 self._end(forward)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if (forward := self.running()) is not None:  # another hook raised, or somebody replaced the forward
+        if (forward := self.running()) is not None:  # another hook raised, or other code replaced the forward
             self._end(forward)
 
     def _end(self, forward: Forward) -> None:

@@ -1,8 +1,13 @@
-"""The self-test of a model type that nobody described: on its first prompt it has to show that cutting is right.
+"""The self-test of a model type that is not in the table. Its first prompt must show that a cut is correct.
 
-The prompt runs four times without a cache: as it is; pruned with everything kept, which must change nothing; pruned
-with every other visual token dropped; and unpruned with those tokens masked in the layers behind the cut, which must
-give the states that the pruned run gave. The last two need layers that look at everything.
+The prompt runs four times without a KV cache:
+
+1. without pruning;
+2. pruned with everything kept, which must not change the states;
+3. pruned with every other visual token dropped;
+4. without pruning, with those tokens masked in the layers after the cut, which must give the states of run 3.
+
+Runs 3 and 4 need full attention in all layers.
 """
 
 from __future__ import annotations
@@ -39,36 +44,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EveryOther(Method):
-    """Keeps tokens 0, 2, 4, ..., whatever they hold."""
+    """Keeps tokens 0, 2, 4, ... of any image."""
 
     @property
     def exact(self) -> bool:
-        """It keeps half, whatever is asked for."""
+        """False, since it always keeps half."""
         return False
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """Half of them. -> Keep"""
+        """Keep half of the tokens. -> Keep"""
         rows = torch.arange(0, cues.n, 2, device=cues.features.device)
         return Keep.from_order(rows, cues.features.new_zeros(len(rows), dtype=torch.float32), cues.n)
 
 
 @dataclass
 class _Check:
-    """What a run of the test does to its prompt. Nobody wants its report."""
+    """The wish of one run of the test. It drops the report."""
 
     policy: Policy
     hints: Hints = field(default_factory=Hints)
     of_one_call: bool = True
 
     def record(self, report: Report | None, selections: list[Selection]) -> None:
-        """Nothing is kept."""
+        """Do nothing with the result."""
 
 
 def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]) -> None:
-    """Raise unless this prompt shows that tokens can be cut at the place that the policy names."""
+    """Run the self-test at the policy's place. Raises NotImplementedError if the model fails, and warns if it passes.
+
+    `kwargs`: the arguments of the outer model's forward.
+    """
     place = Layer(policy.starts[0]) if policy.starts else policy.at
     kwargs = without_cache(kwargs)
-    if kwargs.get("attention_mask") is not None:  # of this turn alone
+    if kwargs.get("attention_mask") is not None:  # only this turn's part
         kwargs["attention_mask"] = kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :]
     run = partial(_run, parts, outer, kwargs)
     plain = run(None)
@@ -80,12 +88,13 @@ def prove(parts: Parts, policy: Policy, outer: nn.Module, kwargs: dict[str, Any]
             worst = _apart(run(None), half, half.cut_made)
     if not worst <= _bound(plain):
         raise NotImplementedError(
-            f"a {parts.family.model_type!r} model is not known here and did not pass the self-test at {place}: its "
-            f"states changed by {worst:.2g} where nothing should. Try at=Input(), or report it with the model's name."
+            f"a {parts.family.model_type!r} model is not in the table of families and did not pass the self-test at "
+            f"{place}: its states changed by {worst:.2g}, and they must not change. Try at=Input(), or report it with "
+            "the model's name."
         )
     warnings.warn(
-        f"a {parts.family.model_type!r} model is not in the table of families. It passed the self-test at {place}; "
-        "what its features or an unbroken run of placeholders hold counts as one image.",
+        f"a {parts.family.model_type!r} model is not in the table of families. It passed the self-test at {place}. "
+        "Each entry of its features, or each unbroken run of placeholders, counts as one image.",
         PruneWarning,
         stacklevel=2,
     )
@@ -108,7 +117,7 @@ def _run(parts: Parts, outer: nn.Module, kwargs: dict[str, Any], policy: Policy 
 
 
 def _apart(plain: Trial, cut: Trial, columns: Cut | None) -> float:
-    """How far the states of the tokens that stayed are from those of the plain run; infinite if there are none."""
+    """Return the largest difference between kept states and those of the plain run; infinite if there are none."""
     if plain.states is None or cut.states is None or columns is None:
         return float("inf")
     apart = (columns.take(plain.states, -2) - cut.states).float().abs().amax(-1)[columns.valid.to(cut.states.device)]
@@ -116,7 +125,7 @@ def _apart(plain: Trial, cut: Trial, columns: Cut | None) -> float:
 
 
 def _bound(plain: Trial) -> float:
-    """What rounding may change."""
+    """Return the largest difference that rounding may cause."""
     assert plain.states is not None
     share = 1e-3 if plain.states.dtype == torch.float32 else 5e-2
     return share * float(plain.states.float().abs().max())
@@ -124,7 +133,7 @@ def _bound(plain: Trial) -> float:
 
 @contextmanager
 def _masked(parts: Parts, cut: Cut | None, start: int) -> Generator[None]:
-    """Inside, no layer from `start` on looks at what was cut."""
+    """Inside this block, no layer from `start` on attends to the dropped tokens."""
     assert cut is not None
     seen = torch.zeros(cut.columns.shape[0], cut.length, dtype=torch.bool, device=cut.columns.device)
     whole = uncut(cut.length, seen.shape[0], seen.scatter(1, cut.columns, cut.valid), seen.device)
