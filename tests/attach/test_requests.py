@@ -279,6 +279,46 @@ def test_streams_nested_in_each_other_keep_their_requests(pruned: gp.Pruned) -> 
         assert around.selections[0].k == 7
 
 
+def test_a_stream_does_not_lend_its_wish_to_its_caller(pruned: gp.Pruned) -> None:
+    """Neither to a call between two of its steps, which is warned, nor to a request that is made there."""
+
+    def other() -> Iterator[str]:
+        with pruned.using("grid", 3, at=gp.Input(), protect=[[0]]) as request:
+            generate(MODEL, ONE, **FEW)
+            yield request.report().method
+            generate(MODEL, ONE, **FEW)
+            yield request.report().method
+
+    one = other()
+    assert next(one) == "UniformGrid"
+    assert pruned.request(keep=2).policy == gp.Policy(gp.GreedyPrune(), 2, gp.Layer(2))
+    assert list(stream(pruned, 9, 2)) == [9, 9]
+    with pytest.warns(gp.PruneWarning, match=r"keep=3.* waits at a yield, and is not in force outside of it"):
+        generate(MODEL, ONE, **FEW)
+    assert pruned.selections[0].k == OWN
+    assert list(one) == ["UniformGrid"]
+
+
+def test_an_asynchronous_stream_works_in_other_threads_and_leaves_its_caller_alone(pruned: gp.Pruned) -> None:
+    async def tokens(keep: int) -> Any:
+        with pruned.using(keep=keep) as request:
+            for _ in range(2):
+                await asyncio.to_thread(MODEL.generate, **ONE, **FEW)
+                yield request.selections[0].k
+                generate(MODEL, ONE, **FEW)
+                yield request.selections[0].k
+
+    async def main() -> list[int]:
+        found: list[int] = []
+        one, two = tokens(3), tokens(9)
+        for _ in range(4):
+            found += [await anext(one), await anext(two)]
+        assert [k async for k in one] == [k async for k in two] == []
+        return found
+
+    assert asyncio.run(main()) == [3, 9] * 4
+
+
 def test_an_abandoned_stream_is_out_of_force(pruned: gp.Pruned) -> None:
     steps = stream(pruned, 3, 2)
     next(steps)

@@ -43,6 +43,7 @@ class Request:
         self._result: tuple[Report, list[Selection]] | None = None
         self._uses, self._number = 0, -1
         self._frame: FrameType | None = None
+        self._in_generator, self._thread = False, 0
         self._around: tuple[Request, ...] = ()
         self._threads: weakref.WeakSet[threading.Thread] | None = None
 
@@ -99,7 +100,8 @@ class Request:
         caller = None if own is None else own.f_back
         # An ExitStack enters from its own frame, which ends before the block does.
         if caller is not None and caller.f_code.co_filename != contextlib.__file__:
-            self._frame = caller
+            self._frame, self._in_generator = caller, _is_stream(caller)
+        self._thread = threading.get_ident()
         self._threads = weakref.WeakSet(threading.enumerate())
         REQUESTS.set((*(each for each in REQUESTS.get() if each.is_open), self))
         return self
@@ -119,8 +121,8 @@ class Request:
                 raise RuntimeError("this request ran already: make another with pruned.request(...).")
             if self._number < 0:
                 self._number = next(_ENTERED)
-                around = self._requests.on_stack()
-                self._around = () if around is None else (around, *around._around)
+                around = self._requests.on_stack()[:1]
+                self._around = (*around, *(each for request in around for each in request._around))
             self._uses += 1
             self._requests.open[self] = None
 
@@ -138,6 +140,15 @@ class Request:
     def entered_by(self) -> tuple[int, int] | None:
         """Return its number and the id of the frame that entered it; None if no frame entered it."""
         return None if self._frame is None else (self._number, id(self._frame))
+
+    def is_suspended(self, around: Sequence[Request]) -> bool:
+        """True if a generator of this thread entered it and waits at a `yield`, so that its caller runs now.
+
+        `around`: the requests whose blocks are on the stack. In another thread, the context was copied on purpose.
+        """
+        if not self._in_generator or self._thread != threading.get_ident():
+            return False
+        return all(each._frame is not self._frame for each in around)
 
     def entered_while(self, other: Request) -> bool:
         """True if it was entered inside the block of `other`, while that block was on the stack."""
@@ -190,32 +201,44 @@ class Requests:
 
         A request is around a call if a function on the stack entered it, or if this context entered it. The stack is
         right for a generator, wherever it resumes. The context is right for tasks, and for the tasks that they start.
-        If both give a request, the context's is the inner one if it was entered while the other was on the stack.
+        A generator that waits at a `yield` has left its context in force: there, its request is passed over.
+        If both give a request, the context's is the inner one if it was entered while the other was on the stack;
+        otherwise the stack's is.
         """
         if not self.open:
             return None
-        mine = next((r for r in reversed(REQUESTS.get()) if r.is_open and r.belongs_to(self)), None)
         stack = self.on_stack()
-        if stack is None or mine is None or mine.entered_while(stack):
-            return mine or stack
-        return stack
+        entered = (r for r in reversed(REQUESTS.get()) if r.is_open and r.belongs_to(self))
+        mine = next((request for request in entered if not request.is_suspended(stack)), None)
+        if mine is None or (stack and not mine.entered_while(stack[0])):
+            return stack[0] if stack else None
+        return mine
 
-    def on_stack(self) -> Request | None:
-        """Return the request that the innermost function on the stack entered last; None if no function entered one."""
+    def on_stack(self) -> list[Request]:
+        """Return the requests that functions on the stack entered, the innermost function first, the last of each."""
         entered = sorted((by, request) for request in list(self.open) if (by := request.entered_by()) is not None)
         frames = {frame: request for (_, frame), request in entered}
-        frame = inspect.currentframe() if frames else None
+        frame, found = inspect.currentframe() if frames else None, list[Request]()
         while frame is not None:
-            if (found := frames.get(id(frame))) is not None:
-                return found
+            if (request := frames.get(id(frame))) is not None:
+                found.append(request)
             frame = frame.f_back
-        return None
+        return found
 
     def _warn_if_unseen(self) -> None:
         """Warn if this thread was started inside a `using` block, since the block does not apply to it."""
         thread = threading.current_thread()
         unseen = next((request for request in list(self.open) if request.is_unseen_by(thread)), None)
-        if unseen is not None:
+        waiting = next((r for r in REQUESTS.get() if r.is_open and r.belongs_to(self)), None)
+        if waiting is not None:
+            warnings.warn(
+                f"{waiting!r} was entered by a generator that waits at a yield, and is not in force outside of it: "
+                f"this prompt is pruned as the handle says, keep={self.own.policy.keep}. If it was meant for this "
+                "call, take the request from the generator and call request.generate(...).",
+                PruneWarning,
+                stacklevel=2,
+            )
+        elif unseen is not None:
             warnings.warn(
                 f"this thread was started while {unseen!r} is in force in another thread, and does not use it: its "
                 f"prompts are pruned as the handle says, keep={self.own.policy.keep}. Start it with "
@@ -223,6 +246,13 @@ class Requests:
                 PruneWarning,
                 stacklevel=2,
             )
+
+
+def _is_stream(frame: FrameType) -> bool:
+    """True for the frame of a generator that somebody iterates over; False for one behind a context manager."""
+    kind = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
+    driver = frame.f_back
+    return bool(kind) and (driver is None or driver.f_code.co_filename != contextlib.__file__)
 
 
 def empty_report(policy: Policy) -> Report:

@@ -59,12 +59,18 @@ class DecoderHooks(Attached):
         with self._lock:
             if self._layers:  # another forward registered them
                 return
-            for index, layer in enumerate(self._parts.layers):
-                self._layers.append(
-                    layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
-                )
-                if self._parts.family.deepstack is not None:
-                    self._layers.append(layer.register_forward_hook(partial(self._after_layer, index)))
+            handles: list[RemovableHandle] = []
+            try:
+                for index, layer in enumerate(self._parts.layers):
+                    before = partial(self._before_layer, index)
+                    handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+                    if self._parts.family.deepstack is not None:
+                        handles.append(layer.register_forward_hook(partial(self._after_layer, index)))
+                self._layers = handles
+            finally:
+                if self._layers is not handles:  # an interrupt: all of the hooks, or none
+                    for handle in handles:
+                        handle.remove()
 
     # -- the text model
 

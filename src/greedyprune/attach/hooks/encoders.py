@@ -56,11 +56,12 @@ class FeatureWatch(Attached):
 
     def _compute(self, kind: str, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outer = ENCODING.get()  # some models compute a video's features with the method for images
-        token = ENCODING.set(outer or kind)
+        token, runs = ENCODING.set(outer or kind), TOWER_RUNS.get()
         try:
             features = own(*args, **kwargs)
         finally:
             ENCODING.reset(token)
+            TOWER_RUNS.set(runs)  # an interrupt passes by the tower's own hooks
         forward = self._running()
         if forward is not None and outer is None:
             forward.features[kind] = features
