@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+: keep what the class token looks at most, plus a sample, and add its neighbours to each."""
+"""PruMerge and PruMerge+: keep the tokens most attended by the class token (plus a sample), and add their neighbours."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class PruMerge(Method):
 
     at: Stage = Input()
     adaptive: bool = False
-    """Keep only outliers, a_i > Q3 + 1.5 (Q3 - Q1), as the paper does, at most k."""
+    """True: keep only outliers, a_i > Q3 + 1.5 (Q3 - Q1), at most k, as in the paper."""
     normalise: bool = False
-    """Scale every sum's weights to 1: means, as in the paper. The source's code leaves that out."""
+    """True: scale every sum's weights to 1. These are means, as in the paper; the source's code does not do that."""
     rest: bool = True
-    """Spend one of the k on the sum of all dropped tokens (from k = 2 on)."""
+    """True: one of the k is the sum of all dropped tokens (from k = 2 on)."""
     neighbours: int = 32
-    """How many nearest tokens are added to each kept one."""
+    """The number of nearest tokens that are added to each kept one."""
 
     def __post_init__(self) -> None:
         if not is_count(self.neighbours, 1):
@@ -56,11 +56,11 @@ class PruMerge(Method):
 
     @property
     def exact(self) -> bool:
-        """Not if the outliers decide how many stay."""
+        """False if the number of outliers decides."""
         return not self.adaptive
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The sums. (n, d) -> Keep with weights"""
+        """Compute the sums. (n, d) -> Keep with weights"""
         worth = cues[LOOK].double()
         ranking = worth.sort(descending=True, stable=True).indices
         spare = int(self.rest and 1 < k < cues.n)
@@ -75,17 +75,18 @@ class PruMerge(Method):
         return merged(order, worth[order], normalised(weights) if self.normalise else weights)
 
     def _centres(self, worth: Tensor, ranking: Tensor, count: int) -> Tensor:
-        """The tokens that are kept, the most attended first. (n,), (n,) -> (count,)"""
+        """The kept tokens, the most attended first. (n,), (n,) -> (count,)"""
         return ranking[: min(count, outliers(worth)) if self.adaptive else count]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruMergePlus(PruMerge):
-    """PruMerge with a sample of the image beside the top tokens: a quarter by attention, three quarters evenly spread.
+    """PruMerge with a sample: a quarter of the tokens by attention, three quarters evenly spread. Same source.
 
-    Same source. Differs: as `PruMerge`; the source takes m outliers and every floor(floor(n/m)/3)-th token, about 3 m,
-    which is what `adaptive` does, thinned evenly to k; else k is divided 1 : 3, and the sample is of the tokens that
-    are not on top. Cost: as `PruMerge`.
+        gp.prune(model, gp.PruMergePlus(), keep=64)
+
+    Differs: as `PruMerge`. `adaptive` does as the source, thinned evenly to k: m outliers and about 3 m others, every
+    floor(floor(n/m)/3)-th. Else k is divided 1 : 3, with a sample of the other tokens. Cost: as `PruMerge`.
     """
 
     equivariant: ClassVar[bool] = False
