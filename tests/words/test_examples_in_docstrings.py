@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def examples(docstring: str) -> Iterator[ast.Module]:
     for paragraph in re.split(r"\n\s*\n", docstring):
         code = "\n".join(re.sub(r"^\s*(>>>|\.\.\.) ", "", line) for line in paragraph.splitlines())
         try:
-            yield ast.parse(inspect.cleandoc(code))
+            yield ast.parse(textwrap.dedent(code))
         except SyntaxError:
             continue
 

@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+: keep the tokens most attended by the class token (plus a sample), and add their neighbours."""
+"""PruMerge and PruMerge+: keep the tokens most attended by the class token (plus a sample), and add neighbours."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ LOOK, KEYS = Attention("tower", heads="one"), Keys("tower")
 class PruMerge(Method):
     """Top tokens by the class token's attention a_i. Each becomes x_i + the sum of a_j x_j over its 32 nearest tokens.
 
-    Attention is computed as one head over the full width, nearest is by the cosine of keys of the full width. One more
-    token is the sum of a_j x_j over all dropped j. Gains are attention weights. Yuzhang Shang et al., ICCV 2025.
+        gp.prune(model, gp.PruMerge(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; exactly k unless
-    `adaptive`; the token of the dropped ones counts inside k and stands at the most attended of them, the source
-    appends it; queries and keys are of the layer that the projector reads, the source's of layer 23; rows are summed
-    behind the projector, not in front of it; tokens stand in raster order at their original positions, not in attention
-    order; ties go to the lowest index; where k = n nothing is merged. Cost: one query at one layer of the tower, and
-    O(k n c) for keys of width c.
+    Attention and keys are of one head of full width. Gains are attention weights. Yuzhang Shang et al., ICCV 2025.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. Exactly k stay unless
+    `adaptive`. The sum of the dropped is one of the k, at the most attended of them. Queries and keys are of the layer
+    that the projector reads, not layer 23. Rows are summed after the projector, and keep raster order and positions.
+    Ties go to the lowest index. At k = n nothing is merged. Cost: one query at one tower layer, O(n k c), keys (n, c).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
@@ -46,7 +45,7 @@ class PruMerge(Method):
     normalise: bool = False
     """True: scale every sum's weights to 1. These are means, as in the paper; the source's code does not do that."""
     rest: bool = True
-    """True: one of the k is the sum of all dropped tokens (from k = 2 on)."""
+    """True: one of the k is the sum of a_j x_j over all dropped j (from k = 2 on)."""
     neighbours: int = 32
     """The number of nearest tokens that are added to each kept one."""
 

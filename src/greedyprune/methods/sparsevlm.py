@@ -29,13 +29,12 @@ class SparseVLM(Method):
 
         gp.prune(model, gp.SparseVLM(), keep=36)
 
-    It is the softmax attention in a layer, mean over heads and raters. Cuts follow layers 2, 6, 15 of 32; k stay after
-    the last. k = 110, 36, 17 of 576 are the published budgets "192", "128", "64". For other k the counts, as shares of
-    n, are interpolated linearly. Gains are the scores. Yuan Zhang et al., ICML 2025.
-
-    Differs: nothing is recycled. k is the count after the last cut; the published name is a mean over layers. Other
-    numbers of cuts keep equal shares. The paper's budget by rank is neither in its code nor here. Kept tokens keep
-    their original positions. Ties go to the lowest index. Cost: the raters' attention at three layers.
+    It is softmax attention, mean over heads and raters. Cuts follow layers 2, 6, 15 of 32; k stay after the last.
+    k = 110, 36, 17 of 576 are the published "192", "128", "64"; other counts are interpolated linearly, in shares of n.
+    Gains are the scores. Yuan Zhang et al., ICML 2025. Differs: nothing is recycled. k is the count after the last cut;
+    the published name is a mean over layers. Other numbers of cuts keep equal shares. The paper's budget by rank is
+    neither in its code nor here. Kept tokens keep their original positions. Ties go to the lowest index. Cost: the
+    raters' attention at three layers.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
@@ -68,9 +67,8 @@ class SparseVLMRecycle(SparseVLM):
 
         gp.prune(model, gp.SparseVLMRecycle(), keep=36)
 
-    Of D dropped tokens the top r = floor(0.3 D) + 1 by score form floor(r / 10) + 1 clusters. Same source. Differs: the
-    means count in k, of which at least half are whole tokens. A mean is at its cluster's centre; the source appends it.
-    Densities are over 5 neighbours. Cost: as `SparseVLM`, and O(r^2 d).
+    Of D dropped tokens the top r = floor(0.3 D) + 1 by score form floor(r / 10) + 1 clusters. Same source. Differs: at
+    least half of k are whole tokens. A mean is at its cluster's centre, not appended. Cost: `SparseVLM` plus O(r^2 d).
     """
 
     equivariant: ClassVar[bool] = False  # of two recycled tokens that are mutual neighbours, the lower is the centre
@@ -80,7 +78,7 @@ class SparseVLMRecycle(SparseVLM):
     recycled: float = 0.3
     """The share of the dropped tokens that is recycled."""
     neighbours: int = 5
-    """The number of neighbours of a density."""
+    """The number of neighbours of a density, 5 here unlike in the source."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.recycled <= 1 or not is_count(self.neighbours, 1):
