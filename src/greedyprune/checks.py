@@ -28,7 +28,7 @@ def check_tensor(name: str, value: object, device: torch.device | None = None, w
     if value.is_meta:
         raise TypeError(f"{name} lies on the meta device and holds no values: pass a tensor with values.")
     if value.is_floating_point() and value.dtype not in FLOATS:
-        raise TypeError(f"{name} has type {value.dtype}, which nothing is computed in: pass {name}.to(torch.float32).")
+        raise TypeError(f"{name} has type {value.dtype}, which is not supported: pass {name}.to(torch.float32).")
     if device is not None and value.device != device:
         raise ValueError(f"{name} lies on {value.device} and the features on {device}: move it there, .to({device}).")
 

@@ -118,7 +118,7 @@ class Keep:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}: pass one of shape {shape}.")
         rows, by = self.rows, self.suppressed_by
         inside = ((self.order >= 0) & (self.order < n)).all()
-        told = [
+        rules = [
             (inside, f"it holds a row that is not one of 0 to {n - 1}"),
             ((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),
             ((rows.diff() > 0).all(), "its rows are not in ascending order"),
@@ -127,13 +127,13 @@ class Keep:
             ((self.before_fallback >= 0) & (self.before_fallback <= k), f"before_fallback is not one of 0 to {k}"),
         ]
         if by is not None:
-            told.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
+            rules.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
         if self.weights is not None:
-            told.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
-        holds = torch.stack([test for test, _ in told]).cpu()
+            rules.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
+        holds = torch.stack([test for test, _ in rules]).cpu()
         if not bool(holds.all()):
             place = int(holds.to(torch.uint8).argmin())
-            raise ValueError(f"{told[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
+            raise ValueError(f"{rules[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
 
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""

@@ -210,7 +210,7 @@ def _protects(method: Method, given: MakeCues) -> None:
             guarded = replace(cues, protect=protect.sort().values)
             keep = select(method, guarded, k)
             whole = keep.k == k or not method.exact
-            _hold(whole, method, f"it keeps k rows beside {protect.numel()} protected tokens")
+            _hold(whole, method, f"it keeps k rows if {protect.numel()} tokens are protected")
 
 
 def _batches(method: Method, given: MakeCues) -> None:

@@ -42,7 +42,7 @@ class GPrune(Method):
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature!r}: write a number above 0, 0.03 is published.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"steps={self.steps!r}: write how often scores are handed on, an int from 0.")
+            raise ValueError(f"steps={self.steps!r}: write the number of steps, an int of 0 or more.")
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""

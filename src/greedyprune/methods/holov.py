@@ -45,7 +45,7 @@ class HoloV(Method):
 
     def __post_init__(self) -> None:
         if isinstance(self.runs, bool) or not isinstance(self.runs, int) or self.runs < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"runs={self.runs!r}: write how many runs share the budget, an int from 1.")
+            raise ValueError(f"runs={self.runs!r}: write the number of runs, an int of 1 or more.")
         if not self.weight >= 0:
             raise ValueError(f"weight={self.weight!r}: write a number from 0, 0.09 is published.")
 

@@ -49,7 +49,7 @@ class PruneSID(Method):
 
     def __post_init__(self) -> None:
         if isinstance(self.per_group, bool) or not isinstance(self.per_group, int) or self.per_group < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"per_group={self.per_group!r}: write how many kept tokens one group stands for, from 1.")
+            raise ValueError(f"per_group={self.per_group!r}: write the number of kept tokens per group, 1 or more.")
         number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
         if not isinstance(self.tau, (Quantile, MeanScaled)) and not (number and self.tau >= -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or MeanScaled().")

@@ -79,7 +79,7 @@ class Cut:
         shape, view = list(x.shape), [1] * x.ndim
         shape[batch], view[batch] = rows, rows
         shape[axis], view[axis] = kept, kept
-        if x.shape[batch] != rows:  # one row that stands for the whole batch
+        if x.shape[batch] != rows:  # one row for the whole batch
             x = x.expand([rows if i == batch else size for i, size in enumerate(x.shape)])
         return x.gather(axis, self.columns.to(x.device).view(view).expand(shape))
 
