@@ -14,7 +14,7 @@ from greedyprune.checks import check_tensor
 def question_rows(
     ids: Tensor, visual: Tensor, end: int | Sequence[int | Sequence[int]], padding: Tensor | None = None
 ) -> list[list[Tensor]]:
-    """The columns of each image's question: the text behind the last image of its user turn, up to the turn's end.
+    """The columns of each image's question: the text after the last image of its user turn, up to the turn's end.
 
         ids, visual = inputs["input_ids"], inputs["input_ids"] == image_token_id
         (rows,) = question_rows(ids[0], visual[0], end=tokenizer.eos_token_id)

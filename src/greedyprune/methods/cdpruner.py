@@ -30,8 +30,8 @@ class CDPruner(Method):
 
     Differs: the published relevance comes from a CLIP text tower. Here the user's own model gives it as
     `cues.relevance` (larger is more relevant: CLIP's patch-text cosines point the other way). Without it, relevance is
-    the mean cosine with the question's rows, as in OpenVINO with θ = 0.5 (but its split of the tokens into halves is
-    left out). Values are scaled per image, not per batch of crops. If no token adds volume any more (L_S is singular
+    the mean cosine with the question's rows, as in OpenVINO with θ = 0.5. OpenVINO's split of the tokens into halves is
+    left out. Values are scaled per image, not per batch of crops. If no token adds volume any more (L_S is singular
     up to rounding), the most relevant tokens fill the budget with gains of 0. Text rows are required even if relevance
     is given. `preprocess` is an addition. Cost: O(k n d), in float64 for a few tokens only.
     """

@@ -24,8 +24,8 @@ class HiRED(Method):
 
         gp.prune(model, gp.HiRED(), keep=64)
 
-    With `cues.tiles` the whole view gets αk tokens. The crops share the rest. The share of a crop is proportional to
-    the number of the whole view's top (1 - α) tokens in it, by the attention of the tower's first layer. A single view
+    With `cues.tiles` the whole view gets αk tokens. The crops share the rest. A crop's share is proportional to its
+    number of the whole view's top (1 - α) tokens. The attention of the tower's first layer ranks them. A single view
     is top-k. Gains are a_i of the layer that the projector reads, mean over heads. Arif et al., AAAI 2025.
 
     Differs: if the tower has no class token, the mean attention of all its tokens is used. A top token counts for the

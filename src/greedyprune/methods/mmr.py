@@ -21,9 +21,9 @@ class MMR(Method):
 
         gp.prune(model, gp.MMR(), keep=64)
 
-    The importance w_i is cos(x_i, t), t the last prompt token at the same stage, scaled per image to 0 for the least
-    and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998. With λ = 0.5 it is
-    the rule of IDPruner, arXiv 2602.13315.
+    The importance w_i is cos(x_i, t), t the last prompt token at the same stage. It is scaled per image to 0 for the
+    least and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998. With λ = 0.5
+    it is the rule of IDPruner, arXiv 2602.13315.
 
     Differs: IDPruner cuts before the decoder, and a trained selector gives its importance. Here the importance and the
     layer are those of GreedyPrune, so that the two rules can be compared. IDPruner's several picks per step are left

@@ -24,7 +24,7 @@ class VisPruner(Method):
         gp.prune(model, gp.VisPruner(), keep=64)
 
     The others are ranked by attention. Each round compares those at even ranks with those at odd ranks, by the cosine
-    of the vision tower's rows, and drops the 8 even ones whose largest cosine is highest. Rounds repeat until enough
+    of the vision tower's rows. It drops the 8 even ones whose largest cosine is highest. Rounds repeat until enough
     are dropped. Gains are attention weights. Qizhe Zhang et al., ICCV 2025.
 
     Differs: if the tower has no class token, the mean attention of all its tokens is used. r is 0.5 for every k; some

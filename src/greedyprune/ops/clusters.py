@@ -1,7 +1,7 @@
 """Density-peak clustering with k nearest neighbours (DPC-kNN): centres are rows in dense places, far from denser ones.
 
-All distances are computed in float64 from the differences of rows, a block of rows at a time, so equal rows are at
-distance 0 and no n x n matrix exists.
+All distances are computed in float64 from the differences of rows, so equal rows are at distance 0. A block of rows is
+processed at a time, so no n x n matrix exists.
 """
 
 from __future__ import annotations

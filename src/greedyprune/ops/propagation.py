@@ -13,7 +13,7 @@ def propagate(x: Tensor, threshold: float, temperature: float, steps: int) -> Te
 
     Two rows are linked if their cosine is above the threshold, and every row is linked with itself. A score starts as
     the row's length, the longest with 1. In every step a row passes all of its score along its links, in the
-    proportion of softmax(cosine / temperature), so the sum of scores is constant.
+    proportion of softmax(cosine / temperature). So the sum of scores is constant.
     Cost O(n^2 d) and O(n^2) per step, memory O(n^2), in float64.
     """
     cosines = cosine64(x, x)
