@@ -72,10 +72,11 @@ def card(name: str, cls: type[Method], published: str | None) -> str:
 
 
 def parts(doc: str) -> tuple[str, str, str]:
-    """A docstring's idea, what differs from the source, and the cost."""
+    """A docstring's idea with its indented example, what differs from the source, and the cost."""
     idea, _, rest = doc.partition("Differs:")
     differs, _, cost = rest.partition("Cost:")
-    paragraphs = (" ".join(each.split()) for each in re.split(r"\n\s*\n", idea))
+    blocks = (each.rstrip() for each in re.split(r"\n\s*\n", idea))
+    paragraphs = (each if each.startswith("    ") else " ".join(each.split()) for each in blocks)
     return "\n\n".join(filter(None, paragraphs)), " ".join(differs.split()), " ".join(cost.split())
 
 

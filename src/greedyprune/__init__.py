@@ -5,7 +5,7 @@
         out = model.generate(**inputs)
     print(pruned.report())
 
-Importing this package imports nothing heavy, not even torch; every name is loaded when it is first used.
+Importing this package imports nothing heavy, not even torch. Each name is loaded at its first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Budgets: how many visual tokens are kept, with the unit in the type."""
+"""Budgets: the number of visual tokens to keep. The type of a budget says its unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from typing import SupportsIndex, TypeAlias, cast
 
 @dataclass(frozen=True)
 class Ratio:
-    """Keep this share of an image's n visual tokens: floor(share * n + 1/2), at least 1 if share > 0."""
+    """Keep this share of an image's n visual tokens: floor(share * n + 1/2), at least 1 if share > 0.
+
+        Ratio(0.25)     # keeps 144 of 576
+
+    Raises TypeError or ValueError if the share is no number from 0 to 1.
+    """
 
     share: float
 
@@ -25,7 +30,7 @@ class Ratio:
             )
 
     def of(self, n: int) -> int:
-        """How many of n tokens this share is."""
+        """The number of tokens that are this share of n."""
         return max(math.floor(self.share * n + 0.5), 1 if self.share > 0 and n > 0 else 0)
 
     def __str__(self) -> str:
@@ -34,7 +39,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class PerFrame:
-    """Keep so many (int) or this share (`Ratio`) of every frame's visual tokens: the method sees a frame at a time.
+    """Keep this number (int) or share (`Ratio`) of every frame's visual tokens. The method sees one frame at a time.
+
+        PerFrame(8)             # 8 tokens of every frame
+        PerFrame(Ratio(0.25))   # a quarter of every frame
 
     An image is one frame, and so is a sound. A plain int or Ratio is the budget of a whole clip.
     """
@@ -45,7 +53,7 @@ class PerFrame:
         as_budget(self.tokens)
 
     def of(self, n: int, frames: int) -> int:
-        """How many of n tokens in so many equal frames stay."""
+        """The number of tokens that stay, of n tokens in `frames` equal frames."""
         return frames * count(self.tokens, n // frames)
 
     def __str__(self) -> str:
@@ -57,9 +65,11 @@ Budget: TypeAlias = int | Ratio | PerFrame
 
 @dataclass(frozen=True)
 class PerLayer:
-    """Keep less and less: `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})` cuts before decoder layers 8 and 16.
+    """Keep fewer tokens at each of several cuts.
 
-    A key says how many decoder layers run before that cut; shares are of the image's original n.
+        PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})      # cuts before decoder layers 8 and 16
+
+    A key is the number of decoder layers that run before that cut. Shares are of the image's original n.
     """
 
     schedule: Mapping[int, Budget]
@@ -84,10 +94,12 @@ class PerLayer:
 
 @dataclass(frozen=True)
 class LayerAverage:
-    """Keep so many visual tokens per decoder layer on average: what several papers call their budget.
+    """Keep this number of visual tokens per decoder layer on average. Several papers call this average their budget.
 
-    Layers in front of a cut see all n tokens, so `LayerAverage(64)` with a cut before layer 2 of 32 leaves 30 of 576
-    tokens, since (2 * 576 + 30 * 30) / 32 = 64. For several cuts the last count is the largest one that fits.
+        LayerAverage(64)    # at Layer(2) of 32 layers: 30 of 576 tokens stay
+
+    Layers before a cut see all n tokens, so that cut leaves 30 tokens: (2 * 576 + 30 * 30) / 32 = 64. With several
+    cuts, the last count is the largest one that fits the average.
     """
 
     tokens: Budget
@@ -96,9 +108,10 @@ class LayerAverage:
         as_budget(self.tokens)
 
     def solve(self, n: int, starts: Sequence[int], depth: int, counts: Callable[[int], list[int]]) -> int:
-        """The largest count after the last cut whose average is no more than this; 1 or more for an image of n tokens.
+        """The largest count after the last cut whose average is within this budget. It is 1 or more if n is.
 
-        `starts` are the decoder layers before which is cut, `counts(k)` says how many stay after each.
+        `starts` are the decoder layers that a cut precedes. `counts(k)` returns the number that stay after each cut.
+        Raises ValueError if the layers before the first cut alone exceed the budget.
         """
         target, ends = count(self.tokens, n), [*starts[1:], depth]
 
@@ -123,10 +136,13 @@ class LayerAverage:
 
 @dataclass(frozen=True)
 class Total:
-    """Keep so many visual tokens per prompt, shared between its images, at least `floor` of each (all of smaller ones).
+    """Keep this number of visual tokens per prompt. Its images share them, and each keeps at least `floor`.
 
-    `Total(64)` of images with 576 and 64 tokens keeps 57 and 7. The floors come first, the rest goes by the images'
-    sizes with the largest remainders rounded up, ties to the earlier image; no image is given more than it has.
+        Total(64)               # of images with 576 and 64 tokens: 57 and 7
+        Total(64, floor=16)     # 16 tokens or more of each image
+
+    An image with fewer than `floor` tokens keeps all. The floors come first. The rest is divided in proportion to the
+    images' sizes; the largest remainders are rounded up, and the earlier image wins a tie.
     """
 
     tokens: int
@@ -140,7 +156,10 @@ class Total:
                 raise ValueError(f"Total: {name}={value} cannot be negative: write 0 or more.")
 
     def share(self, sizes: Sequence[int]) -> list[int]:
-        """How many tokens each image of one prompt keeps, all together min(tokens, n of all). (images) -> (images)"""
+        """The number of tokens that each image of one prompt keeps: min(tokens, n of all) in total.
+
+        (images) -> (images). Raises ValueError if the floors need more than `tokens`.
+        """
         least = [min(self.floor, n) for n in sizes]
         if self.tokens < sum(least):
             raise ValueError(
@@ -150,7 +169,7 @@ class Total:
         if self.tokens >= sum(sizes):
             return list(sizes)
         rest, open_to = self.tokens - sum(least), list(range(len(sizes)))
-        while True:  # what an image cannot take goes to the others, in proportion again
+        while True:  # tokens that a full image cannot take go to the others, again in proportion
             weight = sum(sizes[i] for i in open_to)
             full = [i for i in open_to if rest * sizes[i] > (sizes[i] - least[i]) * weight]
             if not full:
@@ -172,18 +191,18 @@ Budgets: TypeAlias = Budget | LayerAverage | Total | tuple[Budget | LayerAverage
 
 
 def as_budget(keep: object) -> int | Ratio:
-    """Check one budget: an int is that many tokens per image, a `Ratio` that share of them."""
+    """Check the budget of one image: an int is a number of tokens, a `Ratio` a share of them."""
     if isinstance(keep, Ratio):
         return keep
     if isinstance(keep, Total):
         raise TypeError(
-            f"keep={keep!r} is shared between the images of a prompt and stands alone as prune's keep: "
-            "for one image write an int or Ratio(0.25)."
+            f"keep={keep!r} is shared between the images of a prompt: for one image write an int or Ratio(0.25). "
+            "prune() takes Total as its whole keep."
         )
     if isinstance(keep, PerFrame):
         raise TypeError(
-            f"keep={keep!r} is about the frames of a clip and stands as prune's keep, or in its list: "
-            "here write an int or Ratio(0.25)."
+            f"keep={keep!r} is a budget per frame of a clip: here write an int or Ratio(0.25). "
+            "prune() takes PerFrame as keep, or in its list."
         )
     if isinstance(keep, (LayerAverage, PerLayer)):
         raise TypeError(f"keep={keep!r} is about the layers of a model: here write an int or Ratio(0.25).")
@@ -206,7 +225,7 @@ def as_budget(keep: object) -> int | Ratio:
 
 
 def as_budgets(keep: object) -> Budgets:
-    """Check `keep` as a user gives it: a budget for every image, a list with one per image, `PerLayer` or `Total`."""
+    """Check a user's `keep`: one budget for every image, a list with one per image, `PerLayer` or `Total`."""
     if isinstance(keep, (PerLayer, PerFrame, LayerAverage, Total)):
         return keep
     if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)):
@@ -218,9 +237,11 @@ def as_budgets(keep: object) -> Budgets:
 
 
 def count(budget: Budget | Total, n: int) -> int:
-    """How many of n tokens a budget keeps: never more than n. Raises TypeError for a budget that is not one image's.
+    """The number of n tokens that a budget keeps, never more than n.
 
-    count(Ratio(0.25), 576)     # 144
+        count(Ratio(0.25), 576)     # 144
+
+    Raises TypeError if the budget is not that of one image (`Total`, `PerFrame`).
     """
     if isinstance(budget, Total):
         raise TypeError(
@@ -236,7 +257,7 @@ def count(budget: Budget | Total, n: int) -> int:
 
 
 def parse_budgets(text: str) -> Budgets:
-    """Read what `parse_budget` reads, and `64 per layer` and `layer:8 50%, layer:16 25%`, as these are printed."""
+    """Read a budget's text: as `parse_budget`, and `64 per layer` and `layer:8 50%, layer:16 25%`, as they print."""
     word = text.strip().lower()
     if word.endswith(" per layer"):
         inner = parse_budget(word.removesuffix(" per layer"))
@@ -254,10 +275,10 @@ _TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
 
 
 def parse_budget(text: str) -> Budget | Total:
-    """Read `64` (tokens), `25%` (a share), `8/frame` or `total:64` (per prompt), as a command line writes a budget.
+    """Read a budget of the command line: `64` (tokens), `25%` (a share), `8/frame` or `total:64` (per prompt).
 
-    `25%/frame` is a share of every frame. `total:64:8` leaves 8 or more of every image; `64 total (floor 8)`, which is
-    how that is shown, is read too.
+    `25%/frame` is a share of every frame. `total:64:8` leaves 8 or more of every image. It prints as
+    `64 total (floor 8)`, and this text is read too.
     """
     word = text.strip()
     for pattern in _TOTALS:
@@ -275,19 +296,19 @@ def parse_budget(text: str) -> Budget | Total:
 
 
 DETAIL: dict[str, Budget] = {"low": 64, "auto": Ratio(0.25), "high": Ratio(1.0)}
-"""The budget that stands for each `detail` of an image in OpenAI's interface.
+"""The budget for each `detail` of an image in OpenAI's interface.
 
-"low" costs the same for every image, as it does there: 64 tokens, a ninth of LLaVA-1.5's 576. "high" keeps everything,
-so nothing is lost. "auto", the default there, keeps a quarter of each image.
+"low" costs the same for every image, as it does there: 64 tokens, a ninth of LLaVA-1.5's 576. "high" keeps everything.
+"auto", the default there, keeps a quarter of each image.
 """
 
 
 def keep_of_detail(detail: str | None) -> Budget:
-    """The budget for an image whose `detail` is "low", "high" or "auto"; None stands for "auto".
-
-    Raises ValueError for anything else.
+    """The budget for an image whose `detail` is "low", "high" or "auto". None means "auto".
 
         keep_of_detail("low")     # 64
+
+    Raises ValueError for anything else.
     """
     if detail is None:
         return DETAIL["auto"]

@@ -1,4 +1,4 @@
-"""Checks of tensors as a user gives them: each error names the tensor, what is wrong with it, and what to pass."""
+"""Checks of a user's tensors. Each error names the tensor, says what is wrong with it, and says what to pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""The types that selections compute from."""
+"""The floating-point types that a selection accepts."""
 
 
 def check_tensor(name: str, value: object, device: torch.device | None = None, what: str = "a") -> None:
-    """Raise unless this is an ordinary tensor that holds values, and lies on that device (that of the features).
+    """Raise unless `value` is a dense tensor with values, on `device` (that of the features) if one is given.
 
-    `what` goes before "torch tensor" where something else was given. Looks at no value, so it waits for no device.
+    `what` precedes "torch tensor" in the error for other types. The check reads no value, so it waits for no device.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}: pass {what} torch tensor.")
@@ -28,24 +28,24 @@ def check_tensor(name: str, value: object, device: torch.device | None = None, w
     if value.is_meta:
         raise TypeError(f"{name} lies on the meta device and holds no values: pass a tensor with values.")
     if value.is_floating_point() and value.dtype not in FLOATS:
-        raise TypeError(f"{name} has type {value.dtype}, which nothing is computed in: pass {name}.to(torch.float32).")
+        raise TypeError(f"{name} has type {value.dtype}, which is not supported: pass {name}.to(torch.float32).")
     if device is not None and value.device != device:
         raise ValueError(f"{name} lies on {value.device} and the features on {device}: move it there, .to({device}).")
 
 
 def check_floats(name: str, value: Tensor) -> None:
-    """Raise unless its values are floating-point numbers."""
+    """Raise ValueError unless the tensor's values are floating-point numbers."""
     if not value.is_floating_point():
         raise ValueError(f"{name} has type {value.dtype}: pass floating-point values, such as {name}.float().")
 
 
 def is_count(value: object, least: int) -> bool:
-    """Whether this is a whole number, and no smaller than that."""
+    """True if `value` is an int (no bool) of `least` or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_question(rows: object, count: int) -> None:
-    """Raise unless this slice holds some of so many text rows, or there are none."""
+    """Raise unless `rows` is a slice that holds at least one of `count` text rows (any slice if count is 0)."""
     if not isinstance(rows, slice):
         raise TypeError(f"question={rows!r} is no slice: write which text rows it is, such as slice(1, 4).")
     try:
@@ -59,7 +59,7 @@ def check_question(rows: object, count: int) -> None:
 
 
 def as_grid(grid: object, n: int) -> tuple[int, int, int]:
-    """A grid of n tokens as three integers."""
+    """Check a grid of n tokens and return it as three integers."""
     try:
         sides = tuple(operator.index(side) for side in cast("Iterable[int]", grid))
     except TypeError:
@@ -70,7 +70,7 @@ def as_grid(grid: object, n: int) -> tuple[int, int, int]:
 
 
 def check_protect(rows: Tensor, n: int) -> None:
-    """Raise unless these are row numbers of n tokens, ascending. (p,)"""
+    """Raise ValueError unless `rows` are distinct, ascending numbers of n tokens. (p,)"""
     if rows.ndim != 1 or rows.dtype != torch.int64:
         raise ValueError(
             f"protect has shape {tuple(rows.shape)} and type {rows.dtype}: pass (p,) token numbers, int64."

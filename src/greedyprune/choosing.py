@@ -1,4 +1,4 @@
-"""Choosing: run a method on plain tensors, with no model anywhere; every check is made once, here."""
+"""Choosing: run a method on plain tensors, without a model. Every check is made once, here."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 
 OnError: TypeAlias = Literal["raise", "even"]
-"""What happens where a selection fails on its data: an error, or evenly spaced tokens and a warning."""
+"""The reaction if a selection fails on its data: an error, or evenly spaced tokens and a warning."""
 
 
 def select(
     method: Method | type[Method] | str | Mapping[str, Any], cues: Cues, keep: object, *, on_error: OnError = "raise"
 ) -> Keep:
-    """Choose which visual tokens of one image stay, on plain tensors, with no model anywhere.
-
-    `method` is an instance, a class, a name or a plain dict; `keep` an int (that many tokens), `Ratio(share)` or
-    `PerFrame(...)`, which chooses of every frame of `cues.grid` by itself. A budget of n or more keeps everything, 0
-    keeps nothing. Raises ValueError for cues that the method needs and are missing, or that hold NaN or infinity, or
-    attention below 0; and TypeError or ValueError, which name the method's class, where a method of your own returns no
-    `Keep` that can be carried out. Runs without gradients and outside autocast, so decisions are made in full
-    precision.
-
-    With `on_error="even"` none of these is raised, nor anything else that a method raises: as many tokens stay, evenly
-    spaced and with the protected ones first, and a `PruneWarning` says why. Wrong arguments still raise.
+    """Choose the visual tokens of one image that stay, on plain tensors, without a model.
 
         keep = select("greedyprune", Cues(features, text=text), 64)
         features, positions = keep(features), keep(positions)
+
+    - `method`: an instance, a class, a name or a plain dict.
+    - `keep`: an int (number of tokens), `Ratio(share)`, or `PerFrame(...)`, which treats every frame of `cues.grid`
+      separately. A budget of n or more keeps everything, 0 keeps nothing.
+    - `on_error`: if it is "even", a selection that fails keeps the same number of tokens, evenly spaced, protected ones
+      first. A `PruneWarning` says why. Wrong arguments still raise.
+
+    Raises ValueError if a cue that the method needs is missing, holds NaN or infinity, or is attention below 0. Raises
+    TypeError or ValueError, with the class of the method, if your own method returns an invalid `Keep`. The method runs
+    without gradients and outside autocast, so it decides in full precision.
     """
     return select_batch(method, [cues], [keep], on_error=on_error)[0]
 
@@ -55,11 +55,11 @@ def select_batch(
     *,
     on_error: OnError = "raise",
 ) -> list[Keep]:
-    """Choose for several images at once: `select(method, cues[i], keep[i])` for every i, and equal to it.
-
-    Images may differ in size, and budgets in kind. The errors are those of `select`.
+    """Choose for several images at once. The result equals `select(method, cues[i], keep[i])` for every i.
 
         first, second = select_batch("divprune", [Cues(a), Cues(b)], [64, Ratio(0.25)])
+
+    Images may differ in size, and budgets in kind. The errors are those of `select`.
     """
     method = as_method(method)
     if on_error not in get_args(OnError):
@@ -86,14 +86,14 @@ def kept_count(
     n: int,
     grid: tuple[int, int, int] | None = None,
 ) -> int | None:
-    """How many of n tokens on a (t, h, w) grid a selection will keep, before anything runs.
-
-    None if only a run can say, for methods that may keep fewer: then it is at most what the budget says,
-    `count(keep, n)`. Raises TypeError or ValueError for wrong arguments, and for a budget that the method refuses.
+    """The number of n tokens on a (t, h, w) grid that a selection will keep. Nothing runs.
 
         kept_count("divprune", Ratio(0.25), 576)            # 144
         kept_count("pool", 130, 576, grid=(1, 24, 24))      # 121
         kept_count(GreedyPrune(fallback="none"), 64, 576)   # None
+
+    None if only a run can say, since the method may keep fewer. The number is then at most `count(keep, n)`. Raises
+    TypeError or ValueError for wrong arguments, and for a budget that the method refuses.
     """
     method = as_method(method)
     budget = _budget(method, keep)
@@ -108,17 +108,17 @@ def kept_count(
 
 
 def _kept(method: Method, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
-    """How many stay of one image or frame; None if only a run can say."""
+    """The number of tokens that stay of one image or frame; None if only a run can say."""
     return k if _is_known(method, k, n) else method.kept(k, n, grid)
 
 
 def _is_known(method: Method, k: int, n: int) -> bool:
-    """True if everything or nothing stays, so that the method need not run. An exact one orders everything itself."""
+    """True if everything or nothing stays, so the method need not run. An exact method runs to order all its rows."""
     return k == 0 or (k == n and not method.exact)
 
 
 def _budget(method: Method, keep: object) -> int | Ratio | PerFrame:
-    """A budget of one image, or an error where the method cannot choose with it."""
+    """Check the budget of one image. Raises if the method cannot choose with it."""
     if not isinstance(keep, PerFrame):
         return as_budget(keep)
     method.check_frames(keep)
@@ -126,7 +126,7 @@ def _budget(method: Method, keep: object) -> int | Ratio | PerFrame:
 
 
 def _chosen(method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio | PerFrame]) -> list[Keep]:
-    """Choose for all images at once, and run the method only where it has something to decide."""
+    """Choose for all images at once. The method runs only on images where it must decide."""
     split = [
         frames(each) if isinstance(budget, PerFrame) else [each] for each, budget in zip(cues, budgets, strict=True)
     ]
@@ -151,19 +151,19 @@ def _chosen(method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio 
 
 
 def _size(budget: int | Ratio | PerFrame) -> int | Ratio:
-    """What is kept of every part."""
+    """The budget of one part: of a frame if the budget is per frame, else of the image."""
     return budget.tokens if isinstance(budget, PerFrame) else budget
 
 
 def _listed(method: Method, answers: object, images: int) -> list[object]:
-    """What `select_batch` returned, one answer for every image."""
+    """Check that `select_batch` returned a list with one answer per image."""
     if not isinstance(answers, list) or len(cast("list[object]", answers)) != images:
         raise TypeError(f"{type(method).__name__}.select_batch() must return a list of {images} Keeps, one per image.")
     return cast("list[object]", answers)
 
 
 def _without_running(method: Method, cues: Cues, k: int) -> Keep | None:
-    """Everything or nothing, where that is known; None where the method must choose. Raises where it cannot."""
+    """Keep everything or nothing if that is known; None if the method must run. Raises if it cannot run."""
     for need in method.needs:
         if not need.met(cues):
             raise ValueError(f"{type(method).__name__} needs {need.word}, and the cues hold none: {need.remedy}.")
@@ -179,7 +179,7 @@ def _without_running(method: Method, cues: Cues, k: int) -> Keep | None:
 
 
 def _evenly(method: Method, cues: Cues, budget: int | Ratio | PerFrame, error: Exception) -> Keep:
-    """As many evenly spaced tokens as the method would have kept, the protected ones first, and a warning."""
+    """Warn, and keep as many evenly spaced tokens as the method would have kept, protected ones first."""
     each = frames(cues) if isinstance(budget, PerFrame) else [cues]
     keep = joined([_even(method, part, count(_size(budget), part.n)) for part in each])
     warnings.warn(
@@ -192,7 +192,7 @@ def _evenly(method: Method, cues: Cues, budget: int | Ratio | PerFrame, error: E
 
 
 def _even(method: Method, cues: Cues, k: int) -> Keep:
-    """Evenly spaced tokens of one image or frame, as many as the method keeps where that is known. -> Keep"""
+    """Keep k evenly spaced tokens of one image or frame, fewer if the method is known to keep fewer. -> Keep"""
     with suppress(Exception):
         known = _kept(method, k, cues.n, cues.grid)
         k = k if known is None else min(k, known)
@@ -203,7 +203,7 @@ def _even(method: Method, cues: Cues, k: int) -> Keep:
 
 
 def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
-    """What a method returned, where it can be carried out; else an error that names its class and says what to do."""
+    """Check a method's `Keep` and return it. The error names the method's class and says what to do."""
     name = f"{type(method).__name__}.select()"
     if not isinstance(found, Keep):
         raise TypeError(
@@ -226,7 +226,7 @@ def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
 
 
 def frames(cues: Cues) -> list[Cues]:
-    """The cues of each frame; text belongs to all of them. (n, ...) -> t x (n / t, ...)"""
+    """Split cues by frame. Every frame gets the whole text. (n, ...) -> t x (n / t, ...)"""
     if cues.grid is None or cues.grid[0] == 1:
         return [cues]
     t, h, w = cues.grid
@@ -234,7 +234,7 @@ def frames(cues: Cues) -> list[Cues]:
 
 
 def _frame(cues: Cues, rows: slice, grid: tuple[int, int, int]) -> Cues:
-    """The cues of some rows, which lie on this grid."""
+    """The cues of some rows, which form this grid."""
 
     def cut(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[rows]
@@ -257,7 +257,7 @@ def _frame(cues: Cues, rows: slice, grid: tuple[int, int, int]) -> Cues:
 
 
 def joined(keeps: list[Keep]) -> Keep:
-    """Decisions about parts that follow each other, as one about them all."""
+    """Join the decisions about consecutive parts into one decision about the whole."""
     if len(keeps) == 1:
         return keeps[0]
     starts = [sum(keep.n for keep in keeps[:i]) for i in range(len(keeps))]
@@ -281,6 +281,6 @@ def joined(keeps: list[Keep]) -> Keep:
 
 
 def _suppressed(keep: Keep, start: int) -> Tensor:
-    """For which token each was passed over, in the numbers of the whole; -1 where for none. -> (n,)"""
+    """The token that each token was passed over for, numbered in the whole; -1 if there is none. -> (n,)"""
     by = keep.suppressed_by
     return keep.rows.new_full((keep.n,), -1) if by is None else torch.where(by < 0, by, by + start)

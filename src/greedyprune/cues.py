@@ -1,4 +1,4 @@
-"""Cues: what a method may look at, for one image; and needs, how a method says which of them it cannot do without."""
+"""Cues: the tensors of one image that a method may read. Needs: the cues that a method declares it requires."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Need:
-    """Something in the cues that a method requires beyond the features."""
+    """A cue that a method requires beyond the features. A method lists its needs:
+
+        needs: ClassVar[tuple[Need, ...]] = (Text(), Attention("cls"))
+
+    Use a subclass: `Text`, `Grid`, `Attention`, `Keys` or `Encoded`.
+    """
 
     def met(self, cues: Cues) -> bool:
-        """Whether these cues hold it."""
+        """True if these cues hold it."""
         raise NotImplementedError
 
     @property
     def in_tower(self) -> bool:
-        """Whether something in the vision tower has to be looked at for it."""
+        """True if it is read from the vision tower."""
         return False
 
     @property
     def word(self) -> str:
-        """What it is called in `Method.reads` and in messages."""
+        """Its name in `Method.reads` and in messages."""
         return type(self).__name__.lower()
 
     remedy = ""
@@ -37,7 +42,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Text(Need):
-    """The prompt's text rows."""
+    """The prompt's text rows, `cues.text`.
+
+    needs = (Text(),)
+    """
 
     remedy = "pass text=, the (m, d) rows of the prompt at the same stage, the last prompt token last"
 
@@ -47,7 +55,10 @@ class Text(Need):
 
 @dataclass(frozen=True)
 class Grid(Need):
-    """The grid the tokens came from."""
+    """The grid that the tokens came from, `cues.grid`.
+
+    needs = (Grid(),)
+    """
 
     remedy = "pass grid=(t, h, w) with t*h*w equal to the number of tokens"
 
@@ -57,20 +68,23 @@ class Grid(Need):
 
 @dataclass(frozen=True)
 class Attention(Need):
-    """How much each visual token is looked at: softmax attention in one layer, (n,).
+    """The softmax attention that each visual token receives in one layer, (n,).
 
-    Where a vision tower's patches are merged into tokens, a token's attention is the sum over its patches.
+        Attention("cls")                    # from the class token of the vision tower
+        Attention("last_text", layer=2)     # from the last prompt token, in decoder layer 2
+
+    If a vision tower merges patches into tokens, a token's attention is the sum over its patches.
     """
 
     kind: Literal["tower", "cls", "received", "last_text", "raters"]
-    """Who looks. In the vision tower: its class token ("cls"), all its tokens on average ("received"), or the class
-    token where it has one and else all ("tower"), as most methods that rank by it do on towers without one.
-    In the decoder: the last prompt token, or on average those text tokens that SparseVLM calls raters, as far as they
-    stand behind the image (if none does, the last prompt token)."""
+    """The query that attends. In the vision tower: its class token ("cls"), the mean over all its tokens ("received"),
+    or "tower": the class token if there is one, else the mean over all. In the decoder: the last prompt token
+    ("last_text"), or the mean over SparseVLM's raters, the text tokens it selects after the image ("raters"; if none
+    is after the image, the last prompt token)."""
     layer: int | float | None = None
-    """In which layer, 0 the first. None: in the tower the layer whose output the projector reads, in the decoder the
-    last layer before the cut. In the tower negative numbers count from the end, and a share such as 1/3 is that of its
-    depth: layer 8 of 24."""
+    """The layer, 0 the first. None: in the tower the layer whose output the projector reads, in the decoder the last
+    layer before the cut. In the tower, a negative number counts from the end, and a share such as 1/3 is a share of
+    its depth: layer 8 of 24."""
     heads: Literal["mean", "one"] = "mean"
     """The mean over the layer's heads, or one head over the full width, as PruMerge computes it."""
 
@@ -88,13 +102,16 @@ class Attention(Need):
 class Keys(Need):
     """The attention keys of the tokens in one layer, for all key heads: (n, h, c), or (m, h, c) of the text.
 
-    Where a vision tower's patches are merged into tokens, a token's key is the mean over its patches.
+        Keys("tower")                   # of the visual tokens, in the vision tower
+        Keys("decoder", of="text")      # of the text, in the decoder
+
+    If a vision tower merges patches into tokens, a token's key is the mean over its patches.
     """
 
     where: Literal["tower", "decoder"]
     """In the vision tower, before any rotation, or in the decoder, as its attention uses them (rotated)."""
     layer: int | float | None = None
-    """As for `Attention`."""
+    """The layer, as in `Attention`."""
     of: Literal["visual", "text"] = "visual"
 
     remedy = "pass them in more=, such as more={Keys('tower'): keys}, or keys=, the visual tokens' (n, h, c) keys"
@@ -113,13 +130,16 @@ class Keys(Need):
 
 @dataclass(frozen=True)
 class Encoded(Need):
-    """What the vision tower made of each visual token, in front of the projector: (n, c).
+    """The vision tower's row of each visual token, before the projector: (n, c).
 
-    Where patches are merged into tokens, the mean over a token's patches.
+        Encoded()           # as the projector reads it
+        Encoded(layer=-1)   # after the tower's last layer
+
+    If the tower merges patches into tokens, a row is the mean over the token's patches.
     """
 
     layer: int | float | None = None
-    """After which of its layers, 0 the first, negative from the end. None: what the projector reads."""
+    """The layer whose output is taken, 0 the first, negative from the end. None: the rows that the projector reads."""
 
     remedy = "pass encoded=, the vision tower's (n, c) rows of the visual tokens"
 
@@ -137,18 +157,20 @@ Features = Encoded
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Which of an image's tokens show all of it and which show a crop, where a model looks at the image in both ways.
+    """The view that each token shows, if a model sees an image as a whole and in crops.
 
-    Tokens stand in any order, since some models keep a crop's tokens together and others lay all crops out as one map;
-    only those of the whole view are in raster order among themselves.
+        Tiles(crop, layout=(2, 2), whole=(24, 24))      # four crops, and a whole view of 576 tokens
+
+    Tokens of crops have any order: some models keep a crop's tokens together, others lay all crops out as one map.
+    The tokens of the whole view are in raster order among themselves. Raises ValueError if the parts do not fit.
     """
 
     crop: Tensor
-    """(n,) the crop that each token shows, crops counted from 0 in raster order; -1: it is one of the whole view."""
+    """(n,) the crop that each token shows, counted from 0 in raster order; -1 for tokens of the whole view."""
     layout: tuple[int, int]
-    """(rows, columns) of the crops, which divide the image evenly; a crop may have lost its tokens (padding)."""
+    """(rows, columns) of the crops, which divide the image evenly. A crop of padding may have no tokens."""
     whole: tuple[int, int]
-    """(h, w) of the whole view, whose h*w tokens are all there."""
+    """(h, w) of the whole view, which has all of its h*w tokens."""
 
     def __post_init__(self) -> None:
         check_tensor("tiles: crop", self.crop, what="an (n,) int64")
@@ -169,32 +191,34 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class Cues:
-    """What a method may look at for one image. n visual tokens of width d, m text tokens.
+    """The tensors of one image that a method may read: n visual tokens of width d, m text tokens.
 
-    Types, shapes and devices are checked here, and each error names the cue; values (NaN, infinity, negative attention)
-    where a selection is made, so that building cues costs nothing.
+        keep = select("greedyprune", Cues(features, text=text, grid=(1, 24, 24)), 64)
+
+    Types, shapes and devices are checked here, and each error names the cue. `select` checks the values (NaN,
+    infinity, negative attention), so building cues costs nothing.
     """
 
     features: Tensor
-    """(n, d) the image's rows at the stage: the projector's output, or the states entering decoder layer l."""
+    """(n, d) the image's rows at the stage: the projector's output, or the states that enter decoder layer l."""
     text: Tensor | None = None
     """(m, d) all non-visual, non-padding prompt rows at the same stage, in order; the last is the last prompt token."""
     question: slice | None = None
-    """Which text rows are the question: those after the last visual token, else all; None: all."""
+    """The text rows of the question: those after the last visual token, if there are any. None: all rows."""
     grid: tuple[int, int, int] | None = None
-    """(t, h, w) where t*h*w = n, in raster order; None where no grid fits."""
+    """(t, h, w) with t*h*w = n, in raster order; None if no grid fits."""
     tiles: Tiles | None = None
-    """Which tokens show the whole image and which a crop of it; None: there is a single view."""
+    """The tokens that show the whole image and those that show a crop. None: there is a single view."""
     attention: Tensor | None = None
-    """(n,) the attention that the tokens receive, where the method needs one kind of it."""
+    """(n,) the attention that the tokens receive, for a method that needs one kind of it."""
     keys: Tensor | None = None
-    """(n, h, c) the attention keys of the tokens, where the method needs one kind of them."""
+    """(n, h, c) the attention keys of the tokens, for a method that needs one kind of them."""
     encoded: Tensor | None = None
-    """(n, c) the vision tower's rows of the tokens, in front of the projector."""
+    """(n, c) the vision tower's rows of the tokens, before the projector."""
     relevance: Tensor | None = None
-    """(n,) how relevant each token is to the question by a model of the user's own, such as a CLIP text tower."""
+    """(n,) the relevance of each token to the question, from a model of the user's own, such as a CLIP text tower."""
     more: Mapping[Need, Tensor] = field(default_factory=dict[Need, "Tensor"])
-    """(n, ...) cues by the need that declares them; read them as `cues[need]`."""
+    """(n, ...) each further cue under the need that declares it; `cues[need]` reads it."""
 
     protect: Tensor | None = None
     """(p,) tokens that must be kept, ascending."""
@@ -254,11 +278,11 @@ class Cues:
 
     @property
     def n(self) -> int:
-        """How many visual tokens there are."""
+        """The number of visual tokens."""
         return self.features.shape[0]
 
     def __getitem__(self, need: Need) -> Tensor:
-        """A cue that the method declared; the field of its kind stands for one that `more` lacks. -> (n, ...)"""
+        """The cue that a method declared; from the field of its kind if `more` lacks it. -> (n, ...)"""
         if need in self.more:
             return self.more[need]
         if isinstance(need, Attention) and self.attention is not None:
@@ -270,7 +294,7 @@ class Cues:
         raise KeyError(f"{need!r} is not among these cues: declare it in the method's needs.")
 
     def _extra(self) -> list[tuple[str, Tensor, str, str]]:
-        """Cues beyond rows and text: name, value, whose tokens they are about, and their axes, "" where none is due."""
+        """Cues beyond rows and text: name, value, kind of tokens ("visual" or "text"), and axes ("" if any fit)."""
         main = [(name, getattr(self, name), "visual", axes) for name, axes in _AXES.items()]
         found = [each for each in main if each[1] is not None]
         for need, value in self.more.items():
@@ -281,12 +305,12 @@ class Cues:
         return found
 
     def require_finite(self) -> None:
-        """Raise if any cue holds NaN or infinity, naming the cue and the first bad row."""
+        """Raise ValueError if any cue holds NaN or infinity. The error names the cue and the first bad row."""
         own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _AXES]
         for name, value in own + [(name, value) for name, value, _, _ in self._extra()]:
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
-            # One number nearly always answers: a finite sum has only finite terms. An overflow goes on to the rows.
+            # One number nearly always decides: a finite sum has only finite terms. If the sum overflows, check rows.
             if bool(torch.isfinite(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)))):
                 continue
             bad = (~torch.isfinite(value)).reshape(value.shape[0], -1).any(1).nonzero()
@@ -297,7 +321,7 @@ class Cues:
                 )
 
     def require_weights(self, needs: Iterable[Need]) -> None:
-        """Raise if attention that is needed is below 0, naming the first such row: it is softmax attention."""
+        """Raise ValueError if a needed attention is below 0, with the first such row: softmax attention never is."""
         for need in needs:
             if isinstance(need, Attention) and self.n and float(self[need].min()) < 0:
                 row = int((self[need] < 0).nonzero()[0, 0])
@@ -308,6 +332,6 @@ class Cues:
 
 
 _AXES = {"attention": "n", "keys": "n, h, c", "encoded": "n, c", "relevance": "n"}
-"""The fields of `Cues` that hold a value for each visual token beside its row, and the axes of each."""
+"""The fields of `Cues` that hold a value for each visual token besides its row, and the axes of each."""
 _KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Encoded}
-"""The needs that such a field can meet, which have its axes."""
+"""The kind of need that each of these fields can meet. The need has the field's axes."""

@@ -1,4 +1,4 @@
-"""Hints: what a user knows about the images of one call, beside the policy."""
+"""Hints: a user's knowledge about the images of one call. It is no part of the policy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, SupportsIndex, TypeAlias, cast
 from torch import Tensor
 
 Relevance: TypeAlias = tuple[Tensor | None, ...]
-"""Per image of a call how relevant each token is to the question, by a model of the user's own; None where unsaid."""
+"""Per image of a call the relevance of each token to the question, from a model of the user's own; None if unknown."""
 
 Protect: TypeAlias = tuple[tuple[int, ...], ...]
-"""Per image of a call the tokens that must be kept; empty where nothing is protected."""
+"""Per image of a call the tokens that must be kept; empty if nothing is protected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """What is known of the images of one call: it belongs to these images and is no part of a policy.
+    """Protected tokens and relevance of the images of one call. They belong to these images, not to a policy.
 
     Hints(protect=((0, 5), ()))     # tokens 0 and 5 of the first image must stay
     """
@@ -30,7 +30,7 @@ class Hints:
 
 
 def as_protect(protect: object) -> Protect:
-    """Check `protect` as a user gives it: per image the token numbers that must be kept, None where there are none."""
+    """Check a user's `protect`: per image the token numbers that must be kept, or None."""
     if protect is None:
         return ()
     images = cast("object", cast("Any", protect).tolist()) if isinstance(protect, Tensor) else protect
@@ -40,7 +40,7 @@ def as_protect(protect: object) -> Protect:
 
 
 def as_relevance(relevance: object) -> Relevance:
-    """Check `relevance` as a user gives it: per image the (n,) values of its tokens, None where there are none."""
+    """Check a user's `relevance`: per image the (n,) values of its tokens, or None."""
     if relevance is None:
         return ()
     if isinstance(relevance, (str, bytes, Mapping)) or not isinstance(relevance, Sequence):

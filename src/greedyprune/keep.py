@@ -1,4 +1,4 @@
-"""Keep: a decision about one image's tokens, as a value that can cut any tensor which has those rows."""
+"""Keep: the decision about one image's tokens. It is a value that cuts any tensor with those rows."""
 
 from __future__ import annotations
 
@@ -15,37 +15,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proven about a selection under a similarity threshold, before any fallback filled it up."""
+    """Proven facts about a selection under a similarity threshold, before a fallback added tokens.
+
+        found: Certificate | None = select("greedyprune", Cues(features, text=text), 64).certificate
+        found.pairwise_max <= found.tau
+
+    GreedyPrune returns one with each selection; methods without a threshold return None.
+    """
 
     tau: float
     """The threshold used."""
     pairwise_max: float
     """The largest cosine between two kept tokens: at most tau, unless protected tokens are closer."""
     maximal: bool
-    """Whether every other token is too similar to a kept one, so that none could be added."""
+    """True if every other token is too similar to a kept one, so that none could be added."""
     share: float | None
-    """At least this share of the largest total saliency any k tokens could have; None where weights are negative."""
+    """The total saliency is at least this share of the largest that any k tokens could have. None if a weight in it is
+    negative."""
 
 
 @dataclass(frozen=True, eq=False)
 class Keep:
-    """Which k of n tokens stay. Everything lies on the device of the cues it was decided from."""
+    """The k of n tokens that stay. All tensors lie on the device of the cues.
+
+        keep = Keep.from_order(order, gains, n)     # in a method's select()
+        features, positions = keep(features), keep(positions)
+
+    `keep.merge(features)` returns weighted means if the method merges tokens.
+    """
 
     n: int
-    """How many tokens there were."""
+    """The number of tokens before the cut."""
     rows: Tensor
     """(k,) the kept rows, ascending, int64."""
     order: Tensor
-    """(k,) the same rows in the order in which they were taken."""
+    """(k,) the same rows in the order taken."""
     gains: Tensor
-    """(k,) what each was worth when it was taken, in the order of `order`; the unit is the method's."""
+    """(k,) the value of each row when it was taken, in the order of `order`. The method defines the unit."""
     before_fallback: Tensor
-    """() how many the method took by its own rule, before a fallback filled the budget."""
+    """() the number of rows that the method took by its own rule, before a fallback filled the budget."""
     suppressed_by: Tensor | None = None
-    """(n,) the kept token for which a token was passed over, -1 where none was (kept, or never looked at)."""
+    """(n,) the kept token that each token was passed over for; -1 if there is none (kept, or never looked at)."""
     certificate: Certificate | None = None
     weights: Tensor | None = None
-    """(k, n) for methods that merge: row r of the result is this mean of the rows, and stands at `rows[r]`."""
+    """(k, n) for methods that merge: row r of the result is this weighted sum of all rows, at position `rows[r]`."""
 
     @classmethod
     def from_order(
@@ -58,9 +71,9 @@ class Keep:
         suppressed_by: Tensor | None = None,
         certificate: Certificate | None = None,
     ) -> Keep:
-        """From the rows in the order taken. (k,), (k,) -> Keep
+        """Make a decision from the rows in the order taken. (k,), (k,) -> Keep
 
-        Types and shapes are checked here, values where a selection is made: see `check`.
+        Types and shapes are checked here; `check` checks the values after a selection.
         """
         _check_rows("order", order)
         check_tensor("gains", gains, what="a (k,)")
@@ -70,20 +83,20 @@ class Keep:
 
     @classmethod
     def everything(cls, n: int, device: torch.device | str = "cpu") -> Keep:
-        """All n tokens, in order, with no gain attributed."""
+        """Keep all n tokens, in order, with gains of 0."""
         rows = torch.arange(n, device=device)
         return cls.from_order(rows, torch.zeros(n, device=device), n)
 
     @property
     def k(self) -> int:
-        """How many tokens stay."""
+        """The number of tokens that stay."""
         return self.rows.shape[0]
 
     def check(self, n: int, device: torch.device) -> None:
-        """Raise unless this is a decision about n tokens that can be carried out, all of it on this device.
+        """Raise unless this is a valid decision about n tokens, with all tensors on this device.
 
-        Rows are distinct, ascending and in range, `order` has the same ones, gains and weights are finite. It waits for
-        the device once.
+        Rows must be distinct, ascending and in range; `order` must hold the same rows; gains and weights must be
+        finite. The check waits for the device once.
         """
         if self.n != n:
             raise ValueError(f"n={self.n!r}, but there are {n} tokens: pass n=cues.n.")
@@ -105,7 +118,7 @@ class Keep:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}: pass one of shape {shape}.")
         rows, by = self.rows, self.suppressed_by
         inside = ((self.order >= 0) & (self.order < n)).all()
-        told = [
+        rules = [
             (inside, f"it holds a row that is not one of 0 to {n - 1}"),
             ((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),
             ((rows.diff() > 0).all(), "its rows are not in ascending order"),
@@ -114,13 +127,13 @@ class Keep:
             ((self.before_fallback >= 0) & (self.before_fallback <= k), f"before_fallback is not one of 0 to {k}"),
         ]
         if by is not None:
-            told.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
+            rules.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
         if self.weights is not None:
-            told.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
-        holds = torch.stack([test for test, _ in told]).cpu()
+            rules.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
+        holds = torch.stack([test for test, _ in rules]).cpu()
         if not bool(holds.all()):
             place = int(holds.to(torch.uint8).argmin())
-            raise ValueError(f"{told[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
+            raise ValueError(f"{rules[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
 
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""
@@ -132,7 +145,7 @@ class Keep:
         return x.index_select(dim, self.rows.to(x.device))
 
     def of(self, outer: Keep) -> Keep:
-        """This decision about the rows that `outer` kept, told in the rows that `outer` was about."""
+        """This decision about the rows that `outer` kept, in the row numbers of `outer`'s own input."""
         weights = None
         if outer.weights is not None:
             weights = self.merge(outer.weights)
@@ -148,7 +161,7 @@ class Keep:
         )
 
     def merge(self, x: Tensor) -> Tensor:
-        """Weighted means where there are weights, else the plain cut. (n, d) -> (k, d)"""
+        """Weighted sums of the rows if there are weights, else the plain cut. (n, d) -> (k, d)"""
         if self.weights is None:
             return self(x)
         _check_cut(x, 0)
@@ -185,13 +198,13 @@ def _check_cut(x: object, dim: int) -> None:
 
 
 def _listed(values: Tensor) -> str:
-    """The first values, as a list."""
+    """The first 12 values as text, in brackets."""
     shown = ", ".join(f"{float(value):.6g}" for value in values[:12])
     return f"[{shown}{', ...' if values.shape[0] > 12 else ''}]"
 
 
 def protected_first(order: Tensor, protect: Tensor | None) -> Tensor:
-    """A ranking with the protected rows moved to its front. (c,), (p,) -> (c' >= c,)"""
+    """Put the protected rows at the front of a ranking. (c,), (p,) -> (c' >= c,)"""
     if protect is None:
         return order
     return torch.cat([protect, order[~torch.isin(order, protect)]])

@@ -1,4 +1,4 @@
-"""Naming: everything that a user may write for a method or a budget, and the value that it names."""
+"""Naming: read every form in which a user may write a method or a budget."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from greedyprune.stages import Stage
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method by its registered name, by an entry point's name, or as "package.module:Class".
+    """Find a method's class by its registered name, by an entry point's name, or by "package.module:Class".
 
-    Raises ValueError, which names it, if there is no such method or it cannot be imported.
+    Raises ValueError with the name if there is no such method, or if it cannot be imported.
     """
     if name in METHODS:
         return load(METHODS[name])
@@ -30,10 +30,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method:
-    """A method as a user gives it: an instance, a class (with its defaults), a name, or a plain dict.
+    """Read a user's method: an instance, a class (with its defaults), a name, or a plain dict.
 
-    A name is a registered one, such as "divprune", or "package.module:Class" of a method of your own; so is the "type"
-    of a plain dict.
+    A name is a registered one, such as "divprune", or "package.module:Class" of your own method. The "type" of a plain
+    dict is such a name too.
     """
     if isinstance(method, str):
         return method_class(method)()
@@ -49,13 +49,13 @@ def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method
 
 
 def parse_keep(keep: object) -> Budgets:
-    """Read a budget in any form that one can be written in: as text, as a plain dict, or as the value itself.
+    """Read a budget in any of its forms: text, a plain dict, or the value itself.
 
         parse_keep("25%"), parse_keep("64"), parse_keep("8/frame"), parse_keep("total:64:8")
         parse_keep("64 per layer"), parse_keep("layer:8 50%, layer:16 25%")
         parse_keep({"type": "ratio", "share": 0.25}), parse_keep(["25%", 64])
 
-    A list holds one budget per image. Raises TypeError or ValueError for what is no budget.
+    A list holds one budget per image. Raises TypeError or ValueError if this is no budget.
     """
     if isinstance(keep, str):
         return parse_budgets(keep)
@@ -67,7 +67,7 @@ def parse_keep(keep: object) -> Budgets:
 
 
 def _check_class(cls: type[Method]) -> None:
-    """Raise unless a method's class can select and names stages: a mistake is told before anything runs."""
+    """Raise TypeError unless a method's class has `select` and names stages, before anything runs."""
     if cls.select is Method.select:
         raise TypeError(
             f"{cls.__name__} has no select(): write def select(self, cues, k), which returns "
@@ -79,7 +79,7 @@ def _check_class(cls: type[Method]) -> None:
 
 
 def _check_needs(method: Method) -> None:
-    """Raise unless what a method needs is told as needs."""
+    """Raise TypeError unless a method's `needs` is a tuple or list of `Need` values."""
     name, needs = type(method).__name__, cast("object", method.needs)
     if not isinstance(needs, (tuple, list)):
         raise TypeError(f"{name}.needs is {needs!r}: write a tuple of needs, such as (Text(), Attention('cls')).")

@@ -1,10 +1,10 @@
-"""Outputs: files that are written whole or not at all, in UTF-8 with the same line ends everywhere, and CSV rows.
+"""Outputs: write a file completely or not at all, in UTF-8 with the same line ends on every system; CSV rows.
 
     prove_writable(path)        # before the work
     write_text(path, text)      # after it
 
-What is written goes into a file beside the one that is named and takes its name at the end, so that a full disk or a
-kill in the middle leaves the old file as it was. A pipe or a device is written in place.
+The text goes into a new file in the same folder, which takes the name of the old one at the end. If the disk is full
+or the process is killed, the old file stays as it was. A pipe or a device is written in place.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""How a text begins that a spreadsheet would run, or that was marked so that it would not."""
+"""The beginning of a text that a spreadsheet would run as a formula, or that `guarded` marked."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _Cell = TypeVar("_Cell")
 
 
 def prove_writable(path: Path) -> None:
-    """Raise OSError unless this file can be written. Changes no file and leaves none."""
+    """Raise OSError unless this file can be written. The check changes no file and leaves none."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if _is_special(path):
@@ -45,7 +45,7 @@ def prove_writable(path: Path) -> None:
 
 
 def prove_folder(path: Path) -> None:
-    """Raise OSError unless files can be written into this folder, which need not exist yet. Leaves nothing behind."""
+    """Raise OSError unless files can be written into this folder. It need not exist yet. The check leaves no file."""
     near = Path(os.path.realpath(path))
     while not near.exists():
         near = near.parent
@@ -56,9 +56,9 @@ def prove_folder(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A file to write into that takes the name of `path` at the end; on any error it goes and `path` is as it was.
+    """Yield a new file to write, and rename it to `path` at the end. On an error it is deleted and `path` unchanged.
 
-    It has the ending of `path`. A link is followed, and a file that is replaced gives its permissions.
+    It has the suffix of `path`. A link is followed. The new file gets the permissions of the file that it replaces.
     """
     if _is_special(path):
         yield path
@@ -77,13 +77,13 @@ def replacing(path: Path) -> Generator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file: UTF-8, and line ends as they stand in the text."""
+    """Write a text file in UTF-8, with the line ends of the text."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
-    """Write rows under a header; `read_csv` gives their texts back. None is an empty cell."""
+    """Write rows under a header. `read_csv` returns their texts unchanged. None is an empty cell."""
     with replacing(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(_Lines(file), fieldnames=columns, lineterminator="\r\n")
         writer.writeheader()
@@ -91,8 +91,8 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 
 
 class _Lines:
-    """A file of rows that end in a bare line feed. Python's writer puts cells with a carriage return into quotes only
-    where rows end in one, and without quotes such a cell is a new row.
+    """A file whose rows end in a bare line feed. Python's writer quotes a cell with a carriage return only if rows end
+    in one, and such a cell without quotes would start a new row.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -104,16 +104,16 @@ class _Lines:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote, every cell as text."""
+    """Read the rows of a file that `write_csv` wrote, every cell as text."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: _bare(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
 def guarded(cell: _Cell) -> _Cell | str:
-    """A cell that no spreadsheet runs as a formula: texts that would be one get an apostrophe in front.
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
 
-    Numbers stay, also those that are written as texts. A text that begins with apostrophes and then like a formula gets
-    one more, so that reading takes away exactly what writing added.
+    Numbers stay, and so do texts of numbers. A text of apostrophes followed by a formula gets one more apostrophe, so
+    reading removes exactly the one that writing added.
     """
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
@@ -125,10 +125,10 @@ def _bare(cell: str) -> str:
 
 
 def _is_special(path: Path) -> bool:
-    """Is it there, and neither a file nor a folder: a pipe or a device, whose name must not be taken by a file?"""
+    """True if a pipe or a device exists at this path. No file may replace it."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _beside(path: Path) -> Path:
-    """A name that nobody has, in the same folder and with the same ending."""
+    """A new name in the same folder, with the same suffix."""
     return path.with_name(f".{path.stem[:40]}-{secrets.token_hex(6)}{path.suffix[:20]}")

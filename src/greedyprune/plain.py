@@ -1,10 +1,10 @@
 """Methods, budgets, stages and policies as plain dicts and back, for command lines, servers, and other processes.
 
-A value is a dict with its registered name under "type" and its fields beside it; numbers, strings and lists stay as
-they are: `{"type": "greedyprune", "tau": {"type": "quantile", "q": 0.8}, "fallback": "saliency", ...}`.
+The dict of a value has its registered name under "type", and its fields. Numbers, strings and lists stay as they are:
+`{"type": "greedyprune", "tau": {"type": "quantile", "q": 0.8}, "fallback": "saliency", ...}`.
 
-A method of your own has no registered name: its type is "package.module:Class". Reading such a dict imports that
-module, so take dicts with a ":" in a type only from people who may run code here.
+Your own method has no registered name: its type is "package.module:Class". Reading such a dict imports that module, so
+accept dicts with a ":" in a type only from people who may run code here.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from greedyprune.method import Method
 from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, unknown
 
 _NUMBER = "number"
-"""The type under which numbers stand that JSON lacks: infinity and NaN."""
+"""The type of the numbers that JSON lacks: infinity and NaN."""
 _NUMBERS = ("inf", "-inf", "nan")
 
 
 def to_plain(value: Any) -> Any:
-    """A method, budget, stage, policy or option as what JSON can hold.
-
-    Raises TypeError for values that have no plain form, and for a method of your own that no module has under its name.
+    """Write a method, budget, stage, policy or option as a value that JSON can hold.
 
         to_plain(Ratio(0.25))       # {"type": "ratio", "share": 0.25}
+
+    Raises TypeError if a value has no plain form, or if your own method cannot be imported by its name.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return {"type": _NUMBER, "value": str(value)}
@@ -46,12 +46,12 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(plain: Any) -> Any:
-    """The value that `to_plain` wrote. A field that is left out has its default.
-
-    Raises ValueError, which names it, for a type or a field that is unknown and for a class that cannot be imported.
+    """Read the value that `to_plain` wrote. A missing field gets its default.
 
         from_plain({"type": "ratio", "share": 0.25})      # Ratio(0.25)
-        from_plain({"type": "bright.methods:Brightest"})  # a method of your own
+        from_plain({"type": "bright.methods:Brightest"})  # your own method
+
+    Raises ValueError, with the name, if a type or a field is unknown, or if a class cannot be imported.
     """
     if isinstance(plain, Mapping):
         given = dict(cast("Mapping[str, Any]", plain))
@@ -80,7 +80,7 @@ def from_plain(plain: Any) -> Any:
 
 
 def class_of(name: str) -> Any:
-    """The class that a type names: a registered name, or package.module:Class of a method of your own."""
+    """Find the class of a type: a registered name, or package.module:Class of your own method."""
     if ":" in name:
         cls = load(name)
         if not (isinstance(cls, type) and issubclass(cls, Method)):
@@ -96,7 +96,7 @@ def class_of(name: str) -> Any:
 
 
 def _option(field: Field[Any], value: Any) -> Any:
-    """A field's value as JSON can hold it. Values that are equal are written alike: 1 is true in a field of bools."""
+    """A field's value for JSON. Equal values get one form: 1 is written as true in a field of bools."""
     kind = str(getattr(field.type, "__name__", field.type))
     if kind == "bool" and isinstance(value, int):
         return bool(value)
@@ -104,12 +104,12 @@ def _option(field: Field[Any], value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples, which is what the fields of frozen values hold."""
+    """Turn lists into tuples, since the fields of frozen values hold tuples."""
     return tuple(_frozen(item) for item in cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _name_of(cls: type) -> str:
-    """The type under which a class stands in a plain dict."""
+    """The type of a class in a plain dict. Raises TypeError if it has none."""
     home = f"{cls.__module__}:{cls.__qualname__}"
     for name, known in {**METHODS, **VALUES}.items():
         if known == home:

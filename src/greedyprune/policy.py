@@ -1,4 +1,4 @@
-"""Policy: what a user wishes to be done to every prompt, as one value that knows no model."""
+"""Policy: the pruning that a user wants for every prompt, as one value without a model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from greedyprune.registry import unknown
 from greedyprune.stages import Depths, Layer, Layers, Stage, as_stage
 
 VERSION = 1
-"""The version of a policy's plain dict: it goes up if a reader of today would misread what is written."""
+"""The version of a policy's plain dict. It rises if an old reader would misread the new form."""
 
 Positions = Literal["original", "compact"]
-"""Which position ids the kept tokens have: their own, or new ones without gaps."""
+"""The position ids of the kept tokens: their original ones, or new ones without gaps."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """A method, a budget, the place of the cut and the positions of the kept tokens.
 
-    Each field takes what `prune` takes: `Policy("greedyprune", 64, "layer:2")`. The value holds what was meant: a
-    `Method`, a budget and a `Stage`; `at=None` is the method's own stage, or the layers that a `PerLayer` names.
-    Raises TypeError or ValueError for a field that is none, and for a budget that does not fit the place or the method.
+        policy = Policy("greedyprune", 64, "layer:2")
+        pruned = gp.prune(model, policy)
+
+    Each field accepts every form that `prune` accepts, and holds a `Method`, a budget and a `Stage`. If `at` is None,
+    the cut is at the method's own stage, or at the layers that a `PerLayer` names. Raises TypeError or ValueError for a
+    wrong field, and for a budget that does not fit the stage or the method; `check_stages` for a stage.
     """
 
     method: Method
@@ -52,12 +55,12 @@ class Policy:
         self._check_frames()
 
     def check_stages(self) -> None:
-        """Raise ValueError if the method cannot run at this place. `prune` asks, once the model had its say."""
+        """Raise ValueError if the method cannot run at this stage. `prune` checks the model first, then this."""
         for stage in _stages(self.at):
             self.method.check_stage(stage)
 
     def _check_frames(self) -> None:
-        """Raise if a budget for every frame does not fit the place or the method."""
+        """Raise ValueError if a budget for every frame does not fit the stage or the method."""
         given = self.keep if isinstance(self.keep, tuple) else (self.keep,)
         mine = next((budget for budget in given if isinstance(budget, PerFrame)), None)
         if mine is None:
@@ -80,12 +83,12 @@ class Policy:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Policy:
-        """The policy that `to_dict` wrote, or one as a person writes it.
+        """Read the policy that `to_dict` wrote, or one that a person wrote.
 
             Policy.from_dict({"method": "divprune", "keep": "25%"})
 
-        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be left out. Raises
-        ValueError, which names it, for a field that is unknown or missing and for a newer version.
+        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be missing. Raises
+        ValueError, with the name, if a field is unknown or missing, or if the version is newer than this release.
         """
         if not isinstance(plain, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f'{plain!r} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')
@@ -117,10 +120,10 @@ class Policy:
         return found
 
     def to_bytes(self) -> bytes:
-        """The plain dict as JSON in one canonical form, UTF-8: equal policies have equal bytes in every process.
+        """The plain dict as canonical JSON in UTF-8: equal policies have equal bytes in every process.
 
-        Keys are sorted, nothing is spaced out, and whole numbers have no point. A key of a cache or a hash is made of
-        these; `Policy.from_dict(json.loads(policy.to_bytes()))` is the policy again.
+        Keys are sorted, there are no spaces, and whole numbers have no decimal point. Use these bytes in a cache key
+        or a hash. `Policy.from_dict(json.loads(policy.to_bytes()))` returns an equal policy.
         """
         plain = _canonical(self.to_dict())
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -132,12 +135,12 @@ class Policy:
 
     @property
     def place(self) -> str:
-        """Where this policy cuts, as text."""
+        """The stage of the cut, as text."""
         return str(self.at)
 
     @property
     def starts(self) -> list[int]:
-        """The decoder layers before which tokens leave; empty if they leave before the decoder."""
+        """The decoder layers that a cut precedes; empty if the cut is before the decoder."""
         if isinstance(self.at, Depths):
             raise TypeError(f"at={self.at!r} is known once the decoder's depth is: call policy.on(depth) first.")
         if isinstance(self.at, Layers):
@@ -146,12 +149,12 @@ class Policy:
 
     @property
     def early(self) -> bool:
-        """Whether the caches of layers before the cut are cut too."""
+        """True if the caches of layers before the cut are cut too."""
         return isinstance(self.at, Layer) and self.at.early
 
 
 def _canonical(plain: Any) -> Any:
-    """The same plain value with one form for equal numbers: 1.0 and 1 are 1."""
+    """The same plain value, with one form for equal numbers: 1.0 becomes 1."""
     if isinstance(plain, dict):
         return {name: _canonical(value) for name, value in cast("dict[str, Any]", plain).items()}
     if isinstance(plain, list):
@@ -160,7 +163,7 @@ def _canonical(plain: Any) -> Any:
 
 
 def _stages(at: Stage) -> list[Stage]:
-    """Each cut of a place by itself; shares of a depth nobody knows yet count as layers."""
+    """Split a stage into its single cuts. Shares of an unknown depth count as layers."""
     if isinstance(at, Layers):
         return [Layer(index) for index in at.indices]
     return [Layer(1) for _ in at.shares] if isinstance(at, Depths) else [at]

@@ -1,4 +1,4 @@
-"""Questions: which tokens of a prompt are the question about each of its images, by token ids alone."""
+"""Questions: find the tokens of a prompt that ask about each of its images, by token ids alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from greedyprune.checks import check_tensor
 def question_rows(
     ids: Tensor, visual: Tensor, end: int | Sequence[int | Sequence[int]], padding: Tensor | None = None
 ) -> list[list[Tensor]]:
-    """The columns of each image's question: the text behind the last image of its user turn, up to the turn's end.
-
-    `ids` is one prompt, (q,), or a batch, (b, q). `visual`, of the same shape, is either True for visual tokens, where
-    every unbroken run is an image, or the number of the image that each token belongs to, -1 for text. `end` is what
-    ends a user turn behind an image: a token id such as that of `<|im_end|>`, or a list of ids, or of sequences of ids
-    such as those of "ASSISTANT:", whichever comes first. `padding` is True for padding.
-
-    Returns one list per prompt with one tensor per image, in the order of the images: the question's columns,
-    ascending, without the end itself. Turns that are appended later change none of them. Where no text stands behind
-    the images of a turn, the question is the turn's text in front of them. A turn without an end reaches to the end of
-    the prompt. Raises TypeError or ValueError for shapes and types that do not fit.
+    """The columns of each image's question: the text after the last image of its user turn, up to the turn's end.
 
         ids, visual = inputs["input_ids"], inputs["input_ids"] == image_token_id
         (rows,) = question_rows(ids[0], visual[0], end=tokenizer.eos_token_id)
+
+    - `ids`: one prompt, (q,), or a batch, (b, q).
+    - `visual`, of the same shape: True for visual tokens (each unbroken run is one image), or the number of each
+      token's image, -1 for text.
+    - `end`: the end of a user turn, a token id such as that of `<|im_end|>`; or a list of ids, or of sequences of ids
+      such as those of "ASSISTANT:". The first one that appears counts.
+    - `padding`: True for padding.
+
+    Returns one list per prompt with one tensor per image, in the order of the images. It holds the question's columns,
+    ascending, without the end itself. Later turns change none of them. If no text follows the images of a turn, the
+    question is the turn's text before them. A turn without an end reaches to the end of the prompt. Raises TypeError
+    or ValueError if shapes or types do not fit.
     """
     check_tensor("ids", ids, what="a (q,) or (b, q) int64")
     check_tensor("visual", visual, what="a (q,) or (b, q) bool")
@@ -77,13 +79,13 @@ def _questions(ids: Tensor, visual: Tensor, padding: Tensor, marks: list[list[in
 
 
 def _numbers(visual: Tensor) -> Tensor:
-    """The number of the run that each visual token stands in, -1 for text. (q,) bool -> (q,)"""
+    """The number of each visual token's run, -1 for text. (q,) bool -> (q,)"""
     first = visual & ~torch.cat([visual.new_zeros(1), visual[:-1]])
     return torch.where(visual, first.cumsum(0) - 1, -1)
 
 
 def _turns(ids: Tensor, marks: list[list[int]]) -> tuple[list[int], list[int]]:
-    """Where marks begin, ascending, and the columns behind each of them."""
+    """The columns where marks begin, ascending, and the column after each mark."""
     every, found = cast("list[int]", cast("Any", ids).tolist()), list[tuple[int, int]]()
     for mark in marks:
         size = len(mark)

@@ -1,6 +1,6 @@
-"""The registry: name -> "module:Class", resolved only when asked for, with a suggestion for a name that is off.
+"""The registry: name -> "module:Class". A class is imported at first use; a wrong name gets a suggestion.
 
-A package adds methods of its own by entry points of the group `greedyprune.methods`, in its pyproject.toml:
+Another package adds methods by entry points of the group `greedyprune.methods`, in its pyproject.toml:
 
     [project.entry-points."greedyprune.methods"]
     brightest = "bright.methods:Brightest"
@@ -72,20 +72,20 @@ VALUES: dict[str, str] = {
     "exact": "greedyprune.ops.threshold:Exact",
     "policy": "greedyprune.policy:Policy",
 }
-"""What a method's fields and a budget may hold besides numbers and strings, by the name they have in a plain dict."""
+"""Values that a method's fields and a budget may hold, besides numbers and strings, by their name in a plain dict."""
 
 
 RENAMED: dict[str, str] = {
     "Features": "Encoded",
 }
-"""Public names of earlier releases and the names that took their place: of `gp`, of methods, and of plain dicts.
+"""Old public names and their new names: of `gp`, of methods, and of plain dicts.
 
-An old name works as the new one does and warns.
+An old name works like the new one, and warns.
 """
 
 
 def renamed(name: str, known: Container[str]) -> str:
-    """The name that took the place of this one, with a DeprecationWarning if it was renamed to one of the known."""
+    """The new name of a renamed one, with a DeprecationWarning, if the new one is known; else the name itself."""
     new = RENAMED.get(name)
     if new is None or new not in known:
         return name
@@ -95,10 +95,9 @@ def renamed(name: str, known: Container[str]) -> str:
 
 @cache
 def added_methods() -> dict[str, str]:
-    """The methods that installed packages add: name -> "module:Class". Looked up once, and imports none of them.
+    """The methods that installed packages add: name -> "module:Class". They are looked up once, and none is imported.
 
-    A name that greedyprune has itself stays its own, and of two packages with one name the first one counts: both are
-    warned about.
+    greedyprune keeps its own names, and the first of two packages with the same name keeps it. Both cases warn.
     """
     found: dict[str, str] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
@@ -116,12 +115,12 @@ def added_methods() -> dict[str, str]:
 
 
 def method_homes() -> dict[str, str]:
-    """Every method that has a name, of this package and of others: name -> "module:Class". Imports none of them."""
+    """Every named method, of this package and of others: name -> "module:Class". None is imported."""
     return {**added_methods(), **METHODS}
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name nobody registered: what, which, what to do."""
+    """The error for an unknown name. It suggests a close name and lists the known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -129,7 +128,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def load(home: str) -> Any:
-    """What "module:Class" names. Raises ValueError, which names it, if it cannot be imported for whatever reason."""
+    """Import the object of "module:Class". Raises ValueError with this name if that fails for any reason."""
     module, _, name = home.partition(":")
     try:
         found: Any = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""What a pruned call did: per image the selection, per call the counts, as values that print and serialise."""
+"""The result of a pruned call: a `Selection` per image and a `Report` per call. Both print and serialise."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ if TYPE_CHECKING:
 
 
 class PruneWarning(UserWarning):
-    """Something about pruning is not as you asked for it: nothing left, or evenly spaced tokens stay instead."""
+    """A warning that pruning did not do what you asked: nothing was dropped, or evenly spaced tokens stay instead.
+
+    warnings.simplefilter("error", gp.PruneWarning)     # makes it an error
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was kept of one image. Indices are the image's own visual tokens, 0 the first.
+    """The tokens that were kept of one image. Indices count the image's own visual tokens from 0.
 
-    first = pruned.selections[0]
+    first: gp.Selection = pruned.selections[0]
     first.k, first.rows, first.order[:3]
     """
 
     index: int
-    """Which image of the call, in the order of the placeholders."""
+    """The number of the image in the call, in the order of the placeholders."""
     row: int
-    """Which prompt of the batch it belongs to."""
+    """The number of its prompt in the batch."""
     grid: tuple[int, int, int] | None
-    """(t, h, w) of its tokens, None where no grid fits."""
+    """(t, h, w) of its tokens; None if no grid fits."""
     budget: Budget
     keep: Keep
-    """The decision itself: rows, order, gains, what was passed over for whom."""
+    """The decision itself: rows, order, gains, and the kept token that each dropped one was passed over for."""
     breaks: tuple[int, ...] = ()
     """The structure tokens that stay, such as newlines of tiles, as places among the image's placeholders."""
     kind: str = "image"
-    """What it is: image, video or audio."""
+    """The kind of medium: image, video or audio."""
     structure: tuple[int, ...] = ()
     """The places of all its structure tokens."""
     per_layer: tuple[int, ...] = ()
-    """How many of the image's tokens each decoder layer sees."""
+    """The number of the image's tokens that each decoder layer sees."""
 
     @property
     def n(self) -> int:
-        """How many visual tokens the image has."""
+        """The number of visual tokens of the image."""
         return self.keep.n
 
     @property
     def k(self) -> int:
-        """How many stayed."""
+        """The number of tokens that stayed."""
         return self.keep.k
 
     @property
@@ -61,7 +64,7 @@ class Selection:
 
     @property
     def places(self) -> Tensor:
-        """What stays of the image's placeholders, structure tokens included, ascending."""
+        """The image's placeholders that stay, structure tokens included, ascending."""
         if not self.structure:
             return self.rows
         plain = torch.ones(self.n + len(self.structure), dtype=torch.bool, device="cpu")
@@ -76,16 +79,16 @@ class Selection:
 
     @property
     def gains(self) -> Tensor:
-        """(k,) what each kept token was worth when it was taken, in the order taken."""
+        """(k,) the value of each kept token when it was taken, in the order taken."""
         return self.keep.gains
 
     @property
     def suppressed_by(self) -> Tensor | None:
-        """(n,) for which kept token each dropped one was passed over; None of methods that do not say."""
+        """(n,) the kept token that each dropped one was passed over for; None if the method does not say."""
         return self.keep.suppressed_by
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
+        """The selection as plain numbers and lists."""
         by = self.keep.suppressed_by
         return {
             "image": self.index,
@@ -114,9 +117,9 @@ def _listed(values: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Report:
-    """The counts of one call (its prompt; decoding adds nothing to them).
+    """The counts of one call. They are about its prompt; decoding does not change them.
 
-    report = pruned.report()
+    report: gp.Report = pruned.report()
     print(report)               # greedyprune at layer:2: 576 -> 64 visual tokens, ...
     report.kept / report.tokens
     """
@@ -124,7 +127,7 @@ class Report:
     method: str
     at: str
     tokens: int = 0
-    """Visual tokens of the call, all images."""
+    """Visual tokens of all images of the call."""
     kept: int = 0
     """Visual tokens that stayed."""
     images: int = 0
@@ -136,23 +139,23 @@ class Report:
     layer_averaged: float = 0.0
     """Visual tokens per decoder layer on average, which some papers call the budget."""
     cache_bytes: int = 0
-    """Keys and values after the prompt, as held."""
+    """Bytes of the keys and values after the prompt."""
     cache_bytes_full: int = 0
-    """What they would take without pruning."""
+    """Their bytes without pruning."""
     prefill_flops: int = 0
-    """Of the decoder for the prompt as it was cut, padding included."""
+    """FLOPs of the decoder for the pruned prompt, padding included."""
     prefill_flops_full: int = 0
-    """What it would take without pruning."""
+    """The same without pruning."""
     decode_flops: int = 0
-    """Of the decoder for one new token of every prompt, right after it."""
+    """FLOPs of the decoder for one new token of every prompt, right after the prompt."""
     decode_flops_full: int = 0
     select_ms: float = 0.0
-    """Host time of choosing, all images."""
+    """Host time of choosing for all images, in milliseconds."""
     certificates: tuple[Certificate | None, ...] = ()
-    """Per image, what is proven about its selection."""
+    """Per image the proven facts about its selection, or None."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """The report as plain numbers."""
         return {**self.__dict__, "certificates": [asdict(c) if c else None for c in self.certificates]}
 
     def __str__(self) -> str:

@@ -10,12 +10,18 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Stage:
-    """A place where tokens are cut. Use `Input()`, `Layer(l)`, or for several cuts `Layers(...)` or `Depths(...)`."""
+    """The place of a cut. Use `Input()` or `Layer(l)`, or for several cuts `Layers(...)` or `Depths(...)`.
+
+    at: Stage = Layer(2)
+    """
 
 
 @dataclass(frozen=True)
 class Input(Stage):
-    """Before decoder layer 0: the rows are the projector's output. No layer and no cache sees a dropped token."""
+    """Cut before decoder layer 0. The rows are the projector's output. No layer and no cache sees a dropped token.
+
+    gp.prune(model, keep=64, at=Input())
+    """
 
     def __str__(self) -> str:
         return "input"
@@ -23,11 +29,17 @@ class Input(Stage):
 
 @dataclass(frozen=True)
 class Layer(Stage):
-    """Before decoder layer `index` (0-based): `index` layers have run on all tokens, the rest run on the kept ones."""
+    """Cut before decoder layer `index` (0-based): `index` layers run on all tokens, the rest on the kept ones.
+
+        gp.prune(model, keep=64, at=Layer(2))
+
+    Raises TypeError or ValueError if `index` is no int of 0 or more.
+    """
 
     index: int
     early: bool = False
-    """Cut the caches of earlier layers too, after the prompt: less memory, but later text cannot look back there."""
+    """True: cut the caches of earlier layers too, after the prompt. This saves memory, but later text cannot attend to
+    the dropped tokens in those layers."""
 
     def __post_init__(self) -> None:
         if isinstance(self.index, bool) or not isinstance(self.index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -43,7 +55,12 @@ class Layer(Stage):
 
 @dataclass(frozen=True)
 class Layers(Stage):
-    """Several cuts, each before one decoder layer: `Layers((8, 16, 24))`; a method says how many stay after each."""
+    """Several cuts, each before one decoder layer. The method decides the number that stays after each cut.
+
+        gp.prune(model, "pyramiddrop", keep=64, at=Layers((8, 16, 24)))
+
+    Raises ValueError unless the layers are ascending, each 1 or more.
+    """
 
     indices: tuple[int, ...]
 
@@ -61,7 +78,12 @@ class Layers(Stage):
 
 @dataclass(frozen=True)
 class Depths(Stage):
-    """Cuts at shares of the decoder's depth: `Depths((1/4, 1/2, 3/4))` is `Layers((8, 16, 24))` of 32 layers."""
+    """Several cuts, at shares of the decoder's depth.
+
+        Depths((1 / 4, 1 / 2, 3 / 4))       # Layers((8, 16, 24)) of 32 layers
+
+    Raises ValueError unless the shares are ascending and between 0 and 1.
+    """
 
     shares: tuple[float, ...]
 
@@ -72,7 +94,7 @@ class Depths(Stage):
             raise ValueError(f"Depths({given!r}): write ascending shares of the decoder's depth, between 0 and 1.")
 
     def of(self, depth: int) -> Layers:
-        """The same places in a decoder of so many layers: rounded, at least 1, each once."""
+        """The same cuts in a decoder of `depth` layers: rounded, at least 1, no layer twice."""
         if depth <= len(self.shares):
             raise ValueError(
                 f"{len(self.shares)} cuts do not fit a decoder of {depth} layers: name fewer places in at=."
@@ -109,7 +131,7 @@ def parse_stage(text: str) -> Stage:
 
 
 def as_stage(at: object) -> Stage:
-    """A stage as a user gives it: the stage itself, or what it prints as, such as "layer:2"."""
+    """Read a user's stage: the stage itself, or its text, such as "layer:2"."""
     if isinstance(at, Stage):
         return at
     if isinstance(at, str):

@@ -1,11 +1,11 @@
-"""Testing: the contract of a pruning method as checks that anybody can run over a method of their own.
+"""Testing: checks of the contract that every pruning method keeps. Run them on your own method.
 
     from greedyprune.testing import check_method
 
     def test_my_method():
         check_method("my_package.methods:MyMethod")     # or an instance, or the class
 
-Everything runs on small made-up cues, on the CPU, in a second or so. Each broken promise is an error that names it.
+The checks run on small made-up cues, on the CPU, in about a second. A broken promise raises an error that names it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from greedyprune.method import Method
 
 N, D, M = 48, 8, 6
-"""How many tokens, how wide, and how many text rows the made-up cues have."""
+"""The number of tokens, their width, and the number of text rows of the made-up cues."""
 EXAMPLES = 6
-"""How many cues a promise is checked on."""
+"""The number of made-up cues that a promise is checked on."""
 SEARCHED = 60
-"""How many cues are searched for one whose change changes a selection."""
+"""The number of made-up cues that are searched for one whose change changes a selection."""
 _GRIDS = ((1, 6, 8), (2, 4, 6), (1, 8, 6), (3, 4, 4))
 _BUDGETS = (4, 9, 16, 31, N - 1, N)
 
@@ -45,18 +45,23 @@ MakeCues: TypeAlias = Callable[[int], Cues]
 
 
 def check_method(method: Method | type[Method] | str | Mapping[str, Any], cues: MakeCues | None = None) -> None:
-    """Raise AssertionError or ValueError, which names the promise, if a pruning method breaks its contract.
-
-    The promises: it keeps exactly k distinct rows (at most k where `exact` is False), as many as `kept` says, on the
-    device of the cues; it keeps protected tokens unless it merges; the same cues give the same selection, whatever the
-    global generator holds, and stay as they were; a batch is chosen as one by one; permuting the tokens permutes the
-    selection if it is `equivariant`; `reads` names exactly what changes a selection; `counts` falls to k; it pickles,
-    hashes, and survives the way through a plain dict; cues that hold NaN are refused, or thinned out evenly if asked.
-
-    `cues` makes the cues of one example from its number, for methods that need what `example_cues` does not make.
+    """Raise AssertionError or ValueError, with the broken promise, if a pruning method breaks its contract.
 
         check_method("divprune")
         check_method(GreedyPrune(text="question_mean"))
+
+    A method promises that:
+
+    - it keeps exactly k distinct rows (at most k if `exact` is False), as many as `kept` says, on the cues' device;
+    - it keeps protected tokens, unless it merges;
+    - equal cues give equal selections, whatever the global generator holds, and the cues stay unchanged;
+    - a batch gives the same selections as single images;
+    - permuting the tokens permutes the selection, if it is `equivariant`;
+    - `reads` names exactly the cues that change a selection; `counts` falls to k;
+    - it pickles, hashes, and equals itself after the round trip through a plain dict;
+    - cues with NaN are refused, or evenly spaced tokens stay if `on_error="even"`.
+
+    `cues` makes the cues of one example from its number, if a method needs cues that `example_cues` does not make.
     """
     method = as_method(method)
     given = cues or partial(example_cues, method)
@@ -65,7 +70,7 @@ def check_method(method: Method | type[Method] | str | Mapping[str, Any], cues: 
 
 
 def example_cues(method: Method, seed: int) -> Cues:
-    """Made-up cues that hold everything this method needs and every optional cue; the seed decides on all of it.
+    """Make cues that hold all needs of this method and every optional cue. The seed decides all values.
 
     cues = example_cues(GreedyPrune(), seed=0)
     """
@@ -109,7 +114,7 @@ def _hold(true: bool, method: Method, promise: str) -> None:
 
 @contextmanager
 def _promised(method: Method, promise: str) -> Generator[None]:
-    """Turn any error inside into one that names the promise."""
+    """Turn any error inside the block into one that names the promise."""
     try:
         yield
     except AssertionError:
@@ -126,13 +131,13 @@ def _examples(given: MakeCues, count: int = EXAMPLES) -> Iterator[tuple[Cues, in
 
 
 def _parts(keep: Keep) -> list[Any]:
-    """Everything that a decision says, as values that can be compared."""
+    """All tensors of a decision, as values that can be compared."""
     values = (keep.rows, keep.order, keep.gains, keep.before_fallback, keep.weights)
     return [None if value is None else cast("Any", value).tolist() for value in values]
 
 
 def _values(method: Method, given: MakeCues) -> None:
-    """It is a value: it hashes, pickles and has a plain form, and each of these is the same method again."""
+    """It is a value: it hashes, pickles and has a plain form, and reading each back gives an equal method."""
     method.check_stage(method.at)
     with _promised(method, "it is a frozen value: equal methods hash alike"):
         _hold(hash(method) == hash(replace(method)), method, "equal methods hash alike")
@@ -145,7 +150,7 @@ def _values(method: Method, given: MakeCues) -> None:
 
 
 def _counts(method: Method, given: MakeCues) -> None:
-    """Several cuts leave fewer and fewer, and k in the end."""
+    """Each of several cuts leaves no more than the one before, and the last leaves k."""
     for n, k, cuts in ((N, 7, 3), (N, N, 2), (576, 64, 4), (5, 0, 3)):
         found = method.counts(k, n, cuts)
         falling = [min(n, before) >= after for before, after in zip([n, *found], found, strict=False)]
@@ -167,7 +172,7 @@ def _keeps(method: Method, given: MakeCues) -> None:
 
 
 def _repeats(method: Method, given: MakeCues) -> None:
-    """The same cues give the same selection, and are left as they were."""
+    """The same cues give the same selection, and stay unchanged."""
     for seed, (cues, k) in enumerate(_examples(given)):
         state = torch.get_rng_state()
         before, first = given(seed), select(method, cues, k)
@@ -178,7 +183,7 @@ def _repeats(method: Method, given: MakeCues) -> None:
 
 
 def _equal(one: object, other: object) -> bool:
-    """Whether two fields of cues hold the same."""
+    """True if two fields of cues hold equal values."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -188,7 +193,7 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _device(method: Method, given: MakeCues) -> None:
-    """What it returns lies on the device of the cues, also where new tensors would lie elsewhere."""
+    """Its result lies on the device of the cues, even if torch's default device is another."""
     cues, k = next(_examples(given))
     promise = "it makes its tensors on the device of the cues, and not on torch's default device"
     with _promised(method, promise), torch.device("meta"):
@@ -205,11 +210,11 @@ def _protects(method: Method, given: MakeCues) -> None:
             guarded = replace(cues, protect=protect.sort().values)
             keep = select(method, guarded, k)
             whole = keep.k == k or not method.exact
-            _hold(whole, method, f"it keeps k rows beside {protect.numel()} protected tokens")
+            _hold(whole, method, f"it keeps k rows if {protect.numel()} tokens are protected")
 
 
 def _batches(method: Method, given: MakeCues) -> None:
-    """Several images at once are chosen as one by one."""
+    """A batch of images gives the same selections as each image alone."""
     every = list(_examples(given))
     found = select_batch(method, [cues for cues, _ in every], [k for _, k in every])
     alone = [select(method, cues, k) for cues, k in every]
@@ -218,7 +223,7 @@ def _batches(method: Method, given: MakeCues) -> None:
 
 
 def _permutes(method: Method, given: MakeCues) -> None:
-    """Permuting the tokens permutes the selection, where a method says so."""
+    """Permuting the tokens permutes the selection, if the method is equivariant."""
     if not method.equivariant:
         return
     for seed, (cues, k) in enumerate(_examples(given)):
@@ -238,7 +243,7 @@ def _moved(cues: Cues, place: Tensor) -> Cues:
 
 
 def _nan(method: Method, given: MakeCues) -> None:
-    """Cues that hold NaN are refused by name, or thinned out evenly where that is asked for."""
+    """Cues with NaN are refused by name, or evenly spaced tokens stay if `on_error="even"`."""
     cues, k = next(_examples(given))
     bad = cues.features.clone()
     bad[3, 0] = torch.nan
@@ -296,7 +301,7 @@ def _question(cues: Cues, g: torch.Generator) -> Cues:
 
 
 def _others(cues: Cues, g: torch.Generator, word: str) -> Cues:
-    """Other values of every cue that a word stands for."""
+    """Other values of every cue that a word of `reads` names."""
     more = {
         need: _made(need, g) if need.word == word and isinstance(need, (Attention, Keys, Encoded)) else value
         for need, value in cues.more.items()
@@ -305,7 +310,7 @@ def _others(cues: Cues, g: torch.Generator, word: str) -> Cues:
 
 
 def _grid(cues: Cues, g: torch.Generator) -> Cues:
-    """Another grid of as many tokens, if there is one."""
+    """Another grid with the same number of tokens, if there is one."""
     if cues.grid is None or cues.n != N:
         return cues
     others = [grid for grid in _GRIDS if grid != cues.grid]

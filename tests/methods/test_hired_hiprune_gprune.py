@@ -295,7 +295,7 @@ def test_the_orders_of_a_fixed_example(method, k, more, order) -> None:
         (gp.HiPrune, {"layer": 1.5}, "layer=1.5 is no layer of the tower"),
         (gp.HiPrune, {"share": -1}, "share=-1 is no share"),
         (gp.GPrune, {"temperature": 0}, "temperature=0: write a number above 0"),
-        (gp.GPrune, {"steps": -1}, "steps=-1: write how often"),
+        (gp.GPrune, {"steps": -1}, "steps=-1: write the number of steps"),
     ],
 )
 def test_knobs_out_of_range_are_refused(cls, options, match) -> None:

@@ -334,9 +334,9 @@ def test_the_orders_of_a_fixed_example(method, k, more, order) -> None:
 @pytest.mark.parametrize(
     ("cls", "options", "match"),
     [
-        (gp.HoloV, {"runs": 0}, "runs=0: write how many runs"),
+        (gp.HoloV, {"runs": 0}, "runs=0: write the number of runs"),
         (gp.HoloV, {"weight": -0.1}, "weight=-0.1: write a number from 0"),
-        (gp.PruneSID, {"per_group": 0}, "per_group=0: write how many"),
+        (gp.PruneSID, {"per_group": 0}, "per_group=0: write the number"),
         (gp.PruneSID, {"tau": gp.Exact()}, r"tau=Exact\(\) is no cosine"),
         (gp.AgilePruner, {"step": -1}, "step=-1 is no cosine distance"),
         (gp.AgilePruner, {"erank_avg": 0}, "erank_avg=0: write a number above 0"),

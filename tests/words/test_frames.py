@@ -145,5 +145,5 @@ def test_it_holds_a_plain_budget_and_stands_alone() -> None:
         lambda: gp.PerLayer({2: gp.PerFrame(8)}),
         lambda: gp.LayerAverage(gp.PerFrame(8)),
     ):
-        with pytest.raises(TypeError, match=r"is about the frames of a clip .*here write an int or Ratio\(0\.25\)"):
+        with pytest.raises(TypeError, match=r"is a budget per frame of a clip: here write an int or Ratio\(0\.25\)"):
             refused()

@@ -158,7 +158,11 @@ def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]
 class Pruned(Attached):
     """The handle of a pruned model. `request` and `using` change single calls; `remove` undoes everything.
 
-    `selections` and `report()` describe the last prompt. If several requests run at a time, use those of each request.
+        pruned: gp.Pruned = gp.prune(model, keep=64)
+        out = model.generate(**inputs)
+        print(pruned.report())
+
+    `selections` and `report()` describe the last prompt. If several requests run at a time, ask each one.
     """
 
     def __init__(self, parts: Parts, policy: Policy, hints: Hints) -> None:

@@ -28,7 +28,7 @@ _ENTERED = itertools.count()
 class Request:
     """One request: its wish, and its own result after it ran. It can run in any thread or task.
 
-        request = pruned.request(keep=32)
+        request: gp.Request = pruned.request(keep=32)
         Thread(target=request.generate, kwargs={**inputs, "streamer": streamer}).start()
         ...
         print(request.report())

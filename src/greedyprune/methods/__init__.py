@@ -1,1 +1,1 @@
-"""One file per published method or control. A method sees one image's cues and no model; the registry lists it."""
+"""One file per published method or control. A method sees one image's cues and no model. The registry lists it."""

@@ -1,4 +1,4 @@
-"""AdaptPrune: soft suppression of visual tokens that are both near a kept token on the grid and like it."""
+"""AdaptPrune: soft suppression of visual tokens that are near a kept token on the grid and similar to it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ LOOK, KEYS = Attention("last_text"), Keys("decoder")
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptPrune(Method):
-    """Take the token with the highest score; tokens within `radius` cells lose the more the nearer and liker they are.
+    """Take the token with the highest score, then lower the scores of near and similar tokens. Repeat.
+
+        gp.prune(model, gp.AdaptPrune(), keep=64)
 
     A score starts as the last prompt token's attention, mean over heads, times a Gaussian around the image's centre. A
-    token d cells from the one just taken goes on with 1 - exp(-d²/(2 σ_d²)) exp(-(1 - cos)²/(2 σ_c²)) of its score, cos
-    the cosine of their keys. Gains are scores. Bozhi Luan et al., arXiv 2503.08019.
+    token within `radius`, d cells from the one just taken, keeps 1 - exp(-d²/(2 σ_d²)) exp(-(1 - cos)²/(2 σ_c²)) of
+    its score. Here cos is the cosine of their keys. Gains are scores. Bozhi Luan et al., arXiv 2503.08019.
 
-    Differs: keys are those the layer's attention uses, where the official code makes them of the layer's raw input,
-    without norm and rotation; kept tokens are never candidates again, also where all scores are 0; the centre's
-    deviation is a share of the sides (published: 12 of 24 cells); frames of a video do not reach each other; k is asked
-    for, where the source keeps a tenth; ties go to the lowest index. Cost: one query at one layer, and O(radius² d) per
-    kept token.
+    Differs: keys are those of the layer's attention; the official code computes them from the layer's raw input,
+    without norm and rotation. Kept tokens are never candidates again, even if all scores are 0. The centre's deviation
+    is a share of the sides (published: 12 of 24 cells). Tokens of one video frame do not suppress those of another.
+    The user sets k; the source keeps a tenth. Ties go to the lowest index. Cost: one query at one layer, and
+    O(radius² d) per kept token.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS, Grid())
@@ -36,9 +38,9 @@ class AdaptPrune(Method):
 
     at: Stage = Layer(2)
     centre: float = 0.5
-    """The centre Gaussian's deviation, as a share of each side of the grid; infinity: no preference for the centre."""
+    """The deviation of the centre's Gaussian, as a share of each side of the grid. Infinity: no centre weight."""
     radius: float = 5.0
-    """How far a kept token reaches, in cells."""
+    """The distance, in cells, within which a kept token lowers scores."""
     spread: float = 1.5
     """σ_d, in cells."""
     tolerance: float = 0.05
@@ -50,7 +52,7 @@ class AdaptPrune(Method):
                 raise ValueError(f"{name}={getattr(self, name)!r} is no width: write a number above 0.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         score = cues[LOOK].double() * centre_weights(cues.grid, self.centre).to(cues.features.device)
         decay = nearby(cues[KEYS].flatten(1), cues.grid, self.radius, self.spread, self.tolerance)

@@ -1,4 +1,4 @@
-"""AgilePruner: go down the attention ranking, and pass over more and more of what resembles the tokens kept so far."""
+"""AgilePruner: go down the attention ranking and pass over tokens similar to kept ones, more strictly further down."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ LOOK = Attention("tower")
 class AgilePruner(Method):
     """From the most attended token down, take a token i and pass over every later j with 1 - cos(x_i, x_j) < δ_i.
 
-    δ_i = min(δ_max, r_i · erank / erank_avg · 0.01), r_i the place of i in the ranking by the class token's attention,
-    from 1, and erank the effective rank of the image: exp of the entropy of its singular values. So the top tokens may
-    be similar, later ones may not, and an image of many things is spread wider. What is missing of k when no token is
-    left is filled up by attention. Gains are the attention. Changwoo Baek et al., ICLR 2026.
+        gp.prune(model, gp.AgilePruner(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; the code is not released,
-    so this is a reading: r_i counts all tokens and not those taken; the rows are those at the stage, scaled to length
-    1; δ_max is 0.5, and erank_avg n / 6, since scenes have 23 of 144 on average in the bundled model: measure it in
-    yours before publishing numbers. Decisions are those of float64, ties go to the lowest index. Cost: one query at one
-    layer of the tower, O(k n d), and the eigenvalues of a Gram matrix, O(n^2 d + n^3).
+    δ_i = min(δ_max, r_i · erank / erank_avg · 0.01). r_i is the place of i in the ranking by the class token's
+    attention, from 1. erank is the effective rank of the image: exp of the entropy of its singular values. So the top
+    tokens may be similar and later ones may not, and a diverse image is spread wider. If fewer than k tokens remain,
+    the most attended of the others fill the budget. Gains are the attention. Changwoo Baek et al., ICLR 2026.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. The code is not released, so
+    this is an interpretation. r_i counts all tokens, not only those taken. Rows are those at the stage, scaled to
+    length 1. δ_max is 0.5. erank_avg is n / 6, since scenes have 23 of 144 on average in the bundled model; measure it
+    in your model before you publish numbers. Decisions are those of float64; ties go to the lowest index. Cost: one
+    query at one layer of the tower, O(k n d), and the eigenvalues of a Gram matrix, O(n^2 d + n^3).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
 
     at: Stage = Input()
     step: float = 0.01
-    """By how much the distance δ grows with each place in the ranking, in an average image."""
+    """The growth of the distance δ per place in the ranking, for an average image."""
     delta_max: float = 0.5
-    """The largest δ: cosine distances lie between 0 and 2."""
+    """The largest δ. Cosine distances lie between 0 and 2."""
     erank_avg: float | None = None
     """The effective rank of an average image of this model. None: a sixth of the image's tokens."""
 
@@ -52,7 +54,7 @@ class AgilePruner(Method):
             raise ValueError(f"erank_avg={self.erank_avg!r}: write a number above 0, or None for n / 6.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         look = cues[LOOK]
         ranking = look.sort(descending=True, stable=True).indices
         pace = self.step * effective_rank(cues.features) / (self.erank_avg or cues.n / 6)

@@ -1,4 +1,4 @@
-"""CDPruner: a determinantal point process of visual tokens, conditioned on how relevant each is to the question."""
+"""CDPruner: a determinantal point process of visual tokens, conditioned on their relevance to the question."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from greedyprune.stages import Input, Stage
 class CDPruner(Method):
     """Choose S, |S| = k, that maximises det L_S, L = diag(q) G diag(q), G the cosines of the tokens, greedily.
 
-    The quality q_i is ρ_i, the relevance of token i to the question, from 0 for the least to 1 for the most relevant;
-    or exp(α ρ_i), α = θ / (2 (1 - θ)), which weighs relevance against diversity. Gains are what det L_S was multiplied
-    by. Qizhe Zhang et al., NeurIPS 2025.
+        gp.prune(model, gp.CDPruner(), keep=64)
 
-    Differs: the published relevance comes of a CLIP text tower; a model of the user's own gives it as `cues.relevance`
-    (larger is more relevant: CLIP's patch-text cosines point the other way), and without one it is the mean cosine with
-    the question's rows, as OpenVINO has it with θ = 0.5 (its split of the tokens into halves is left out). Values are
-    scaled per image, not per batch of crops. Where no token adds volume any more (L_S singular up to rounding), the
-    budget is filled by relevance, and those gains are 0. Text rows are asked for also where relevance is given;
-    `preprocess` is an addition. Cost: O(k n d), in float64 for a few tokens only.
+    The quality q_i is ρ_i, the relevance of token i to the question, from 0 for the least to 1 for the most relevant.
+    Or it is exp(α ρ_i), α = θ / (2 (1 - θ)), which weighs relevance against diversity. Gains are the factors by which
+    det L_S grew. Qizhe Zhang et al., NeurIPS 2025.
+
+    Differs: the published relevance comes from a CLIP text tower. Here the user's own model gives it as
+    `cues.relevance` (larger is more relevant: CLIP's patch-text cosines point the other way). Without it, relevance is
+    the mean cosine with the question's rows, as in OpenVINO with θ = 0.5. OpenVINO's split of the tokens into halves is
+    left out. Values are scaled per image, not per batch of crops. If no token adds volume any more (L_S is singular
+    up to rounding), the most relevant tokens fill the budget with gains of 0. Text rows are required even if relevance
+    is given. `preprocess` is an addition. Cost: O(k n d), in float64 for a few tokens only.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
@@ -39,11 +41,11 @@ class CDPruner(Method):
 
     at: Stage = Input()
     theta: float | None = None
-    """θ where `cues.relevance` is given, from 0 (diversity alone) to 0.998; None: q = ρ, as published."""
+    """θ if `cues.relevance` is given, from 0 (diversity alone) to 0.998. None: q = ρ, as published."""
     text_theta: float | None = 0.5
-    """θ where the question's rows stand in; None: q = ρ."""
+    """θ if the question's rows give the relevance. None: q = ρ."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -53,11 +55,11 @@ class CDPruner(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The tokens, and the question or the relevance that stands for it."""
+        """The tokens, and the question or the relevance that replaces it."""
         return (super().reads - {"text"}) | {"question"}
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         x, text = comparable(self.preprocess, cues.features, cues.text, None)
         theta, relevance = self.theta, cues.relevance

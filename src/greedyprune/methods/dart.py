@@ -1,4 +1,4 @@
-"""DART: keep a few pivot tokens, and for each of them the tokens that resemble it least."""
+"""DART: keep a few pivot tokens, and for each pivot the tokens that are least similar to it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ KEYS, WORDS = Keys("decoder"), Keys("decoder", of="text")
 class DART(Method):
     """Duplication-aware: pivots are the 4 visual and 4 text tokens whose keys are longest (L1 norm over all heads).
 
-    The visual pivots are kept. Then each pivot in turn, the visual ones first, by norm, adds those tokens not yet taken
-    that have the smallest cosine with it, all pivots equally many. Rows are compared behind the decoder's final norm.
-    Gains are 1 - that cosine, 2 for pivots. Zichen Wen et al., EMNLP 2025.
+        gp.prune(model, gp.DART(), keep=64)
 
-    Differs: the source keeps 4 + 8 floor(B/8) for a budget of B, 132 for 128; here exactly k, what does not divide by
-    the pivots going to the first of them; pivots come in a fixed order, where the source's is arbitrary; ties go to the
-    lowest index; a prompt with fewer text tokens has fewer pivots; protected tokens are kept beside the pivots; without
-    `cues.norm` rows are compared as they are. Cost: O(p n d) for p pivots.
+    The visual pivots are kept. Then each pivot in turn, visual ones first, by norm, adds the free tokens with the
+    smallest cosine to it. All pivots add the same number. Rows are compared after the decoder's final norm. Gains are
+    1 - that cosine, 2 for pivots. Zichen Wen et al., EMNLP 2025.
+
+    Differs: the source keeps 4 + 8 floor(B/8) for a budget of B, 132 for 128. Here exactly k stay, and the first pivots
+    add the remainder. Pivots have a fixed order; the source's is arbitrary. Ties go to the lowest index. A prompt with
+    fewer text tokens has fewer pivots. Protected tokens are kept in addition to the pivots. Without `cues.norm` rows
+    are compared as they are. Cost: O(p n d) for p pivots.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(), KEYS, WORDS)
@@ -39,9 +41,9 @@ class DART(Method):
 
     at: Stage = Layer(2)
     visual: int = 4
-    """How many pivots are visual tokens."""
+    """The number of visual pivots."""
     text: int = 4
-    """How many are text tokens."""
+    """The number of text pivots."""
     exact_budget: bool = True
     """Keep exactly k. False: every pivot adds floor((k - 4)/8), as published; k = 132 is the source's 128."""
 
@@ -51,16 +53,16 @@ class DART(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """What it needs, and the final norm where it is at hand."""
+        """The needed cues, and the final norm if it is given."""
         return super().reads | {"norm"}
 
     @property
     def exact(self) -> bool:
-        """Not if all pivots add equally many."""
+        """False if all pivots must add the same number."""
         return self.exact_budget
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The pivots and what they add. (n, d) -> Keep"""
+        """Choose the pivots and the tokens that they add. (n, d) -> Keep"""
         assert cues.text is not None
         x, words = cues.features.double(), cues.text.double()
         if cues.norm is not None:

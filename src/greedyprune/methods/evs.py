@@ -1,4 +1,4 @@
-"""EVS: of a video keep the first frame and the cells that change from frame to frame (efficient video sampling)."""
+"""EVS: keep a video's first frame and the cells that change from frame to frame (efficient video sampling)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from greedyprune.stages import Input, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class EVS(Method):
-    """Top-k by 1 - cos(x_{t,p}, x_{t-1,p}), the change of cell p since the frame before; the first frame comes first.
+    """Top-k by 1 - cos(x_{t,p}, x_{t-1,p}), the change of cell p since the frame before. The first frame comes first.
 
-    The budget is one of the whole clip: frames in which much happens get more of it. It looks at neither text nor
+        gp.prune(model, gp.EVS(), keep=gp.Ratio(0.25))
+
+    The budget is that of the whole clip, so frames with more change get more of it. It uses neither text nor
     attention. Gains are the changes, 2 in the first frame. Bagrov et al. (NVIDIA), arXiv 2510.14624.
 
-    Differs: rows are compared, as in vLLM's form of it, where the paper compares pixels; k may be smaller than a frame,
-    of which the source keeps all at least; then the first frame's cells are the evenly spread ones of `UniformGrid`,
-    and so an image, which is one frame, is a uniform grid; values within 1e-12 are ties and go to the lowest index; a
-    zero row has cosine 0 with every row. Cost: O(n d) and O(n log n).
+    Differs: rows are compared, as in vLLM's version; the paper compares pixels. k may be smaller than a frame; the
+    source keeps at least the whole first frame. If k is smaller, the evenly spread cells of `UniformGrid` stay of the
+    first frame. So an image, which is one frame, is a uniform grid. Values within 1e-12 are ties; ties go to the
+    lowest index. A zero row has cosine 0 with every row. Cost: O(n d) and O(n log n).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
@@ -34,11 +36,11 @@ class EVS(Method):
     at: Stage = Input()
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         _, h, w = cues.grid
         worth = changes(cues.features, cues.grid)
-        ranking = ranked(worth)  # no cell changes by more than 2, so the first frame leads it, in raster order
+        ranking = ranked(worth)  # no cell changes by more than 2, so the first frame comes first, in raster order
         if k < h * w:
             ranking = protected_first(ranking, uniform_cells((1, h, w), k).to(worth.device))
         order = protected_first(ranking, cues.protect)[:k]

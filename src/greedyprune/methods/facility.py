@@ -1,4 +1,4 @@
-"""Facility location: keep the visual tokens such that every token has a kept one as similar as possible."""
+"""Facility location: keep visual tokens so that every token has a kept one that is as similar as possible."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ Weights = Literal["uniform", "saliency"]
 class FacilityLocation(Method):
     """Choose S, |S| = k, that maximises sum over tokens i of ω_i max(0, max over s in S of cos(x_i, x_s)), greedily.
 
-    The objective is monotone and submodular, so the greedy set has at least 1 - 1/e of the best value. Gains are what
-    each token adds. Cornuejols, Fisher, Nemhauser, 1977; greedily and lazily Minoux, 1978.
+        gp.prune(model, gp.FacilityLocation(), keep=64)
 
-    Differs: a token that resembles no kept one counts as 0, not less; ties go to the lowest index; `preprocess` is an
-    addition. Cost: O(n² d) once in float64, then O(n) for each of a few per cent of the n k gains.
+    The objective is monotone and submodular, so the greedy set has at least 1 - 1/e of the best value. Gains are the
+    values that each token adds. Cornuejols, Fisher, Nemhauser, 1977; the lazy greedy algorithm is Minoux, 1978.
+
+    Differs: a token that is similar to no kept one counts as 0, not less. Ties go to the lowest index. `preprocess` is
+    an addition. Cost: O(n² d) once in float64, then O(n) for each of a few per cent of the n k gains.
     """
 
-    # Two tokens that would cover nothing but themselves and each other add the same: such a pair goes by index.
+    # Two tokens that would cover only themselves and each other add the same value: the lower index wins.
     equivariant: ClassVar[bool] = False
 
     at: Stage = Input()
     weights: Weights = "uniform"
-    """ω: 1 for every token, or its cosine with the last prompt token at the stage, from 0 to 1 over the image."""
+    """ω: 1 for every token, or its cosine with the last prompt token at the stage, scaled to 0..1 over the image."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -48,7 +50,7 @@ class FacilityLocation(Method):
         return super().reads | {"last_text"} if self.weights == "saliency" else super().reads
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         x, weights = prepared(self.preprocess, cues.features), None
         if self.weights == "saliency":
             if cues.text is None or not cues.text.shape[0]:

@@ -1,4 +1,4 @@
-"""FastV: keep the visual tokens that the last prompt token looks at most, right after the first decoder layers."""
+"""FastV: keep the visual tokens that get most attention from the last prompt token in an early decoder layer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ LOOK = Attention("last_text")
 class FastV(Method):
     """Top-k by a_i, the softmax attention of the last prompt token to token i in decoder layer K - 1, mean over heads.
 
+        gp.prune(model, gp.FastV(), keep=64)
+
     Layer K - 1 (0-based) is the last one that runs before the cut at `Layer(K)`; K = 2 is published. Gains are the
     attention weights. Liang Chen et al., ECCV 2024.
 
-    Differs: the one row is computed again from that layer's queries and keys, so attention kernels that return no
-    weights stay on; k is asked for, where the paper keeps half; ties go to the lowest index; several images per prompt,
+    Differs: the one row is recomputed from that layer's queries and keys, so attention kernels that return no weights
+    stay on. The user sets k; the paper keeps half. Ties go to the lowest index. It handles several images per prompt,
     batches, and any number of tokens per image. Cost: one decoding step's attention at one layer, and O(n log n).
     """
 
@@ -32,7 +34,7 @@ class FastV(Method):
     at: Stage = Layer(2)
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, cues[LOOK][order], cues.n)

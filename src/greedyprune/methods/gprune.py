@@ -1,4 +1,4 @@
-"""G-Prune: scores flow along the graph of similar tokens, and the tokens that gather most of them stay."""
+"""G-Prune: scores flow along the graph of similar tokens, and the tokens with the highest final scores stay."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from greedyprune.stages import Input, Stage
 class GPrune(Method):
     """Top-k by s_i / deg(i), s the norms of the tokens after some steps along the graph of cosines above a threshold.
 
-    Token i is linked to every j with cos(x_i, x_j) > 0.5 and to itself. From s_i = |x_i|, in each of 5 steps a token
-    hands its score on over its links, in the proportion of softmax_j(cos(x_i, x_j) / 0.03). In the end a score is
-    divided by deg(i), how many links i has. It looks at neither text nor attention. Gains are these scores, in units of
-    the largest norm. Yutao Jiang et al., "What Kind of Visual Tokens Do We Need?", AAAI 2025.
+        gp.prune(model, gp.GPrune(), keep=64)
 
-    Differs: the source leaves open which way scores flow, here they are handed on, so that their sum stays; all in
-    float64, scores within 1e-12 are ties and go to the lowest index. Cost: O(n^2 d) in float64, memory O(n^2).
+    Token i is linked to every j with cos(x_i, x_j) > 0.5 and to itself. Scores start as s_i = |x_i|. In each of 5 steps
+    a token passes its score along its links, in the proportion of softmax_j(cos(x_i, x_j) / 0.03). In the end a score
+    is divided by deg(i), the number of links of i. It uses neither text nor attention. Gains are these scores, in units
+    of the largest norm. Yutao Jiang et al., "What Kind of Visual Tokens Do We Need?", AAAI 2025.
+
+    Differs: the source does not fix the direction of the flow. Here a token passes its whole score on, so the sum of
+    scores is constant. All is float64; scores within 1e-12 are ties, which go to the lowest index. Cost: O(n^2 d) in
+    float64, memory O(n^2).
     """
 
     at: Stage = Input()
     threshold: float = 0.5
-    """Tokens whose cosine is above it are linked."""
+    """Two tokens are linked if their cosine is above this."""
     temperature: float = 0.03
-    """The lower, the more of a score goes to the most similar tokens (and to the token itself)."""
+    """If it is lower, more of a score goes to the most similar tokens (and to the token itself)."""
     steps: int = 5
-    """How often scores are handed on."""
+    """The number of steps in which scores are passed on."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.threshold <= 1:
@@ -39,10 +42,10 @@ class GPrune(Method):
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature!r}: write a number above 0, 0.03 is published.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"steps={self.steps!r}: write how often scores are handed on, an int from 0.")
+            raise ValueError(f"steps={self.steps!r}: write the number of steps, an int of 0 or more.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         scores = propagate(cues.features, self.threshold, self.temperature, self.steps)
         order = protected_first(ranked(scores), cues.protect)[:k]
         return Keep.from_order(order, scores[order], cues.n)

@@ -1,4 +1,4 @@
-"""GreedyPrune: keep the most salient visual tokens such that no two kept ones are too similar."""
+"""GreedyPrune: keep the most salient visual tokens so that no two kept ones are too similar."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ Fallback = Literal["saliency", "least_redundant", "relax", "none"]
 class GreedyPrune(Method):
     """Choose S, |S| = k, with the largest total saliency such that cos(x_i, x_j) <= τ for all pairs in S, greedily.
 
-    The saliency is w_i = cos(x_i, t), t the last prompt token at the same stage. Take the most salient token still
-    active, deactivate every token whose cosine with it is above τ, repeat until k are taken; `fallback` fills what is
-    missing when the active tokens run out. Gains are saliencies. Pei, Sun, Fu, Wang, arXiv 2506.13166.
+        gp.prune(model, gp.GreedyPrune(), keep=64)
 
-    Differs: the paper's layer and τ are not public, so the cut is before decoder layer 2 and τ is the image's own 0.8
-    quantile of pairwise cosines, the best such rule on the dev questions of the bundled models, or within a tenth of a
-    point of it; decisions are those of float64, ties to the lowest index; `fallback`, `preprocess` and `text` are
-    additions. At `Input()` the last prompt token is a template token that knows nothing of the question, so there
-    `text="last"` is blind to it.
-    Cost: O(n d) for the saliency, about O(V k d) for the suppression (V tokens looked at); a quantile adds O(n^2 d).
+    The saliency is w_i = cos(x_i, t), t the last prompt token at the same stage. Take the most salient active token,
+    deactivate every token whose cosine with it is above τ, and repeat until k are taken. If none is active before,
+    `fallback` takes the rest. Gains are saliencies. Pei, Sun, Fu, Wang, arXiv 2506.13166.
+
+    Differs: the paper's layer and τ are not public. Here the cut is before decoder layer 2, and τ is the image's own
+    0.8 quantile of pairwise cosines: the best such rule on the dev questions of the bundled models, or within 0.1
+    points of the best. Decisions are those of float64; ties go to the lowest index. `fallback`, `preprocess`, `text`
+    are additions. At `Input()` the last prompt token is a template token, so `text="last"` ignores the question there.
+    Cost: O(n d) for the saliency, about O(V k d) for the suppression of V tokens; a quantile adds O(n^2 d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
 
     at: Stage = Layer(2)
     tau: float | Threshold = Quantile(0.8)
-    """The largest cosine two kept tokens may have: a number, or Quantile(q), MeanScaled(), Exact() to read it off."""
+    """The largest cosine of two kept tokens: a number, or a rule, Quantile(q), MeanScaled() or Exact()."""
     fallback: Fallback = "saliency"
-    """When no token is active before k are taken: fill up by saliency, fill up with what repeats the set least, raise τ
-    until k can be taken, or return fewer than k ("none")."""
+    """The rest if none is active: the most salient, the least similar to kept ones, those of a higher τ, or none."""
     preprocess: Preprocess = "none"
-    """Before any cosine: nothing, the decoder's final RMS norm, or the mean of the visual tokens off every row."""
+    """Before any cosine: no change, the decoder's final RMS norm, or subtraction of the visual tokens' mean."""
     text: Words = "last"
-    """What saliency is measured against: the last prompt token, the mean of the question's tokens, or the question's
-    token that is most similar (the last two are not the paper's)."""
+    """Saliency is the cosine with the last prompt token, or, unlike the paper, with the question's mean token or its
+    most similar token."""
 
     def __post_init__(self) -> None:
         for name, choices in (("fallback", Fallback), ("preprocess", Preprocess), ("text", Words)):
@@ -61,7 +61,7 @@ class GreedyPrune(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The tokens, the text that they are measured against, and the final norm if it goes before."""
+        """The tokens, the text of the saliency, and the final norm if `preprocess` uses it."""
         words = (super().reads - {"text"}) | {part_of(self.text)}
         return words | {"norm"} if self.preprocess == "rmsnorm" else words
 
@@ -71,7 +71,7 @@ class GreedyPrune(Method):
         return self.fallback != "none"
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         rows, text = comparable(self.preprocess, cues.features, cues.text, cues.norm)
         x = UnitRows(rows)

@@ -1,4 +1,4 @@
-"""Uniform grid: k tokens spread evenly over the image. A control that many published methods do not beat."""
+"""Uniform grid: k tokens spread evenly over the image. Many published methods do not beat this control."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from greedyprune.stages import Layer, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class UniformGrid(Method):
-    """The tokens at the centres of a rows x columns lattice, topped up to exactly k by the farthest cell. A control.
+    """The tokens at the centres of a rows x columns lattice. The farthest cells complete it to exactly k. A control.
 
-    Differs: nothing to differ from; it looks at the grid alone. Gains are 0. Cost: O(n) and O(n) per topped-up token.
+        gp.prune(model, gp.UniformGrid(), keep=64)
+
+    Differs: it has no source. It uses the grid alone. Gains are 0. Cost: O(n), and O(n) per added cell.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
@@ -28,7 +30,7 @@ class UniformGrid(Method):
     at: Stage = Layer(2)
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         cells = uniform_cells(cues.grid, k).to(cues.features.device)
         order = protected_first(cells, cues.protect)[:k]

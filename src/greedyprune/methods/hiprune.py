@@ -1,4 +1,4 @@
-"""HiPrune: anchors that a middle layer of the vision tower looks at, cells beside them, and what a late layer sees."""
+"""HiPrune: anchors by the attention of a middle tower layer, their neighbours, then tokens by that of a late layer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ LATE = Attention("received")
 
 @dataclass(frozen=True, kw_only=True)
 class HiPrune(Method):
-    """Keep round(0.1 k / 5) anchors, the cells beside each, and fill up with the tokens that a late layer looks at.
+    """Keep round(0.1 k / 5) anchors and their neighbour cells. Fill the budget by the attention of a late layer.
 
-    Anchors are the tokens that receive most attention, from all tokens on average, in a middle layer of the vision
-    tower; the others come by what they receive in the layer that the projector reads. So a tenth of the budget stands
-    for local objects. No class token is needed. Gains are the late layer's. Jizhihui Liu et al., arXiv 2508.00553.
+        gp.prune(model, gp.HiPrune(), keep=64)
 
-    Differs: neighbours are those on the grid, at most four, where the official code takes flat indices and wraps around
-    rows; the published middle layer, index 8 of CLIP's 24, is told as a third of the depth, so that it exists in other
-    towers too; ties go to the lowest index. Cost: the attention of two layers of the tower, summed over all queries,
+    Anchors receive most attention, on average from all tokens, in a middle layer of the vision tower. The other tokens
+    are ranked by the attention that they receive in the layer that the projector reads. So a tenth of the budget
+    covers local objects. No class token is needed. Gains are the late layer's. Jizhihui Liu et al., arXiv 2508.00553.
+
+    Differs: neighbours are those on the grid, at most four; the official code takes flat indices and wraps around
+    rows. The published middle layer, index 8 of CLIP's 24, is given as a third of the depth, so it exists in other
+    towers too. Ties go to the lowest index. Cost: the attention of two layers of the tower, summed over all queries,
     O(n^2) each, and O(n log n).
     """
 
@@ -35,9 +37,9 @@ class HiPrune(Method):
 
     at: Stage = Input()
     layer: int | float = 1 / 3
-    """Which layer of the tower names the anchors: a share of its depth, or a number, negative from the end."""
+    """The layer of the tower that ranks the anchors: a share of its depth, or a number, negative from the end."""
     share: float = 0.1
-    """The share of k that is spent on anchors and their neighbours."""
+    """The share of k for anchors and their neighbours."""
 
     def __post_init__(self) -> None:
         share = isinstance(self.layer, float) and 0 <= self.layer < 1
@@ -52,7 +54,7 @@ class HiPrune(Method):
         return Attention("received", layer=self.layer), LATE, Grid()
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         middle, late = (cues[need].sort(descending=True, stable=True).indices for need in self.needs[:2])
         anchors = middle[: int(self.share * k / 5 + 0.5)]

@@ -1,4 +1,4 @@
-"""HiRED: the patches that the class token looks at most, with a budget for each view of an image seen in crops."""
+"""HiRED: the patches with most attention from the class token, with a budget for each view of an image in crops."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ FIRST = Attention("tower", layer=0)
 class HiRED(Method):
     """Top-k by the class token's attention a_i, in each view of the image up to its own budget.
 
-    With `cues.tiles` the view of the whole image gets αk tokens. The crops share the rest in proportion to how many of
-    the whole view's top (1 - α) tokens, by the attention of the tower's first layer, lie in each. A single view is
-    top-k. Gains are a_i, that of the layer the projector reads, mean over heads. Arif et al., AAAI 2025.
+        gp.prune(model, gp.HiRED(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; top tokens count for the
-    crop that covers their centre, where the official code counts runs of the raster; budgets are whole numbers by
-    largest remainder, and what a full view cannot take goes to the others, so exactly k stay; protected tokens are
-    taken beforehand and the rest of k is shared; ties go to the lowest index. With one attention= given, it stands for
-    both layers. Cost: one query at two layers of the tower, and O(n log n).
+    With `cues.tiles` the whole view gets αk tokens. The crops share the rest. A crop's share is proportional to its
+    number of the whole view's top (1 - α) tokens. The attention of the tower's first layer ranks them. A single view
+    is top-k. Gains are a_i of the layer that the projector reads, mean over heads. Arif et al., AAAI 2025.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. A top token counts for the
+    crop that covers its centre; the official code counts runs of the raster. Budgets are whole numbers by largest
+    remainder. Tokens that a full view cannot take go to the others, so exactly k stay. Protected tokens are taken first
+    and the rest of k is shared. Ties go to the lowest index. If attention= is given, it is used for both layers. Cost:
+    one query at two layers of the tower, and O(n log n).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, FIRST)
@@ -38,7 +40,7 @@ class HiRED(Method):
 
     at: Stage = Input()
     alpha: float = 0.5
-    """The share of k that the view of the whole image gets where there are crops."""
+    """The share of k that the whole view gets if there are crops."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -46,11 +48,11 @@ class HiRED(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The attention, and the tiles where there are some."""
+        """The attention, and the tiles if there are any."""
         return super().reads | {"tiles"}
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         if cues.tiles is not None:
             ranking = self._by_view(cues, ranking, k)
@@ -58,7 +60,7 @@ class HiRED(Method):
         return Keep.from_order(order, cues[LOOK][order], cues.n)
 
     def _by_view(self, cues: Cues, ranking: Tensor, k: int) -> Tensor:
-        """What every view keeps beside protected tokens: the whole view's first, then crop by crop. (n,) -> (c,)"""
+        """The tokens that each view keeps besides protected ones: the whole view's, then crop by crop. (n,) -> (c,)"""
         assert cues.tiles is not None
         view = cues.tiles.crop.to(ranking.device) + 1
         top = top_in_crops(cues[FIRST][view == 0], 1 - self.alpha, cues.tiles.whole, cues.tiles.layout)

@@ -1,4 +1,4 @@
-"""MMR: maximal marginal relevance, each token's importance less how much it repeats the closest kept one."""
+"""MMR: maximal marginal relevance, a token's importance minus its similarity to the closest kept token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from greedyprune.stages import Layer, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class MMR(Method):
-    """Take the token with the largest λ w_i - (1 - λ) max over kept s of cos(x_i, x_s), again and again.
+    """Take the token with the largest λ w_i - (1 - λ) max over kept s of cos(x_i, x_s), and repeat.
 
-    The importance w_i is cos(x_i, t), t the last prompt token at the same stage, scaled per image to 0 for the least
-    and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998; with λ = 0.5 it is
-    the rule of IDPruner, arXiv 2602.13315.
+        gp.prune(model, gp.MMR(), keep=64)
 
-    Differs: IDPruner cuts in front of the decoder and its importance comes of a trained selector, so here GreedyPrune's
-    measure stands in, at its layer, to compare the two rules; IDPruner's several picks per step are left out; ties go
-    to the lowest index; `text` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
+    The importance w_i is cos(x_i, t), t the last prompt token at the same stage. It is scaled per image to 0 for the
+    least and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998. With λ = 0.5
+    it is the rule of IDPruner, arXiv 2602.13315.
+
+    Differs: IDPruner cuts before the decoder, and a trained selector gives its importance. Here the importance and the
+    layer are those of GreedyPrune, so that the two rules can be compared. IDPruner's several picks per step are left
+    out. Ties go to the lowest index. `text` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
@@ -34,10 +36,10 @@ class MMR(Method):
     trade: float = 0.5
     """λ, from 0 (diversity alone, after the first token) to 1 (importance alone)."""
     text: Words = "last"
-    """What importance is measured against: the last prompt token, the mean of the question's tokens, or the question's
-    token that is most similar."""
+    """Importance is the cosine with the last prompt token, with the mean of the question's tokens, or with the
+    question's most similar token."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -48,11 +50,11 @@ class MMR(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The tokens and the text that they are measured against."""
+        """The tokens, and the text of the importance."""
         return (super().reads - {"text"}) | {part_of(self.text)}
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         x, text = comparable(self.preprocess, cues.features, cues.text, None)
         worth = from_0_to_1(cosines_with(x, asked(self.text, text, cues.question)).amax(1))

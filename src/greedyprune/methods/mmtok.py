@@ -21,28 +21,30 @@ ROWS = Encoded()
 
 @dataclass(frozen=True, kw_only=True)
 class MMTok(Method):
-    """Greedy maximum coverage of m words and n visual tokens: choose S that maximises the sum of what covers each best.
+    """Greedy maximum coverage of m words and n visual tokens: choose S that maximises the sum of their best coverage.
 
-    Word j gets softmax over i of cos(x_i, t_j) / 0.02 from token i, divided by m, x the projector's rows; visual token
-    r gets softmax over i of cos(f_i, f_r) / 0.2, times α / n, f the vision tower's rows. Gains are what each adds.
-    Sixun Dong et al., ICLR 2026.
+        gp.prune(model, gp.MMTok(), keep=64)
 
-    Differs: the words are all of the question's rows, as the filter for key words is left out, and so is the exclusion
-    of padding patches; protected tokens come first; tokens keep their original positions; everything is float64, ties
-    go to the lowest index; `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n + m) per gain.
+    Token i covers word j by softmax over i of cos(x_i, t_j) / 0.02, divided by m, with x the projector's rows. It
+    covers visual token r by softmax over i of cos(f_i, f_r) / 0.2, times α / n, with f the vision tower's rows. Gains
+    are the added coverage. Sixun Dong et al., ICLR 2026.
+
+    Differs: the words are all of the question's rows; the filter for key words and the exclusion of padding patches are
+    left out. Protected tokens come first. Tokens keep their original positions. Everything is float64; ties go to the
+    lowest index. `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n + m) per gain.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(), ROWS)
 
     at: Stage = Input()
     alpha: float = 0.5
-    """How much covering the image counts, where covering the words counts 1."""
+    """The weight of covering the image. Covering the words has weight 1."""
     text_temperature: float = 0.02
-    """Of the softmax over visual tokens for a word."""
+    """The temperature of the softmax over visual tokens for a word."""
     temperature: float = 0.2
-    """Of the softmax over visual tokens for a visual token."""
+    """The temperature of the softmax over visual tokens for a visual token."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -58,7 +60,7 @@ class MMTok(Method):
         return (super().reads - {"text"}) | {"question"}
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         x, text = comparable(self.preprocess, cues.features, cues.text, None)
         toward = cosines_with(x, asked("question_max", text, cues.question)).T

@@ -1,4 +1,4 @@
-"""Average pooling: tokens of one cell of the image become their mean. A control that merges instead of dropping."""
+"""Average pooling: the tokens of each cell of the image become their mean. A control that merges, not drops."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from greedyprune.stages import Input, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePool(Method):
-    """2-D average pooling to rows x columns <= k cells per image; a cell's mean stands at its centre token. A control.
+    """2-D average pooling to rows x columns <= k cells per image. A cell's mean replaces its centre token. A control.
 
-    Frames share k equally; the lattice is the one of `UniformGrid` without the topping up, so it may keep fewer than k.
+        gp.prune(model, gp.AveragePool(), keep=64)
+
+    Frames share k equally. The lattice is that of `UniformGrid` without the added cells, so it may keep fewer than k.
     Gains are 0.
-    Differs: nothing to differ from.
+    Differs: it has no source.
     Cost: O(n d).
     """
 
@@ -34,17 +36,17 @@ class AveragePool(Method):
 
     @property
     def exact(self) -> bool:
-        """Not every k is rows x columns."""
+        """False: not every k is rows x columns."""
         return False
 
     def kept(self, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
-        """The cells of all frames: the grid alone says it."""
+        """The number of cells of all frames, from the grid alone. Raises ValueError if there is no grid."""
         if grid is None:
             raise ValueError("how many cells average pooling makes depends on the grid: pass grid=(t, h, w).")
         return grid[0] * math.prod(_cells(grid, k))
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The cells' means. (n, d) -> Keep with weights"""
+        """Compute the cells' means. (n, d) -> Keep with weights"""
         assert cues.grid is not None
         weights, centres = pooling_weights(cues.grid, _cells(cues.grid, k))
         order = centres.to(cues.features.device)
@@ -53,7 +55,7 @@ class AveragePool(Method):
 
 
 def _cells(grid: tuple[int, int, int], k: int) -> tuple[int, int]:
-    """Into how many rows and columns of cells every frame is divided."""
+    """The rows and columns of cells in each frame."""
     t, h, w = grid
     if k < t:
         raise ValueError(f"average pooling needs at least one token per frame: keep {t} or more, not {k}.")

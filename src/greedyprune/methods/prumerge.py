@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+: keep what the class token looks at most, plus a sample, and add its neighbours to each."""
+"""PruMerge and PruMerge+: keep the tokens most attended by the class token (plus a sample), and add neighbours."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ LOOK, KEYS = Attention("tower", heads="one"), Keys("tower")
 class PruMerge(Method):
     """Top tokens by the class token's attention a_i. Each becomes x_i + the sum of a_j x_j over its 32 nearest tokens.
 
-    Attention is computed as one head over the full width, nearest is by the cosine of keys of the full width. One more
-    token is the sum of a_j x_j over all dropped j. Gains are attention weights. Yuzhang Shang et al., ICCV 2025.
+        gp.prune(model, gp.PruMerge(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; exactly k unless
-    `adaptive`; the token of the dropped ones counts inside k and stands at the most attended of them, the source
-    appends it; queries and keys are of the layer that the projector reads, the source's of layer 23; rows are summed
-    behind the projector, not in front of it; tokens stand in raster order at their original positions, not in attention
-    order; ties go to the lowest index; where k = n nothing is merged. Cost: one query at one layer of the tower, and
-    O(k n c) for keys of width c.
+    Attention and keys are of one head of full width. Gains are attention weights. Yuzhang Shang et al., ICCV 2025.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. Exactly k stay unless
+    `adaptive`. The sum of the dropped is one of the k, at the most attended of them. Queries and keys are of the layer
+    that the projector reads, not layer 23. Rows are summed after the projector, and keep raster order and positions.
+    Ties go to the lowest index. At k = n nothing is merged. Cost: one query at one tower layer, O(n k c), keys (n, c).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
@@ -42,13 +41,13 @@ class PruMerge(Method):
 
     at: Stage = Input()
     adaptive: bool = False
-    """Keep only outliers, a_i > Q3 + 1.5 (Q3 - Q1), as the paper does, at most k."""
+    """True: keep only outliers, a_i > Q3 + 1.5 (Q3 - Q1), at most k, as in the paper."""
     normalise: bool = False
-    """Scale every sum's weights to 1: means, as in the paper. The source's code leaves that out."""
+    """True: scale every sum's weights to 1. These are means, as in the paper; the source's code does not do that."""
     rest: bool = True
-    """Spend one of the k on the sum of all dropped tokens (from k = 2 on)."""
+    """True: one of the k is the sum of a_j x_j over all dropped j (from k = 2 on)."""
     neighbours: int = 32
-    """How many nearest tokens are added to each kept one."""
+    """The number of nearest tokens that are added to each kept one."""
 
     def __post_init__(self) -> None:
         if not is_count(self.neighbours, 1):
@@ -56,11 +55,11 @@ class PruMerge(Method):
 
     @property
     def exact(self) -> bool:
-        """Not if the outliers decide how many stay."""
+        """False if the number of outliers decides."""
         return not self.adaptive
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The sums. (n, d) -> Keep with weights"""
+        """Compute the sums. (n, d) -> Keep with weights"""
         worth = cues[LOOK].double()
         ranking = worth.sort(descending=True, stable=True).indices
         spare = int(self.rest and 1 < k < cues.n)
@@ -75,17 +74,18 @@ class PruMerge(Method):
         return merged(order, worth[order], normalised(weights) if self.normalise else weights)
 
     def _centres(self, worth: Tensor, ranking: Tensor, count: int) -> Tensor:
-        """The tokens that are kept, the most attended first. (n,), (n,) -> (count,)"""
+        """The kept tokens, the most attended first. (n,), (n,) -> (count,)"""
         return ranking[: min(count, outliers(worth)) if self.adaptive else count]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruMergePlus(PruMerge):
-    """PruMerge with a sample of the image beside the top tokens: a quarter by attention, three quarters evenly spread.
+    """PruMerge with a sample: a quarter of the tokens by attention, three quarters evenly spread. Same source.
 
-    Same source. Differs: as `PruMerge`; the source takes m outliers and every floor(floor(n/m)/3)-th token, about 3 m,
-    which is what `adaptive` does, thinned evenly to k; else k is divided 1 : 3, and the sample is of the tokens that
-    are not on top. Cost: as `PruMerge`.
+        gp.prune(model, gp.PruMergePlus(), keep=64)
+
+    Differs: as `PruMerge`. `adaptive` does as the source, thinned evenly to k: m outliers and about 3 m others, every
+    floor(floor(n/m)/3)-th. Else k is divided 1 : 3, with a sample of the other tokens. Cost: as `PruMerge`.
     """
 
     equivariant: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""PyramidDrop: keep what the last prompt token looks at most, fewer tokens at each of several depths."""
+"""PyramidDrop: keep the tokens most attended by the last prompt token, fewer at each of several depths."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ LOOK = Attention("last_text")
 class PyramidDrop(Method):
     """At 1/4, 1/2 and 3/4 of the decoder's depth: top-k by the last prompt token's attention, mean over heads.
 
-    Each cut keeps the same share of what the one before left, so k = n/8 keeps n/2, n/4, n/8, the published schedule
+        gp.prune(model, gp.PyramidDrop(), keep=72)
+
+    Each cut keeps the same share of the tokens before it, so k = n/8 keeps n/2, n/4, n/8, the published schedule
     (layers 8, 16, 24 of 32). Gains are the attention weights. Long Xing et al., CVPR 2025.
 
-    Differs: the attention is that of the last layer before the cut, while the source applies the next layer's queries
-    and keys to the states; it computes one row, so fast attention kernels stay on, as in the source; shares round to
-    the nearest count, not down; kept tokens keep their original positions, which the source closes up after each cut;
-    ties go to the lowest index; batches and any padding. Cost: one decoding step's attention per cut, and O(n log n).
+    Differs: the attention is that of the last layer before the cut; the source applies the next layer's queries and
+    keys to the states. Only one row is computed, so fast attention kernels stay on, as in the source. Shares round to
+    the nearest count, not down. Kept tokens keep their original positions; the source closes the gaps after each cut.
+    Ties go to the lowest index. It handles batches and any padding. Cost: one decoding step's attention per cut, and
+    O(n log n).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
@@ -33,7 +36,7 @@ class PyramidDrop(Method):
     at: Stage = Depths((1 / 4, 1 / 2, 3 / 4))
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay at one cut. (n, d) -> Keep"""
+        """Choose the k rows that stay at one cut. (n, d) -> Keep"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, cues[LOOK][order], cues.n)

@@ -1,4 +1,4 @@
-"""Random: k tokens drawn without looking. The control that any method has to beat."""
+"""Random: k random tokens. Any method must beat this control."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from greedyprune.stages import Layer, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Method):
-    """k distinct tokens, uniformly at random. A control: report it over three seeds or more.
+    """k distinct tokens, uniformly at random. A control: report its mean over three seeds or more.
 
-    Equal n and seed give the same draw for every image, and the draw for k is a prefix of that for k + 1. Differs:
-    nothing to differ from. Gains are 0. Cost: O(n).
+        gp.prune(model, gp.Random(seed=1), keep=64)
+
+    Equal n and seed give the same draw for every image. The draw for k is a prefix of that for k + 1. Differs: it has
+    no source. Gains are 0. Cost: O(n).
     """
 
     equivariant: ClassVar[bool] = False
@@ -32,8 +34,8 @@ class Random(Method):
             raise TypeError(f"seed={self.seed!r}: write an int.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
-        # Drawn on the CPU, so that a seed means the same on every device.
+        """Choose the k rows that stay. (n, d) -> Keep"""
+        # The draw is made on the CPU, so a seed gives the same tokens on every device.
         draw = torch.randperm(cues.n, generator=torch.Generator("cpu").manual_seed(self.seed), device="cpu")
         order = protected_first(draw.to(cues.features.device), cues.protect)[:k]
         return Keep.from_order(order, torch.zeros(k, device=order.device), cues.n)

@@ -16,7 +16,9 @@ from greedyprune.stages import Layer, Stage
 class Saliency(Method):
     """Top-k by w_i = cos(x_i, t), t the last prompt token at the same stage: GreedyPrune with τ >= 1. A control.
 
-    Differs: nothing to differ from; ties go to the lowest index. Gains are saliencies. Cost: O(n d).
+        gp.prune(model, gp.Saliency(), keep=64)
+
+    Differs: it has no source. Ties go to the lowest index. Gains are saliencies. Cost: O(n d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (Text(),)
@@ -29,7 +31,7 @@ class Saliency(Method):
         return frozenset({"tokens", "last_text", "protect"})
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         worth, ranking = saliency(cues.features, cues.text[-1:])
         order = protected_first(ranking, cues.protect)[:k]

@@ -1,4 +1,4 @@
-"""SCOPE: keep the visual tokens that cover the image best, weighed by how much the class token looks at them."""
+"""SCOPE: keep the visual tokens that cover the image best, weighted by the attention of the class token."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ LOOK, ROWS = Attention("tower"), Encoded()
 
 @dataclass(frozen=True, kw_only=True)
 class SCOPE(Method):
-    """Take the token j with the largest a_j^α · sum over all tokens i of max(0, cos(f_i, f_j) - m_i), again and again.
+    """Take the token j with the largest a_j^α · sum over all tokens i of max(0, cos(f_i, f_j) - m_i), and repeat.
 
-    m_i is the largest cosine of token i with a kept one, 0 at first: the sum is what j adds to the coverage of the
-    image. a_j is the class token's attention to j, f the vision tower's rows. Gains are those products. Jinhong Deng et
-    al., NeurIPS 2025.
+        gp.prune(model, gp.SCOPE(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; attention is the mean
-    over heads, the source's sum up to a factor; tokens leave behind the projector, whose rows do not depend on each
-    other, and keep their original positions; protected tokens come first; everything is float64, ties go to the lowest
-    index; `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n) per gain.
+    m_i is the largest cosine of token i with a kept one, 0 at first. The sum is the coverage of the image that j adds.
+    a_j is the class token's attention to j, f the vision tower's rows. Gains are those products. Jinhong Deng et al.,
+    NeurIPS 2025.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. Attention is the mean over
+    heads, equal to the source's sum up to a factor. Tokens are dropped after the projector, whose rows do not depend on
+    each other, and keep their original positions. Protected tokens come first. Everything is float64; ties go to the
+    lowest index. `preprocess` is an addition. Cost: O(n² d) once, then lazily O(n) per gain.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
@@ -34,9 +36,9 @@ class SCOPE(Method):
 
     at: Stage = Input()
     alpha: float = 1.0
-    """How much attention counts: 0 is coverage alone."""
+    """The exponent of the attention: 0 is coverage alone."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -44,7 +46,7 @@ class SCOPE(Method):
             raise ValueError(f"alpha={self.alpha!r}: write a number of 0 or more.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         rows = Alike(prepared(self.preprocess, cues[ROWS]))
         found = cover([rows], k, factor=cues[LOOK].double().pow(self.alpha), given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

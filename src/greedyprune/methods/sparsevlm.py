@@ -1,4 +1,4 @@
-"""SparseVLM: keep what the question's telling words look at most, at three depths; dropped tokens may be recycled."""
+"""SparseVLM: keep the tokens most attended by the prompt's visual words, at three depths, and recycle dropped ones."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from greedyprune.stages import Depths, Layer, Layers, Stage
 LOOK = Attention("raters")
 OF = 576
 TABLE = ((0, 0, 0), (66, 30, 17), (303, 110, 36), (300, 200, 110), (OF, OF, OF))
-"""How many of 576 tokens the published budgets of 64, 128 and 192 keep after each cut; nothing and everything."""
+"""The number of 576 tokens after each cut: for nothing, for the published budgets 64, 128, 192, and for everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVLM(Method):
-    """Top-k by the attention a token gets from the raters: text tokens that resemble the image more than the mean does.
+    """Top-k by the attention from the raters: the text tokens that are more similar to the image than the mean is.
 
-    It is the softmax attention in a layer, mean over heads and raters. Cuts follow layers 2, 6, 15 of 32. After three
-    cuts k stay; k = 110, 36, 17 of 576 are the published budgets "192", "128", "64" with their published counts; other
-    k, as shares of n, lie on straight lines between them. Gains are the scores. Yuan Zhang et al., ICML 2025.
+        gp.prune(model, gp.SparseVLM(), keep=36)
 
-    Differs: nothing is recycled (see `SparseVLMRecycle`); k tells what the last cut leaves, the published name a mean
-    over layers; other numbers of cuts keep equal shares; the paper's budget by rank is not in its code and not here;
-    kept tokens keep their original positions; ties go to the lowest index. Cost: the raters' attention at three layers.
+    It is softmax attention, mean over heads and raters. Cuts follow layers 2, 6, 15 of 32; k stay after the last.
+    k = 110, 36, 17 of 576 are the published "192", "128", "64"; other counts are interpolated linearly, in shares of n.
+    Gains are the scores. Yuan Zhang et al., ICML 2025. Differs: nothing is recycled. k is the count after the last cut;
+    the published name is a mean over layers. Other numbers of cuts keep equal shares. The paper's budget by rank is
+    neither in its code nor here. Kept tokens keep their original positions. Ties go to the lowest index. Cost: the
+    raters' attention at three layers.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
@@ -43,7 +44,7 @@ class SparseVLM(Method):
     at: Stage = Depths((3 / 32, 7 / 32, 16 / 32))
 
     def counts(self, k: int, n: int, cuts: int) -> list[int]:
-        """How many of n tokens stay after each cut; the first two by `TABLE`, never fewer than after a later one."""
+        """The number of n tokens that stay after each cut: the first two from `TABLE`, no fewer than after the next."""
         if cuts != len(TABLE[0]) or not n:
             return super().counts(k, n, cuts)
         share = k * OF / n
@@ -54,7 +55,7 @@ class SparseVLM(Method):
         return [min(max(first, second), n), second, k]
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay at one cut. (n, d) -> Keep"""
+        """Choose the k rows that stay at one cut. (n, d) -> Keep"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, cues[LOOK][order], cues.n)
@@ -62,23 +63,22 @@ class SparseVLM(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVLMRecycle(SparseVLM):
-    """SparseVLM with recycling: the best of the dropped tokens are clustered, and each cluster's mean stays as a token.
+    """SparseVLM, but the best dropped tokens are clustered by density peaks, and each cluster's mean stays as a token.
 
-    Of D dropped tokens the top floor(0.3 D) + 1 by score form a tenth as many clusters, floor and + 1 again, by
-    density peaks over their states. Same source.
+        gp.prune(model, gp.SparseVLMRecycle(), keep=36)
 
-    Differs: the means count inside k, of which at least half are kept whole; a mean stands at its cluster's centre,
-    where the source appends it; densities are over 5 neighbours. Cost: as `SparseVLM`, O(r^2 d) for r recycled tokens.
+    Of D dropped tokens the top r = floor(0.3 D) + 1 by score form floor(r / 10) + 1 clusters. Same source. Differs: at
+    least half of k are whole tokens. A mean is at its cluster's centre, not appended. Cost: `SparseVLM` plus O(r^2 d).
     """
 
-    equivariant: ClassVar[bool] = False  # of two recycled tokens, each other's neighbours, the lower is the centre
+    equivariant: ClassVar[bool] = False  # of two recycled tokens that are mutual neighbours, the lower is the centre
     merges: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = True
 
     recycled: float = 0.3
-    """Which share of the dropped tokens is recycled."""
+    """The share of the dropped tokens that is recycled."""
     neighbours: int = 5
-    """Over how many neighbours a density is taken."""
+    """The number of neighbours of a density, 5 here unlike in the source."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.recycled <= 1 or not is_count(self.neighbours, 1):
@@ -86,7 +86,7 @@ class SparseVLMRecycle(SparseVLM):
             raise ValueError(f"{given}: write a share from 0 to 1, and 1 neighbour or more.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The rows that stay at one cut and the means. (n, d) -> Keep with weights"""
+        """Choose the rows that stay at one cut, and compute the means. (n, d) -> Keep with weights"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         dropped = {whole: cues.n - whole for whole in range((k + 1) // 2, k + 1)}
         room = [w for w, d in dropped.items() if w + (int(self.recycled * d) + 1) // 10 + (d > 0) <= k]

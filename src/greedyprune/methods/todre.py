@@ -1,4 +1,4 @@
-"""ToDRE: start from the most attended visual token, then always the token least like all kept ones together."""
+"""ToDRE: start from the most attended visual token, then add the token least similar to all kept ones together."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ LOOK = Attention("tower")
 
 @dataclass(frozen=True, kw_only=True)
 class ToDRE(Method):
-    """From the pivot on, take argmin over tokens v of the sum over kept c of cos(x_v, x_c) (max-sum diversity).
+    """After the pivot, take argmin over tokens v of the sum over kept c of cos(x_v, x_c) (max-sum diversity).
 
-    The pivot is the token that the vision tower's class token looks at most. Gains are sums of distances 1 - cosine
-    from the tokens kept before. Duo Li et al., arXiv 2505.18757.
+        gp.prune(model, gp.ToDRE(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; it is stage 1 alone.
-    Stage 2, which drops all visual tokens from some later decoder layer on when text and visual tokens no longer look
-    at each other, is not done: no k describes it. Protected tokens come first, then the pivot; rows are the
-    projector's; ties go to the lowest index; `preprocess` is an addition. Cost: O(k n d). Memory: O(n d).
+    The pivot is the token with the highest attention from the vision tower's class token. Gains are sums of distances
+    1 - cosine from the tokens kept before. Duo Li et al., arXiv 2505.18757.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. Only stage 1 is done. Stage
+    2 drops all visual tokens from a later decoder layer on, if text and visual tokens no longer attend to each other;
+    no k describes it. Protected tokens come first, then the pivot. Rows are the projector's. Ties go to the lowest
+    index. `preprocess` is an addition. Cost: O(k n d). Memory: O(n d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK,)
 
     at: Stage = Input()
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         start = protected_first(ranked(cues[LOOK])[:1], cues.protect)[:k]
         found = farthest_in_sum(prepared(self.preprocess, cues.features), k, given=start)
         return Keep.from_order(found.order, found.gains, cues.n)

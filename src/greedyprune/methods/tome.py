@@ -17,15 +17,17 @@ KEYS = Keys("tower")
 
 @dataclass(frozen=True, kw_only=True)
 class ToMe(Method):
-    """Each even token's most similar odd one is found, and the most similar pairs become size-weighted means.
+    """Pair each even token with its most similar odd token. The most similar pairs become size-weighted means. Repeat.
 
-    Similar is the cosine of keys, mean over heads. A round merges at most half of the tokens; rounds go on until k are
-    left. Gains are how many tokens each stands for. Bolya et al., ICLR 2023, here in front of the decoder.
+        gp.prune(model, gp.ToMe(), keep=64)
 
-    Differs: the source merges r pairs in every block of the vision tower and adds log(size) to its attention; here the
-    finished rows are merged at once, by the keys of one layer, the mean of a merged token's keys standing for its key,
-    and the decoder does not know sizes. Tokens stay in raster order, so even and odd are counted anew among those left,
-    and a merged one stands at its odd member's original position. Cost: O(n^2 c) for keys of width c.
+    Similarity is the cosine of keys, mean over heads. A round merges at most half of the tokens; rounds repeat until k
+    are left. Gains are the numbers of merged tokens. Bolya et al., ICLR 2023, here before the decoder.
+
+    Differs: the source merges r pairs in every block of the vision tower and adds log(size) to its attention. Here the
+    finished rows are merged at once, by the keys of one layer. The key of a merged token is the mean of its keys, and
+    the decoder does not know sizes. Tokens stay in raster order, so each round counts even and odd among those left. A
+    merged token has the original position of its odd member. Cost: O(n^2 c) for keys of width c.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (KEYS,)
@@ -36,6 +38,6 @@ class ToMe(Method):
     at: Stage = Input()
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k means. (n, d) -> Keep with weights"""
+        """Compute the k means. (n, d) -> Keep with weights"""
         found = merge_most_similar(cues[KEYS].double().mean(1), k)
         return merged(found.rows, found.of.bincount(minlength=k).float(), cluster_means(found.of, k))

@@ -1,4 +1,4 @@
-"""VidCom2: frames unlike the rest of a video get more of the budget, and in each the tokens unlike the rest stay."""
+"""VidCom2: unusual frames of a video get more of the budget, and in each frame the unusual tokens stay."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from greedyprune.stages import Input, Stage
 class VidCom2(Method):
     """Share k between frames in proportion to 1 + u_f - mean(u), and keep in each frame the least similar tokens.
 
-    On the half of the channels that vary least, scaled to length 1, g and g' are a token's Gaussian similarity, summed
-    over bandwidths from 1/8 to 2, to the mean of the video and to that of its frame. u = softmax(-m / 0.01) over
-    frames, m_f the mean of g in frame f; inside a frame tokens with the lowest g + g' stay. It looks at neither text
+        gp.prune(model, gp.VidCom2(), keep=gp.Ratio(0.25))
+
+    Tokens are the half of the channels that vary least, scaled to length 1. g and g' are a token's Gaussian similarity
+    to the mean of the video and to that of its frame, summed over bandwidths from 1/8 to 2. u = softmax(-m / 0.01) over
+    frames, with m_f the mean of g in frame f. Inside a frame, tokens with the lowest g + g' stay. It uses neither text
     nor attention. Gains are -(g + g'). Xuyang Liu et al., EMNLP 2025.
 
-    Differs: frames share exactly k by largest remainder, where the source rounds in each; what a full frame cannot take
-    goes to the others; protected tokens are taken beforehand and the rest of k is shared. An image is one frame: the k
-    tokens farthest from its mean. In float64, similarities within 1e-12 are ties and go to the lowest index.
+    Differs: frames share exactly k by largest remainder; the source rounds in each frame. Tokens that a full frame
+    cannot take go to the others. Protected tokens are taken first and the rest of k is shared. An image is one frame:
+    the k tokens farthest from its mean stay. All is float64; similarities within 1e-12 are ties, which go to the lowest
+    index.
     Cost: O(n d) and O(n log n).
     """
 
@@ -38,9 +41,9 @@ class VidCom2(Method):
 
     at: Stage = Input()
     channels: float = 0.5
-    """The share of the channels that is looked at, those with the lowest variance."""
+    """The share of the channels that is used, those with the lowest variance."""
     temperature: float = 0.01
-    """The lower, the more the frame that is least like the video gets."""
+    """If it is lower, the frame that is least similar to the video gets more of the budget."""
 
     def __post_init__(self) -> None:
         if not 0 < self.channels <= 1:
@@ -49,7 +52,7 @@ class VidCom2(Method):
             raise ValueError(f"temperature={self.temperature!r}: write a number above 0, 0.01 is published.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         frames = cues.grid[0]
         to_video, to_frame = likeness(cues.features[:, quiet_channels(cues.features, self.channels)], cues.grid)

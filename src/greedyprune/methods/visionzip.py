@@ -1,4 +1,4 @@
-"""VisionZip: keep the patches that the class token looks at most, and merge the others into a few."""
+"""VisionZip: keep the patches with most attention from the class token, and merge the others into a few tokens."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ LOOK, KEYS = Attention("tower"), Keys("tower")
 class VisionZip(Method):
     """Dominant tokens: top-D by the class token's attention. Contextual tokens: C means of the others; D + C = k.
 
-    Of the R other tokens, in raster order, every floor(R/C)-th is a target; each of the rest goes to the target whose
-    key (mean over heads) is most similar, and a target becomes x_t + the mean of what went to it. Gains are attention
+        gp.prune(model, gp.VisionZip(), keep=64)
+
+    Of the R other tokens, in raster order, every floor(R/C)-th is a target. Each of the rest joins the target whose key
+    (mean over heads) is most similar. A target becomes x_t + the mean of the tokens that joined it. Gains are attention
     weights. Senqiao Yang et al., CVPR 2025.
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; the published 54 + 10 of
-    64 (108 + 20, 162 + 30) scale to any k by largest remainder; the published D counts the class token, which is no
-    visual token here, so D patches are kept, one more; means are taken of the projector's rows, not in front of the
-    projector; tokens stand in raster order at their original positions, a merged one where its target stood; attention
-    is the mean over heads, not the sum. Cost: one query at one layer of the tower, and O(R C d).
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. The published 54 + 10 of 64
+    (108 + 20, 162 + 30) scale to any k by largest remainder. The published D counts the class token, which is no visual
+    token here, so D patches are kept, one more. Means are of the projector's rows, not of the rows before it. Tokens
+    are in raster order at their original positions, a merged one at its target's. Attention is the mean over heads, not
+    the sum. Cost: one query at one layer of the tower, and O(R C d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS)
@@ -40,14 +42,14 @@ class VisionZip(Method):
 
     at: Stage = Input()
     contextual: float = 10 / 64
-    """Which share of the kept tokens are contextual, at least one of two."""
+    """The share of the kept tokens that is contextual, at least one of two."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.contextual < 1:
             raise ValueError(f"contextual={self.contextual!r} is no share: write 0 or more, and less than 1.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The dominant tokens and the merged ones. (n, d) -> Keep with weights"""
+        """Choose the dominant tokens and compute the merged ones. (n, d) -> Keep with weights"""
         ranking = cues[LOOK].sort(descending=True, stable=True).indices
         share = split(k, [1 - self.contextual, self.contextual])[1]
         count = min(max(share, int(self.contextual > 0)), k - 1)

@@ -1,4 +1,4 @@
-"""VisPruner: half the tokens because the class token looks at them, half because they repeat each other least."""
+"""VisPruner: half the tokens by attention from the class token, half by low similarity to each other."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ LOOK, ROWS = Attention("tower"), Encoded()
 class VisPruner(Method):
     """floor(r k) important tokens: the top by the class token's attention. The rest of k: others, without duplicates.
 
-    The others are ranked by attention. Until enough are gone: the ones at even ranks are compared, by the cosine of
-    what the vision tower made of them, with those at odd ranks, and the 8 whose largest cosine is highest are dropped.
-    Gains are attention weights. Qizhe Zhang et al., ICCV 2025.
+        gp.prune(model, gp.VisPruner(), keep=64)
 
-    Differs: in towers without a class token the attention of all tokens on average stands in; r is 0.5 for every k,
-    where some published runs take 0.75 for 64 tokens; ties go to the lowest index, and of equally redundant tokens the
-    less attended one is dropped; tokens leave behind the projector and keep their original positions; protected tokens
-    count as important. Cost: one query at one layer of the tower, and O(n^2 d).
+    The others are ranked by attention. Each round compares those at even ranks with those at odd ranks, by the cosine
+    of the vision tower's rows. It drops the 8 even ones whose largest cosine is highest. Rounds repeat until enough
+    are dropped. Gains are attention weights. Qizhe Zhang et al., ICCV 2025.
+
+    Differs: if the tower has no class token, the mean attention of all its tokens is used. r is 0.5 for every k; some
+    published runs take 0.75 for 64 tokens. Ties go to the lowest index; of equally redundant tokens the less attended
+    one is dropped. Tokens are dropped after the projector and keep their original positions. Protected tokens count as
+    important. Cost: one query at one layer of the tower, and O(n^2 d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
@@ -36,9 +38,9 @@ class VisPruner(Method):
 
     at: Stage = Input()
     ratio: float = 0.5
-    """Which share of the kept tokens are important ones."""
+    """The share of the kept tokens that is important."""
     drop: int = 8
-    """How many duplicates one round drops."""
+    """The number of duplicates that one round drops."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -47,7 +49,7 @@ class VisPruner(Method):
             raise ValueError(f"drop={self.drop!r}: a round must drop at least 1 token, 8 are published.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         ranking = protected_first(cues[LOOK].sort(descending=True, stable=True).indices, cues.protect)
         protected = 0 if cues.protect is None else cues.protect.shape[0]
         important = max(int(k * self.ratio), protected)

@@ -1,4 +1,4 @@
-"""ZSPAPrune: a core of the tokens most similar to the prompt, and around it the tokens least like what is kept."""
+"""ZSPAPrune: a core of the tokens most similar to the prompt, then the tokens least similar to the kept ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from greedyprune.stages import Input, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class ZSPAPrune(Method):
-    """Top-c by cos(x_i, t), t the mean of all prompt rows; then always the token farthest from its nearest kept one.
+    """Top-c by cos(x_i, t), t the mean of all prompt rows. Then add the token farthest from its nearest kept one.
+
+        gp.prune(model, gp.ZSPAPrune(), keep=64)
 
     Gains are those cosines for the core, then distances 1 - cosine. Zero-shot prompt-aware pruning, arXiv 2510.17197.
 
-    Differs: known from descriptions alone. The published share of the core was not to be had, so it is one half;
-    dissimilar to the kept tokens means far from the nearest of them, as in DivPrune; protected tokens come first and
-    count towards the core's share of k; ties go to the lowest index; `preprocess` is an addition.
+    Differs: it follows descriptions of the method. The published share of the core was not available, so it is one
+    half. The next token is the one farthest from its nearest kept token, as in DivPrune. Protected tokens come first
+    and count towards the core's share of k. Ties go to the lowest index. `preprocess` is an addition.
     Cost: O(k n d). Memory: O(n d).
     """
 
@@ -35,9 +37,9 @@ class ZSPAPrune(Method):
 
     at: Stage = Input()
     core: float = 0.5
-    """Which share of the kept tokens is chosen by similarity to the prompt, rounded, at least one token."""
+    """The share of the kept tokens that is chosen by similarity to the prompt: rounded, at least one token."""
     preprocess: Centring = "none"
-    """Before any cosine: nothing, or the mean of the visual tokens off every row ("center", Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -45,7 +47,7 @@ class ZSPAPrune(Method):
             raise ValueError(f"core={self.core!r} is no share of the budget: write a number from 0 to 1.")
 
     def select(self, cues: Cues, k: int) -> Keep:
-        """The k rows that stay. (n, d) -> Keep"""
+        """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
         x, text = comparable(self.preprocess, cues.features, cues.text, None)
         worth = cosines_with(x, mean_row(text)[None])[:, 0]

@@ -1,1 +1,1 @@
-"""Pure tensor functions: cosines, thresholds, and the greedy engines that methods share. Imports torch and no model."""
+"""Pure tensor functions: cosines, thresholds, and the greedy engines that methods share. They know no model."""

@@ -1,6 +1,6 @@
-"""Centring: the mean of the visual tokens is taken off every row before any cosine (Cen-Prune).
+"""Centring: subtract the mean of the visual tokens from every row before any cosine (Cen-Prune).
 
-What all tokens share makes all of them alike; without it, cosines tell tokens apart.
+The common part of all tokens raises every cosine. Without it, cosines separate tokens better.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Centring = Literal["none", "center"]
 
 
 def check_centring(how: str) -> None:
-    """Raise unless this is a way of preparing rows."""
+    """Raise ValueError unless `how` is "none" or "center"."""
     if how not in get_args(Centring):
         raise ValueError(f"preprocess={how!r} is unknown: choose one of {', '.join(get_args(Centring))}.")
 
 
 def prepared(how: Centring, x: Tensor) -> Tensor:
-    """The rows that are compared. (n, d) -> (n, d)"""
+    """Prepare the rows for comparison. (n, d) -> (n, d)"""
     return comparable(how, x, x[:0], None)[0]

@@ -1,7 +1,7 @@
 """Density-peak clustering with k nearest neighbours (DPC-kNN): centres are rows in dense places, far from denser ones.
 
-All distances are computed in float64 from the differences of rows, a block of rows at a time, so equal rows are at
-distance 0 and no n x n matrix exists.
+All distances are computed in float64 from the differences of rows, so equal rows are at distance 0. A block of rows is
+processed at a time, so no n x n matrix exists.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from greedyprune.ops.cosine import SLACK
 from greedyprune.ops.ranking import ranked
 
 FARTHEST = 1e150
-"""Distances end here, so that their squares are finite."""
+"""The largest distance. Larger ones are clamped to it, so that their squares are finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """What the engine found."""
+    """The clusters that the engine found."""
 
     centres: Tensor
     """(c,) the rows at the centres, the highest score first."""
     of: Tensor
-    """(n,) the cluster each row belongs to, as a place in `centres`."""
+    """(n,) the cluster of each row, as a place in `centres`."""
 
 
 def density_peaks(x: Tensor, count: int, neighbours: int) -> Clusters:
     """`count` clusters, 0 < count <= n, none of them empty. (n, d) -> Clusters
 
-    The density of row i is rho_i = exp(-mean of its squared distances to the `neighbours` nearest other rows), and
-    delta_i its distance to the nearest denser row (of the densest row: to the farthest row). The centres are the rows
-    with the largest rho_i delta_i, every row goes to the nearest centre. Squared distances are means over the d
-    channels, so that one density means the same at every width.
+    The density of row i is rho_i = exp(-mean of its squared distances to the `neighbours` nearest other rows). delta_i
+    is its distance to the nearest denser row (for the densest row, to the farthest row). The centres are the rows with
+    the largest rho_i delta_i. Every row joins the nearest centre. Squared distances are means over the d channels, so
+    densities are comparable at every width.
 
-    Products are compared as log rho + log delta, which never vanish. Ties go to the lowest row (see `ranking.py`), and
-    of two equally dense rows the lower one counts as denser. Cost O(n^2 d), memory O(n d).
+    Products are compared as log rho + log delta, which do not underflow. Ties go to the lowest row (see `ranking.py`).
+    Of two equally dense rows the lower one counts as denser. Cost O(n^2 d), memory O(n d).
     """
     x = x.double()
     n = x.shape[0]
@@ -70,7 +70,7 @@ def _assigned(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some rows of x and their root mean square distances from all of y, block by block. -> (b,), (b, m)"""
+    """Yield blocks of rows of x with their root mean square distances from all rows of y. -> (b,), (b, m)"""
     for some in in_blocks(torch.arange(x.shape[0], device=x.device), y.shape[0]):
         distances = torch.cdist(x[some], y, compute_mode="donot_use_mm_for_euclid_dist")
         yield some, (distances / x.shape[1] ** 0.5).clamp_(max=FARTHEST)

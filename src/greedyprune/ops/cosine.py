@@ -1,7 +1,8 @@
-"""Cosines that decide: float32 for speed, float64 wherever float32 could decide wrongly.
+"""Cosines for decisions: float32 for speed, float64 if float32 could decide wrongly.
 
-The exact cosine of two rows is here that of float64: both scaled to length 1, multiplied, clamped to [-1, 1]; 0 where a
-row is zero. A float32 cosine is within `DOUBT` / 2 of it, so only values that close to a decision are computed again.
+The exact cosine of two rows is defined in float64: both rows are scaled to length 1, multiplied, and the product is
+clamped to [-1, 1]. It is 0 if a row is zero. A float32 cosine is within `DOUBT` / 2 of it, so only values that close to
+a decision are recomputed.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ import torch
 from torch import Tensor
 
 DOUBT = 1e-5
-"""How close to a decision a float32 cosine may lie before float64 decides (float32 is off by less than 1e-6)."""
+"""If a float32 cosine is this close to a decision, float64 decides. The float32 error is below 1e-6."""
 NEAR_TIE = 4e-6
-"""How far apart two float32 saliencies must lie for their order to be certain."""
+"""The order of two float32 saliencies is certain if they are at least this far apart."""
 SLACK = 1e-12
-"""Float64 cosines this close to each other or to a threshold count as equal: that absorbs the rounding of float64."""
+"""Float64 cosines this close to each other or to a threshold count as equal. This absorbs the rounding of float64."""
 
 
 class UnitRows:
-    """Rows scaled to length 1, on demand: rows that no decision looks at are never read. (n, d)
+    """Rows scaled to length 1 on demand. Rows that no decision needs are never read. (n, d)
 
     Zero rows stay zero, so that every cosine with them is 0.
     """
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
-        # Squares overflow or vanish in float32 outside this range; such rows (and zero rows) take the slow path.
+        # Outside this range squares overflow or underflow in float32. Such rows, and zero rows, take the slow path.
         norm = _norms(x)
         self.plain = bool(((norm > 1e-15) & (norm < 1e15)).all()) and x.dtype != torch.float64
         self.inverse = norm.reciprocal() if self.plain else None
 
     @classmethod
     def of(cls, x: Tensor | UnitRows) -> UnitRows:
-        """The same rows: norms are taken once although several engines look at an image."""
+        """Wrap rows, or return wrapped ones as they are. So several engines share the norms of an image."""
         return x if isinstance(x, UnitRows) else cls(x)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class UnitRows:
         return picked.float().mul_(self.inverse[rows, None])
 
     def all(self) -> Tensor:
-        """Every row. -> (n, d)"""
+        """All unit rows in float32. -> (n, d)"""
         if self.inverse is None:
             return unit64(self.x).float()
         return self.x.float() * self.inverse[:, None]
@@ -67,7 +68,7 @@ def _norms(x: Tensor) -> Tensor:
 def unit64(x: Tensor) -> Tensor:
     """Rows scaled to length 1 in float64; zero rows stay zero. (n, d) -> (n, d)"""
     tiny = torch.finfo(torch.float64).tiny
-    if x.dtype == torch.float64:  # squares of narrower types always fit, those of float64 need not
+    if x.dtype == torch.float64:  # squares of narrower types never overflow, those of float64 may
         x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)
     x = x.double()
     return x / x.square().sum(-1, keepdim=True).sqrt().clamp_min(tiny)
@@ -79,7 +80,7 @@ def cosine64(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ieee() -> bool:
-    """Whether float32 products are float32 arithmetic here, not TF32 or bfloat16, which a user may have allowed."""
+    """True if float32 products use float32 arithmetic, not TF32 or bfloat16, which a user may have allowed."""
     backends: list[Any] = [getattr(torch.backends, name).matmul for name in ("cuda", "mkldnn")]
     modes = {getattr(backend, "fp32_precision", "ieee") for backend in backends}
     return modes <= {"ieee", "none"} and torch.get_float32_matmul_precision() == "highest"
@@ -91,7 +92,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Which float32 cosines of x[rows] with x[columns] are above tau, the doubtful ones decided in float64.
+    """True for the cosines of x[rows] with x[columns] above tau. Float64 decides the doubtful float32 ones.
 
     (r, s), (n, d), (r,), (s,) -> (r, s) bool
     """
@@ -105,10 +106,10 @@ def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tenso
 
 
 def saliency(x: Tensor | UnitRows, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest cosine of every row with any text row, and the rows from the highest down, ties to the lowest index.
+    """The largest cosine of every row with any text row, and the rows from the highest down, ties to the lowest index.
 
-    The order is that of the float64 values, and values less than `SLACK` apart are ties (a chain of them is one tie).
-    Only rows whose float32 value nearly ties with a neighbour's are computed again. (n, d), (m, d) -> 2 x (n,)
+    The order is that of the float64 values. Values less than `SLACK` apart are ties, and a chain of them is one tie.
+    A row is recomputed only if its float32 value nearly ties with a neighbour's. (n, d), (m, d) -> 2 x (n,)
     """
     unit = UnitRows.of(x)
     x = unit.x

@@ -1,9 +1,8 @@
-"""Greedy maximum coverage (facility location): take what best covers the rows that what is taken covers least.
+"""Greedy maximum coverage (facility location): take the candidate that adds most to the coverage of the rows.
 
-F(S) = sum_r w_r max_{j in S} B_rj for benefits B that are a given matrix or (exponentials of) cosines of the candidates
-themselves. F is submodular, so a gain computed earlier bounds a later one from above and is computed again only where
-it could be the largest (lazy greedy). Gains are sums over all rows, where the errors of float32 add up: everything here
-is float64.
+F(S) = sum_r w_r max_{j in S} B_rj. The benefits B are a given matrix, or (exponentials of) cosines of the candidates.
+F is submodular, so an earlier gain is an upper bound of a later one. A gain is recomputed only if it could be the
+largest (lazy greedy). Gains are sums over all rows, in which float32 errors add up, so everything here is float64.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from greedyprune.ops.cosine import SLACK, unit64
 from greedyprune.ops.picks import Picks, numbers
 
 GRAM_LIMIT = 4096
-"""Up to this many rows the matrix of their cosines is held, 128 MB; above, its columns are computed when looked at."""
+"""Up to this number of rows the matrix of cosines is held, 128 MB. Above it, columns are computed when needed."""
 BLOCK = 512
-"""How many rows of that matrix are computed at once."""
+"""The number of rows of that matrix that are computed at once."""
 BATCH = 32
-"""How many gains are computed at once."""
+"""The number of gains that are computed at once."""
 
 
 class Benefits(ABC):
-    """What each of n candidates gives to each of r rows, and the rows' weights. On the CPU."""
+    """The benefit of each of n candidates for each of r rows, and the rows' weights. On the CPU."""
 
     weights: Tensor
-    """(r,) float64"""
+    """(r,) float64, the weight of each row."""
     n: int
     device: torch.device
-    """Where the candidates are, and what is found goes."""
+    """The device of the candidates and of the result."""
 
     @abstractmethod
     def columns(self, some: Tensor) -> Tensor:
-        """What some candidates give to all rows, a tensor of its own. (b,) -> (b, r)"""
+        """The benefits of some candidates for all rows, in a new tensor. (b,) -> (b, r)"""
 
 
 class Given(Benefits):
-    """A matrix of benefits, of r rows by n candidates."""
+    """A given matrix of benefits, r rows by n candidates."""
 
     def __init__(self, matrix: Tensor, weights: Tensor | None = None) -> None:
         self.n, self.device = matrix.shape[1], matrix.device
@@ -54,10 +53,10 @@ class Given(Benefits):
 
 
 class Alike(Benefits):
-    """Candidates that cover each other as far as they are alike: by cosine, or by softmax over candidates of it. (n, d)
+    """Candidates that cover each other by their cosine, or by the softmax of cosines over candidates. (n, d)
 
     With a temperature T the benefits are exp((cos_rj - 1) / T), and the weight of row r is divided by the sum of its
-    benefits: together the softmax of its cosines, as long as m_r starts at 0.
+    benefits. Together this is the softmax of its cosines, if m_r starts at 0.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None = None, temperature: float | None = None) -> None:
@@ -78,7 +77,7 @@ class Alike(Benefits):
         return self._of(self._units[some.to(self.device)] @ self._units.T)
 
     def _whole(self) -> Tensor:
-        """All columns; what lies below the diagonal is what lies above it. -> (n, n)"""
+        """All columns. The part below the diagonal is copied from above. -> (n, n)"""
         held = torch.empty(self.n, self.n, dtype=torch.float64, device="cpu")
         for start in range(0, self.n, BLOCK):
             end = start + BLOCK
@@ -94,13 +93,13 @@ class Alike(Benefits):
 def cover(
     parts: Sequence[Benefits], k: int, *, factor: Tensor | None = None, floor: float = 0.0, given: Tensor | None = None
 ) -> Picks:
-    """k candidates, each the one with the largest gain_j = c_j sum_r w_r max(0, B_rj - m_r), m_r the best r has yet.
+    """Take k candidates, each with the largest gain_j = c_j sum_r w_r max(0, B_rj - m_r), m_r the best benefit so far.
 
-    Rows of all `parts` count together; m_r starts at `floor`; c is `factor` (n,), 1 by default. `given` candidates are
-    taken beforehand, in their order. Gains that differ by less than `SLACK` of the largest first gain tie, and ties go
-    to the lowest candidate, so that what adds nothing comes last and in order.
-    Cost: of cosines O(n^2 d) once; then O(r) for each gain computed, a few per cent of n k of them. Memory O(n d), and
-    n^2 up to `GRAM_LIMIT` candidates; above, each gain of cosines costs O(n d): minutes for 20,000 rows.
+    Rows of all `parts` count together. m_r starts at `floor`. c is `factor` (n,), 1 by default. `given` candidates are
+    taken first, in their order. Gains that differ by less than `SLACK` of the largest first gain tie. Ties go to the
+    lowest candidate, so candidates that add nothing come last and in order.
+    Cost: O(n^2 d) once for cosines, then O(r) for each computed gain, a few per cent of n k. Memory O(n d), and n^2 up
+    to `GRAM_LIMIT` candidates. Above it, each gain of cosines costs O(n d): minutes for 20,000 rows.
     """
     search = _Search(parts, k, factor, floor)
     for row in numbers(given):
@@ -111,7 +110,7 @@ def cover(
 
 
 class _Search:
-    """Bounds of all gains, and which of them are up to date."""
+    """Upper bounds of all gains, and flags that say which bounds are current gains."""
 
     def __init__(self, parts: Sequence[Benefits], k: int, factor: Tensor | None, floor: float) -> None:
         n = parts[0].n
@@ -125,7 +124,7 @@ class _Search:
         self.gains: list[float] = []
 
     def gain(self, some: Tensor) -> Tensor:
-        """What some candidates would add now. (b,) -> (b,)"""
+        """The current gains of some candidates. (b,) -> (b,)"""
         total = torch.zeros(some.shape[0], dtype=torch.float64, device="cpu")
         for part, reached in zip(self.parts, self.reached, strict=True):
             total += part.columns(some).sub_(reached).clamp_min_(0) @ part.weights
@@ -145,7 +144,7 @@ class _Search:
             self.fresh[stale] = True
 
     def take(self, row: int, gain: float) -> None:
-        """Take a candidate: every row has it to look at from now on."""
+        """Take a candidate, and raise the best benefit of every row that it covers better."""
         self.taken.append(row)
         self.gains.append(gain)
         for place, part in enumerate(self.parts):

@@ -1,7 +1,7 @@
-"""The cut of a sequence: which columns stay, and how everything that has a sequence axis follows.
+"""The cut of a sequence: the columns that stay, and functions that cut every tensor with a sequence axis.
 
-House letters: b rows of a batch, L tokens before the cut, l after it, q queries of one forward. Rows that keep
-different numbers of tokens are padded on the left, as generation pads prompts.
+Letters in shapes: b rows of a batch, L tokens before the cut, l after it, q queries of one forward. If rows keep
+different numbers of tokens, they are padded on the left, as generation pads prompts.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The columns that stay out of `length` logical ones, in order; column numbers are the original positions."""
+    """The columns that stay of `length` logical ones, in order. Column numbers are the original positions."""
 
     length: int
     columns: Tensor
     """(b, l) int64, ascending where valid."""
     valid: Tensor
-    """(b, l) bool: False where a shorter row is padded on the left, or where the prompt was padded."""
+    """(b, l) bool: False for the left padding of a shorter row, and for padding of the prompt."""
     ragged: bool
-    """Whether any entry of `valid` is False."""
+    """True if any entry of `valid` is False."""
     shift: Tensor | None = None
-    """(b, 1) how far compact positions lag behind the original ones after this cut; None for original positions."""
+    """(b, 1) original minus compact position of the tokens after this cut; None for original positions."""
 
     @classmethod
     def keeping(cls, keep: Tensor) -> Cut:
-        """From which tokens stay. (b, L) bool -> Cut"""
+        """Make a cut from a mask that is True for tokens that stay. (b, L) bool -> Cut"""
         longest = int(keep.sum(1).max())
         # A stable sort of 0/1 puts the kept columns last and in order, with arbitrary dropped ones as left padding.
         columns = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
@@ -36,28 +36,28 @@ class Cut:
 
     @classmethod
     def of(cls, length: int, columns: Tensor, valid: Tensor) -> Cut:
-        """From columns and their validity."""
+        """Make a cut from columns and their validity."""
         return cls(length, columns, valid, not bool(valid.all()))
 
     @property
     def dropped(self) -> int:
-        """How many columns shorter the sequence is."""
+        """The number of columns that the cut removes."""
         return self.length - self.columns.shape[1]
 
     def grown(self, total: int) -> Cut:
-        """With everything that came after the cut, which all stays. -> Cut of `total` columns"""
+        """Add the columns that came after the cut. All of them stay. -> Cut of `total` columns"""
         tail = torch.arange(self.length, total, device=self.columns.device).expand(self.columns.shape[0], -1)
         columns = torch.cat([self.columns, tail], 1)
         valid = torch.cat([self.valid, self.valid.new_ones(tail.shape)], 1)
         return replace(self, length=total, columns=columns, valid=valid)
 
     def inside(self, outer: Cut) -> Cut:
-        """This cut of a sequence that `outer` had cut already, as one cut of the original sequence."""
+        """Combine this cut with the earlier cut `outer` into one cut of the original sequence."""
         valid = outer.valid.gather(1, self.columns) & self.valid
         return Cut.of(outer.length, outer.columns.gather(1, self.columns), valid)
 
     def then(self, other: Cut) -> Cut:
-        """This cut of what came before, followed by the cut of what comes now."""
+        """Append the cut of the next part of the sequence to this cut."""
         return Cut(
             self.length + other.length,
             torch.cat([self.columns, other.columns + self.length], 1),
@@ -67,19 +67,19 @@ class Cut:
         )
 
     def of_rows(self, rows: Tensor) -> Cut:
-        """For a batch that was reordered, repeated or reduced. (b',) -> Cut"""
+        """The cut of a batch that was reordered, repeated or reduced. (b',) -> Cut"""
         rows = rows.to(self.columns.device)
         shift = None if self.shift is None else self.shift[rows]
         return Cut(self.length, self.columns[rows], self.valid[rows], self.ragged, shift)
 
     def take(self, x: Tensor, dim: int) -> Tensor:
-        """Gather along a negative `dim`; the batch axis is the one before it. (..., b, L, ...) -> (..., b, l, ...)"""
+        """Gather along a negative `dim`. The batch axis precedes it. (..., b, L, ...) -> (..., b, l, ...)"""
         axis, batch = x.ndim + dim, x.ndim + dim - 1
         rows, kept = self.columns.shape
         shape, view = list(x.shape), [1] * x.ndim
         shape[batch], view[batch] = rows, rows
         shape[axis], view[axis] = kept, kept
-        if x.shape[batch] != rows:  # one row that stands for the whole batch
+        if x.shape[batch] != rows:  # one row for the whole batch
             x = x.expand([rows if i == batch else size for i, size in enumerate(x.shape)])
         return x.gather(axis, self.columns.to(x.device).view(view).expand(shape))
 
@@ -89,7 +89,7 @@ class Cut:
         return x.gather(2, index)
 
     def gaps(self, valid: Tensor) -> Tensor:
-        """How many valid tokens were dropped before each column that stays. (b, L) -> (b, l)"""
+        """The number of valid tokens that were dropped before each column that stays. (b, L) -> (b, l)"""
         kept = torch.zeros_like(valid).scatter_(1, self.columns, self.valid)
         return (valid & ~kept).cumsum(1).gather(1, self.columns)
 
@@ -108,19 +108,19 @@ class Cut:
         return mask.gather(2, index)
 
     def padding_mask(self, given: Tensor | None, total: int) -> Tensor:
-        """A 2-D mask of the full logical length, whose last columns are the physical ones. -> (b, total)
+        """A 2-D mask of the full logical length. Its last columns are the physical ones. -> (b, total)
 
-        A cache layer with a logical length tells transformers to skip the first `dropped` columns (`kv_offset`), so
-        the kept columns stand right-aligned behind that many zeros, followed by the caller's tail.
+        A cache layer with a logical length makes transformers skip the first `dropped` columns (`kv_offset`). So the
+        mask has that number of zeros, then the kept columns, then the caller's tail.
         """
         rows = self.valid.shape[0]
         tail = self.valid.new_ones(rows, total - self.length) if given is None else given[:, self.length :].bool()
         return torch.cat([self.valid.new_zeros(rows, self.dropped), self.valid, tail.to(self.valid.device)], 1).long()
 
     def allowed(self, queries: int, window: int | None = None) -> Tensor:
-        """Which of the columns that stay each of the last `queries` tokens may look at. -> (b, 1, queries, l) bool
+        """True for the kept columns that each of the last `queries` tokens may attend to. -> (b, 1, queries, l) bool
 
-        A window counts the tokens that stay, as their cache does.
+        A sliding window counts the tokens that stay, as their cache does.
         """
         width = self.columns.shape[1]
         seen = torch.ones(queries, width, dtype=torch.bool, device=self.valid.device).tril(width - queries)
@@ -130,12 +130,12 @@ class Cut:
 
 
 def uncut(length: int, batch: int, valid: Tensor | None, device: torch.device) -> Cut:
-    """The cut that cuts nothing from the first `length` columns."""
+    """A cut that keeps all of the first `length` columns."""
     columns = torch.arange(length, device=device).expand(batch, -1)
     mask = torch.ones(batch, length, dtype=torch.bool, device=device) if valid is None else valid[:, :length].bool()
     return Cut.of(length, columns, mask)
 
 
 def forbidden(dtype: torch.dtype) -> float | bool:
-    """The value of a mask of this type at a column that a query must not see."""
+    """The mask value, for this type, of a column that a query must not attend to."""
     return False if dtype == torch.bool else torch.finfo(dtype).min

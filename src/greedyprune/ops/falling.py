@@ -1,13 +1,16 @@
-"""Picking greedily by keys that only fall, a small pool of rows at a time.
+"""Lazy greedy for keys (scores) that only fall, with a small pool of rows at a time.
 
-In farthest-first traversal, marginal relevance and determinantal processes a row's key falls as rows are taken, so a
-key computed some picks ago still bounds it from above. All rows are brought up to date together, in one product with
-everything taken since the last time; then the rows with the highest keys form a pool, which is followed pick by pick on
-the products of its own members, until the best of them could be beaten from outside. The cost is that of k x n
-products at the speed of large ones, where a whole matrix of cosines takes n x n, and memory never holds n x n.
+A row's key falls as rows are taken in farthest-first traversal, marginal relevance and determinantal processes. So an
+old key is an upper bound.
 
-A key is known up to an error; rows that could be the best by it are settled in float64, so decisions are those of
-float64, whatever the size of the pool.
+1. Update all keys with one matrix product with the rows taken since the last update.
+2. Move the rows with the highest keys into a pool.
+3. Pick from the pool, and update only its keys, until a row outside could be better. Repeat.
+
+The cost is k x n products at the speed of large ones; a whole matrix of cosines takes n x n. Memory never holds n x n.
+
+A key is known up to an error. If several rows could be the best, float64 decides. So decisions are those of float64,
+at any size of the pool.
 """
 
 from __future__ import annotations
@@ -22,18 +25,18 @@ from greedyprune.ops.picks import Picks, numbers
 
 
 class Falling(ABC):
-    """n rows and their keys. What is kept for each row lies on the CPU, so that a pick costs no wait for a device.
+    """n rows and their keys. The state of each row is on the CPU, so a pick waits for no device.
 
-    After every update `joining` rows join the pool, which starts anew before it would hold more than `most`.
+    After every update `joining` rows join the pool. A new pool starts before it would hold more than `most`.
     """
 
     def __init__(self, n: int, device: torch.device, joining: int, most: int) -> None:
         self.device = device
         self.taken: list[int] = []
         self.gains: list[float] = []
-        """The key that each row taken had before."""
+        """The key of each taken row, just before it was taken."""
         self.alive = torch.ones(n, dtype=torch.bool, device="cpu")
-        """(n,) which rows may still be taken."""
+        """(n,) True for rows that may still be taken."""
         self._joining, self._most = joining, most
         self._rows: list[int] = []
         self._inside = torch.zeros(n, dtype=torch.bool, device="cpu")
@@ -41,30 +44,30 @@ class Falling(ABC):
 
     @abstractmethod
     def update(self) -> tuple[Tensor, Tensor]:
-        """All keys after the rows taken so far, and how far off each may be. -> (n,), (n,) or ()"""
+        """All keys after the rows taken so far, and the error bound of each. -> (n,), (n,) or ()"""
 
     @abstractmethod
     def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Some rows' float64 keys, -inf if not to be taken, and how far off each may be. (r,) -> (r,), (r,) or ()"""
+        """Some rows' float64 keys, -inf if a row must not be taken, and error bounds. (r,) -> (r,), (r,) or ()"""
 
     @abstractmethod
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """Let rows with these keys of `update` join the pool: their keys, how far off any may be. (r,), (r,) -> (r,)"""
+        """Add rows with these keys of `update` to the pool. Their keys, one error bound. (r,), (r,) -> (r,), float"""
 
     @abstractmethod
     def leave(self) -> None:
-        """Forget the pool: the next rows to enter begin a new one."""
+        """Forget the pool. The next rows that enter start a new one."""
 
     @abstractmethod
     def follow(self, keys: Tensor, place: int) -> Tensor:
-        """The pool's keys once its row at `place` is taken, -inf there from then on. (p,) -> (p,)"""
+        """The pool's keys after its row at `place` is taken; the key at `place` is -inf from now on. (p,) -> (p,)"""
 
     def give(self, row: int) -> None:
-        """Take a row whatever its key."""
+        """Take a row, whatever its key is."""
         self._take(row, float(self.settle(torch.tensor([row], device="cpu"))[0]))
 
     def run(self, k: int) -> None:
-        """Take the row with the highest key, the first of those that tie, until k are taken or none is alive."""
+        """Take the row with the highest key (the first of a tie), until k are taken or none is alive."""
         while len(self.taken) < k:
             keys, errors = self.update()
             if not bool(self.alive.any()):
@@ -87,16 +90,16 @@ class Falling(ABC):
                 self._keys = torch.cat([self._keys, joined])
                 while len(self.taken) < k and self._pick(outside):
                     pass
-            if len(self.taken) == before:  # more rows than the pool holds may be the best one
+            if len(self.taken) == before:  # more rows than the pool holds could be the best one
                 self._rows = []
                 self._take_best((highest >= at_least).nonzero()[:, 0])
 
     def picks(self) -> Picks:
-        """What was found. Gains are keys."""
+        """The rows taken. Gains are keys."""
         return Picks.of(self.taken, self.gains, self.device)
 
     def _pick(self, outside: float) -> bool:
-        """Take the best row of the pool, unless a row outside, whose key is at most this, could be better."""
+        """Take the best row of the pool, unless a row outside could be better. Keys outside are at most `outside`."""
         values, places = self._keys.topk(min(2, len(self._rows)))
         best, *second = cast("list[float]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
         if outside >= best - self._error:
@@ -114,7 +117,7 @@ class Falling(ABC):
         return True
 
     def _take_best(self, rows: Tensor) -> int | None:
-        """Settle some rows and take the best. None where none of them may be taken."""
+        """Compare some rows in float64 and take the best. None if none of them may be taken."""
         keys, errors = self.settle(rows)
         at_least = (keys - errors).max()
         if float(at_least) == -torch.inf:

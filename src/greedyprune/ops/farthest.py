@@ -1,7 +1,7 @@
-"""Farthest-first traversal: take the row that is farthest from all taken so far, over and over (greedy max-min).
+"""Farthest-first traversal: take the row that is farthest from all taken so far, and repeat (greedy max-min).
 
-The distance of two rows is 1 - cosine, so a row's distance from a set is 1 - its largest cosine with it. That falls as
-rows are taken, which `falling.py` makes use of; near ties are settled in float64.
+The distance of two rows is 1 - cosine, so a row's distance from a set is 1 - its largest cosine with it. This distance
+falls as rows are taken, as `falling.py` requires. Float64 decides near ties.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from greedyprune.ops.nearest import Nearest
 from greedyprune.ops.picks import Picks, numbers
 
 NEAR = 32
-"""How many rows in a row are compared first, since neighbours in an image are alike."""
+"""The number of consecutive rows that are compared first, since neighbours in an image are similar."""
 BLOCK = 256
-"""How many rows are compared with all others at once, at most."""
+"""The largest number of rows that are compared with all others at once."""
 
 
 def farthest_first(x: Tensor | UnitRows, k: int, *, given: Tensor | None = None) -> Picks:
-    """k rows, 0 < k <= n: first the one whose nearest other row is farthest, then always the farthest. (n, d) -> Picks
+    """Take k rows, 0 < k <= n: first the row whose nearest other row is farthest, then the farthest. (n, d) -> Picks
 
-    `given` rows are taken beforehand, in their order. Ties (within `SLACK` in float64) go to the lowest row. A zero row
-    has cosine 0 with every row, and a row alone is at distance 2, which no two rows exceed. Gains are distances
-    from the nearest row taken before, of the first row from its nearest other.
-    Cost O(k n d); the first row costs O(n^2 d) at worst and far less where neighbours are alike. Memory O(n d).
+    `given` rows are taken first, in their order. Ties (within `SLACK` in float64) go to the lowest row. A zero row has
+    cosine 0 with every row. A single row has distance 2, the largest possible. Gains are distances from the nearest row
+    taken before; the gain of the first row is the distance to its nearest other row.
+    Cost O(k n d). The first row costs O(n^2 d) at worst, far less if neighbours are similar. Memory O(n d).
     """
     unit = UnitRows.of(x)
     nearest = Nearest(unit, k)
@@ -39,7 +39,7 @@ def farthest_first(x: Tensor | UnitRows, k: int, *, given: Tensor | None = None)
     for row in starts:
         nearest.give(row)
     nearest.run(k)
-    # A key is minus the largest cosine with the rows taken before, which the first row has not.
+    # A key is minus the largest cosine with the rows taken before. The first row has no such cosine.
     gains = [1 - first, *(1 + key for key in nearest.gains[1:])]
     return Picks.of(nearest.taken, gains, unit.x.device)
 
@@ -47,8 +47,8 @@ def farthest_first(x: Tensor | UnitRows, k: int, *, given: Tensor | None = None)
 def _most_isolated(unit: UnitRows, rows: Tensor) -> tuple[int, float]:
     """The row whose largest cosine with another row is lowest, and that cosine. (n, d), its unit rows -> row, cosine
 
-    A row is no candidate once some cosine of it is above the lowest maximum known, so that most are never compared with
-    all others; those that may be the lowest go first, and tell all others their cosine with them.
+    A row is no candidate if one of its cosines is above the lowest known maximum. So most rows are never compared with
+    all others. The rows with the lowest maxima go first, and their cosines raise the maxima of all others.
     """
     n = rows.shape[0]
     near = [rows[start : start + NEAR] for start in range(0, n, NEAR)]
@@ -76,7 +76,7 @@ def _most_isolated(unit: UnitRows, rows: Tensor) -> tuple[int, float]:
 
 
 def _nearest_other(unit: UnitRows, rows: Tensor, some: Tensor) -> Tensor:
-    """The largest cosine of some rows with another row, in float64; -1 where there is no other. (n, d), (r,) -> (r,)"""
+    """The largest cosine of some rows with another row, in float64; -1 if there is no other. (n, d), (r,) -> (r,)"""
     cosines = product(rows[some], rows).scatter_(1, some[:, None], -torch.inf)
     near = (cosines >= cosines.amax(1, keepdim=True) - DOUBT).any(0).nonzero()[:, 0]
     exact = cosine64(unit.x[some], unit.x[near])

@@ -1,4 +1,4 @@
-"""Cells of a grid: those whose centres are spread as regularly as k allows, means over them, and those under boxes."""
+"""Cells of a grid: evenly spread cells, means over cells, and the cells under boxes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Box = tuple[float, float, float, float]
 
 
 def uniform_cells(grid: tuple[int, int, int], k: int) -> Tensor:
-    """k distinct cells, evenly spread, in raster order index. (t, h, w), k -> (k,) ascending
+    """k distinct cells, evenly spread, as indices in raster order. (t, h, w), k -> (k,) ascending
 
-    Frames share k as evenly as possible; inside a frame a rows x columns lattice of centres comes first, and what is
-    left of k goes one by one to the cell farthest from all chosen ones (ties to the lowest index).
+    Frames share k as evenly as possible. Inside a frame, a rows x columns lattice of centres comes first. The rest of k
+    is taken one by one: the cell farthest from all chosen ones, ties to the lowest index.
     """
     t, h, w = grid
-    # Frame f gets the cells between two consecutive multiples of k/t, so no frame differs from another by more than 1.
+    # Frame f gets the cells between two consecutive multiples of k/t, so frames differ by at most 1.
     shares = [(f + 1) * k // t - f * k // t for f in range(t)]
     return torch.cat([_cells(h, w, share) + f * h * w for f, share in enumerate(shares)])
 
@@ -43,7 +43,7 @@ def _cells(h: int, w: int, k: int) -> Tensor:
 
 
 def lattice(h: int, w: int, k: int) -> tuple[int, int]:
-    """rows x columns <= k whose largest cell side is smallest; among equals the one with the most cells."""
+    """The rows x columns <= k whose largest cell side is smallest; of equal ones, the one with most cells."""
 
     def badness(rows: int) -> tuple[float, int]:
         columns = min(w, k // rows)
@@ -56,9 +56,9 @@ def lattice(h: int, w: int, k: int) -> tuple[int, int]:
 def grid_positions(grid: tuple[int, int, int], rows: Tensor) -> Tensor:
     """The frame, the row and the column of each kept token, as M-RoPE numbers them. (t, h, w), (k,) -> (k, 3) int64
 
-    Raises ValueError for a row that is none of the grid's t*h*w tokens.
-
         grid_positions((1, 24, 24), keep.rows)
+
+    Raises ValueError if a row is not one of the grid's t*h*w tokens.
     """
     t, h, w = as_grid(grid, math.prod(grid))
     check_tensor("rows", rows, what="a (k,) int64")
@@ -70,9 +70,9 @@ def grid_positions(grid: tuple[int, int, int], rows: Tensor) -> Tensor:
 
 
 def covered_cells(boxes: Sequence[Box], cells: tuple[int, int], part: Box) -> Tensor:
-    """The cells of which one box covers more than a fifth, in raster order. (boxes), (rows, columns) -> (r,) ascending
+    """The cells that one box covers by more than a fifth, in raster order. (boxes), (rows, columns) -> (r,) ascending
 
-    Boxes are (left, top, right, bottom) in pixels; `part` is the rectangle of pixels that the cells divide evenly.
+    Boxes are (left, top, right, bottom) in pixels. `part` is the rectangle of pixels that the cells divide evenly.
     """
     rows, columns = cells
     left, top, right, bottom = part
@@ -82,13 +82,13 @@ def covered_cells(boxes: Sequence[Box], cells: tuple[int, int], part: Box) -> Te
     for box in boxes:
         across = (x[1:].clamp(max=box[2]) - x[:-1].clamp(min=box[0])).clamp(min=0)
         down = (y[1:].clamp(max=box[3]) - y[:-1].clamp(min=box[1])).clamp(min=0)
-        # Compared times five, so that whole pixels never round: a fifth is no binary fraction.
+        # Both sides are multiplied by five, so whole pixels never round: a fifth is no binary fraction.
         found |= 5 * down[:, None] * across * (rows * columns) > (right - left) * (bottom - top)
     return found.flatten().nonzero()[:, 0]
 
 
 def pooling_weights(grid: tuple[int, int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Means over a rows x columns lattice of every frame, and the token at the centre of each cell.
+    """The weights of means over a rows x columns lattice of every frame, and the token at the centre of each cell.
 
     Cell i of r along a side of h tokens covers the tokens from floor(i h / r) to ceil((i + 1) h / r), as adaptive
     average pooling does. (t, h, w), (rows, columns) -> (k, n), (k,)

@@ -1,6 +1,6 @@
-"""Groups of tokens that each have a budget of their own: runs of the sequence, frames, crops, clusters.
+"""Groups of tokens with one budget per group: runs of the sequence, frames, crops, clusters.
 
-Which group a token is in is a number, 0 the first group: `group` (n,). A ranking lists tokens, the best one first.
+`group` (n,) is the number of each token's group, 0 the first. A ranking lists tokens, the best one first.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from greedyprune.ops.threshold import Threshold
 
 
 def without(ranking: Tensor, rows: Tensor | None) -> Tensor:
-    """A ranking without some rows. (c,), (p,) -> (c' <= c,)"""
+    """Remove some rows from a ranking. (c,), (p,) -> (c' <= c,)"""
     return ranking if rows is None else ranking[~torch.isin(ranking, rows)]
 
 
 def counts(group: Tensor, rows: Tensor, groups: int) -> list[int]:
-    """How many of some rows are in each group. (n,), (r,) -> groups numbers"""
+    """The number of these rows in each group. (n,), (r,) -> (groups)"""
     return cast("list[int]", group[rows].bincount(minlength=groups).tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def proportions(scores: Tensor) -> list[float]:
-    """Each score as a share of their sum, to 12 digits, so that rounding decides nowhere who gets a remainder. (g,)
+    """Each score as a share of their sum, to 12 digits, so that rounding never decides a remainder. (g,) -> (g)
 
-    Scores below 0 count as 0, and where all are 0 so are the shares.
+    Scores below 0 count as 0. If all are 0, so are the shares.
     """
     scores = scores.double().clamp_min(0)
     shares = (scores / scores.sum()).nan_to_num(0.0)
@@ -37,7 +37,7 @@ def proportions(scores: Tensor) -> list[float]:
 
 
 def best_of_each(ranking: Tensor, group: Tensor, budgets: Sequence[int]) -> Tensor:
-    """The best rows of each group, as many as its budget says, group by group. (c,), (n,) -> (r,)"""
+    """The best rows of each group, up to its budget, group by group. (c,), (n,) -> (r,)"""
     number = group[ranking]
     order = number.argsort(stable=True)
     ranking, number = ranking[order], number[order]
@@ -49,10 +49,10 @@ def best_of_each(ranking: Tensor, group: Tensor, budgets: Sequence[int]) -> Tens
 def suppress_in_each(
     x: Tensor, ranking: Tensor, group: Tensor, tau: float | Threshold, k: int, *, given: Tensor | None = None
 ) -> Tensor:
-    """What suppression leaves of every group, looking at nothing outside it, group by group. (n, d), (c,), (n,) -> (m,)
+    """Run suppression inside each group. The survivors, group by group. (n, d), (c,), (n,) -> (m,)
 
-    A threshold is that of the group's own rows and of a budget k, in which all groups share. `given` rows (not in
-    `ranking`) suppress in their group as if taken before, and are not returned.
+    A threshold rule gets the group's own rows and the budget k of all groups. `given` rows (not in `ranking`) suppress
+    in their group as if taken first, and are not returned.
     """
     given = ranking.new_empty(0) if given is None else given
     left: list[Tensor] = []

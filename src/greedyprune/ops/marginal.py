@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: what a row is worth, less how much it repeats the closest row taken already."""
+"""Maximal marginal relevance: a row's worth minus its similarity to the closest row taken so far."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from greedyprune.ops.picks import Picks, numbers
 def marginal_relevance(
     x: Tensor | UnitRows, worth: Tensor, k: int, trade: float = 0.5, *, given: Tensor | None = None
 ) -> Picks:
-    """k rows, each the one with the largest trade worth_i - (1 - trade) max_{s taken} cos(x_i, x_s).
+    """Take k rows, each with the largest trade worth_i - (1 - trade) max_{s taken} cos(x_i, x_s).
 
     (n, d), (n,) -> Picks
 
-    The maximum counts as 0 before a row is taken. `given` rows are taken beforehand, in their order. Gains are those
-    values; ties (within `SLACK` in float64) go to the lowest row. Cosines are float32, near ties settled in float64.
+    The maximum is 0 before a row is taken. `given` rows are taken first, in their order. Gains are those values. Ties
+    (within `SLACK` in float64) go to the lowest row. Cosines are float32, and float64 decides near ties.
     Cost O(k n d), memory O(n d), never an n x n matrix.
     """
     unit = UnitRows.of(x)

@@ -1,7 +1,7 @@
-"""Matching rows by cosine: to the most similar on another side, dropping the most redundant, merging the most similar.
+"""Matching rows by cosine: find the most similar rows, drop the most redundant, merge the most similar.
 
-All cosines are float64, a block of rows at a time: no n x n matrix exists. Cosines within `SLACK` of each other are
-ties (see `ranking.py`); a zero row has cosine 0 with every row.
+All cosines are float64, a block of rows at a time, so no n x n matrix exists. Cosines within `SLACK` of each other are
+ties (see `ranking.py`). A zero row has cosine 0 with every row.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from greedyprune.ops.cosine import SLACK, cosine64, unit64
 from greedyprune.ops.ranking import ranked
 
 LISTED = 64
-"""How many similar rows of every row are listed where duplicates are dropped."""
+"""The number of similar rows that are listed per row, to drop duplicates."""
 
 
 def most_similar(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Every row's largest cosine with a row of the other side, and that row. (r, d), (s, d) -> 2 x (r,)"""
+    """The largest cosine of each row of x with a row of y, and that row of y. (r, d), (s, d) -> 2 x (r,)"""
     units = unit64(y)
     values: list[Tensor] = []
     places: list[Tensor] = []
@@ -43,9 +43,9 @@ def nearest_others(x: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 def least_similar(x: Tensor, pivots: Tensor, quotas: Sequence[int], taken: Tensor) -> tuple[Tensor, Tensor]:
-    """For each pivot in turn, its quota of the rows least similar to it that nobody took. (n, d), (p, d), (t,) -> ...
+    """Take for each pivot in turn its quota of the free rows least similar to it. (n, d), (p, d), (t,) -> 2 x (q,)
 
-    -> (q,) rows in the order taken, (q,) their distances 1 - cosine from the pivot; q is the sum of the quotas.
+    Returns the rows in the order taken, and their distances 1 - cosine from the pivot. q is the sum of the quotas.
     """
     distances = 1 - cosine64(pivots, x)
     distances[:, taken] = -torch.inf
@@ -62,10 +62,10 @@ def least_similar(x: Tensor, pivots: Tensor, quotas: Sequence[int], taken: Tenso
 
 
 def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
-    """Drop duplicates until `keep` rows are left. (n, d), (c,) -> (keep,) in the order given
+    """Drop duplicates until `keep` rows are left. (n, d), (c,) -> (keep,) in the given order
 
-    Round by round: of the rows at even places (0, 2, ...) of what is left, drop those `drop` (in the last round fewer)
-    whose largest cosine with a row at an odd place is highest; of equally redundant rows the later ones.
+    Each round looks at the rows at even places (0, 2, ...) of those left. It drops the `drop` rows (fewer in the last
+    round) whose largest cosine with a row at an odd place is highest. Of equally redundant rows it drops later ones.
     Cost O(c^2 d) once, then O(c) per round; memory O(c d). The rounds run on the CPU and wait for no device.
     """
     left = torch.arange(order.shape[0], device="cpu")
@@ -81,9 +81,9 @@ def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
 
 
 class _Similar:
-    """Lists of every row's most similar rows: a round reads the first one at an odd place instead of all cosines.
+    """Lists of every row's most similar rows. A round reads the first one at an odd place instead of all cosines.
 
-    What stands in no list is less similar than all that does. A list that lost what a round looks for is made anew.
+    A row outside a list is less similar than every row in it. If a list has no row at an odd place left, it is rebuilt.
     """
 
     def __init__(self, units: Tensor) -> None:
@@ -108,7 +108,7 @@ class _Similar:
         return values
 
     def _list(self, rows: Tensor, left: Tensor) -> Tensor:
-        """List what is most similar to some rows among those left; their largest cosine at odd places. (r,) -> (r,)"""
+        """Rebuild the lists of some rows from those left. Their largest cosines with odd places. (r,) -> (r,)"""
         among, device = self.units[left.to(self.units.device)], self.units.device
         count = min(self.rows.shape[1], left.shape[0])
         largest: list[Tensor] = []
@@ -125,20 +125,20 @@ class _Similar:
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """What was merged into what."""
+    """The clusters that rows were merged into."""
 
     rows: Tensor
-    """(k,) for each cluster the row that stands for it, ascending."""
+    """(k,) the representative row of each cluster, ascending."""
     of: Tensor
-    """(n,) the cluster each row belongs to, as a place in `rows`."""
+    """(n,) the cluster of each row, as a place in `rows`."""
 
 
 def merge_most_similar(x: Tensor, k: int) -> Merged:
-    """Bipartite soft matching, round by round until k clusters are left, 0 < k <= n. (n, d) -> Merged
+    """Bipartite soft matching, in rounds until k clusters are left, 0 < k <= n. (n, d) -> Merged
 
-    A round pairs every cluster at an even place with the most similar one at an odd place, and merges the most similar
-    pairs: as many as are needed, at most half of the clusters. A merged cluster stands where its odd member stood; it
-    is compared by the mean of all its rows, which is what size-weighted means of means come to.
+    A round pairs every cluster at an even place with the most similar one at an odd place. It merges the most similar
+    pairs, as many as needed, at most half of the clusters. A merged cluster takes the place of its odd member. It is
+    compared by the mean of all its rows, which equals the size-weighted mean of means.
     Cost O(n^2 d), memory O(n d).
     """
     sums, rows = x.double(), torch.arange(x.shape[0], device=x.device)  # a sum has the cosines of its mean

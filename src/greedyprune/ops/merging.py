@@ -1,4 +1,4 @@
-"""Merge weights: which rows each kept row is a sum or a mean of, and the decision that they make."""
+"""Merge weights: a matrix that makes each kept row a sum or a mean of rows."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def alone(rows: Tensor, n: int) -> Tensor:
 
 
 def cluster_means(of: Tensor, count: int) -> Tensor:
-    """Weights of the mean of each cluster; -1 belongs to none, an empty cluster is 0. (n,) -> (count, n)"""
+    """Weights of the mean of each cluster. A row with -1 has no cluster; an empty cluster is 0. (n,) -> (count, n)"""
     member = (of == torch.arange(count, device=of.device)[:, None]).float()
     return member / member.sum(1, keepdim=True).clamp_min(1)
 
 
 def weighted_sums(members: Tensor, worth: Tensor) -> Tensor:
-    """Weights of sums of rows, each times its worth. (k, r) distinct rows, (n,) -> (k, n) float64"""
+    """Weights of sums of rows, each row times its worth. (k, r) distinct rows, (n,) -> (k, n) float64"""
     weights = worth.new_zeros(members.shape[0], worth.shape[0], dtype=torch.float64)
     return weights.scatter_(1, members, worth.double()[members])
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """Weights of each row scaled to sum 1; a row of zeros stays. (k, n) -> (k, n)"""
+    """Scale the weights of each row to sum 1. A row of zeros stays. (k, n) -> (k, n)"""
     total = weights.sum(1, keepdim=True)
     return weights / torch.where(total > 0, total, 1)
 
 
 def evenly(rows: Tensor, count: int) -> Tensor:
-    """`count` of these rows, evenly spread over the list, the first one among them. (r,), count <= r -> (count,)"""
+    """`count` of these rows, evenly spread over the list, with the first one. (r,), count <= r -> (count,)"""
     return rows[torch.arange(count, device=rows.device) * rows.shape[0] // max(count, 1)]
 
 
 def merged(order: Tensor, gains: Tensor, weights: Tensor) -> Keep:
-    """A decision with merge weights; row i of them makes the row that stands at order[i]. (k,), (k,), (k, n) -> Keep"""
+    """Make a decision with merge weights. Row i of them is the row at order[i]. (k,), (k,), (k, n) -> Keep"""
     keep = Keep.from_order(order, gains, weights.shape[1])
     return replace(keep, weights=weights[order.argsort()].float())

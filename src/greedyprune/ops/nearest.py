@@ -1,7 +1,7 @@
-"""Rows ranked by what they are worth minus how much they repeat: worth - scale x largest cosine with the rows taken.
+"""Rows ranked by worth minus redundancy: worth - scale x largest cosine with the taken rows.
 
-Cosines are float32, up to `DOUBT` / 2 off; rows closer than that allows are settled in float64 (see `cosine.py`), and
-what was computed for a row once is only brought up to date later, so duplicates cost no more than other rows.
+Cosines are float32, with an error of up to `DOUBT` / 2. Float64 decides between rows that are closer (see `cosine.py`).
+A row's float64 result is stored and only updated later, so duplicates cost no more than other rows.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from greedyprune.ops.falling import Falling
 from greedyprune.ops.picks import numbers
 
 LEAST, MOST = 96, 256
-"""How many rows a pool holds: about as many as hold a dozen of those that will be taken, within these limits."""
+"""The limits of the pool size. Within them, a pool holds about a dozen of the rows that will be taken."""
 
 
 class Nearest(Falling):
-    """Keys that are worth - scale x the largest cosine with the rows taken; (n,) worth in float64, 0 by default.
+    """Keys are worth - scale x the largest cosine with the taken rows; (n,) worth in float64, 0 by default.
 
-    Before any row is taken the cosine counts as 0, from where a key may rise: the first row has to be given.
+    Before any row is taken the cosine counts as 0, and a key may rise from there. So the first row must be given.
     """
 
     def __init__(self, unit: UnitRows, k: int, worth: Tensor | None = None, scale: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class Nearest(Falling):
         self.largest = torch.full((n,), -1.0, device="cpu")
         self.error = (scale * DOUBT + SLACK) / 2
         self.updated = 0
-        # What float64 says, and of how many of the rows taken: so a row is settled once per row taken, at most.
+        # The float64 result, and the number of taken rows it covers: each pair of rows is computed at most once.
         self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
         self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
         self.bounds = torch.empty(0, 0, device="cpu")
@@ -52,7 +52,7 @@ class Nearest(Falling):
         if not self.taken:
             return self.worth[rows], error
         taken = torch.tensor(self.taken, device=self.x.device)
-        # Rows that were settled equally long ago are brought up to date together, against what was taken since.
+        # Rows with results of the same age are updated together, against the rows taken since.
         for since in sorted(set(numbers(self.seen[rows])) - {len(self.taken)}):
             behind, new = rows[self.seen[rows] == since], self.x[taken[since:]]
             for some in in_blocks(behind, max(new.shape)):
@@ -62,14 +62,14 @@ class Nearest(Falling):
         return self.worth[rows] - self.scale * self.exact[rows], error
 
     def leave(self) -> None:
-        """Pools begin anew with every update."""
+        """Do nothing: every update starts a new pool."""
 
     def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """What each member would leave of the others' keys is all that picks look at. (p,), (p,) -> (p,)"""
+        """Store the bounds that each member would put on the others' keys if it were taken. (p,), (p,) -> (p,)"""
         units = self.units[rows.to(self.units.device)]
         self.bounds = (self.worth[rows] - self.scale * product(units, units).cpu()).fill_diagonal_(-torch.inf)
         return keys, self.error
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
-        """(p,) -> (p,)"""
+        """Lower the keys to the bounds of the taken row. (p,) -> (p,)"""
         return torch.minimum(keys, self.bounds[place])

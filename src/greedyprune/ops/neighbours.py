@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def beside(rows: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """The cells above, below, left and right of some cells, in the same frame, without these. (a,) -> (r,) ascending
+    """The cells above, below, left and right of some cells, in the same frame, without them. (a,) -> (r,) ascending
 
-    Cells at the edge have fewer neighbours: nothing wraps around.
+    Cells at the edge have fewer neighbours; nothing wraps around.
     """
     t, h, w = grid
     marked = torch.zeros(t * h * w, dtype=torch.bool, device=rows.device)

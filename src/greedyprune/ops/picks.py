@@ -1,4 +1,4 @@
-"""What a greedy engine found: rows in the order taken, and what each was worth when it was taken."""
+"""The result of a greedy engine: rows in the order taken, and the value of each when it was taken."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """Rows picked one after the other; given ones, taken beforehand, come first."""
+    """Rows picked one after the other. Given rows come first."""
 
     order: Tensor
     """(k,) the rows in the order taken."""
     gains: Tensor
-    """(k,) what each was worth when it was taken; the engine says in which unit."""
+    """(k,) the value of each row when it was taken. The engine defines the unit."""
 
     @classmethod
     def of(cls, rows: list[int], gains: list[float], device: torch.device) -> Picks:
-        """From numbers."""
+        """Make tensors of these numbers on a device."""
         return cls(
             torch.tensor(rows, dtype=torch.int64, device=device),
             torch.tensor(gains, dtype=torch.float64, device=device),

@@ -1,7 +1,7 @@
-"""What may be done to rows before their cosines are taken.
+"""Preparation of rows before their cosines.
 
-Results are float32 (float64 for float64 rows), element by element, so they are the same on every device and thread
-count; later decisions are about these values. Where one would overflow, all are float64 and scaled alike.
+Results are float32 (float64 for float64 rows), element by element, so they are equal on every device and thread count.
+Later decisions use these values. If one would overflow, all are float64 with one common scale.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Words = Literal["last", "question_mean", "question_max"]
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half-precision rows as float32; others as they are."""
+    """Convert half-precision rows to float32. Others stay as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
-    """RMS normalisation up to the length of each row, which no cosine sees: x * weight. (n, d), (d,) -> (n, d)"""
+    """RMS normalisation without the division by a row's length: x * weight, for cosines. (n, d), (d,) -> (n, d)"""
     rows = widen(x) * weight.to(widen(x).dtype)
     if bool(rows.isfinite().all()):
         return rows
@@ -32,13 +32,13 @@ def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
 def mean_row(x: Tensor) -> Tensor:
     """The mean of all rows, summed in float64. (n, d) -> (d,)"""
     mean = x.double().mean(0)
-    if x.dtype == torch.float64:  # whose sums may overflow, those of narrower types cannot
+    if x.dtype == torch.float64:  # its sums may overflow, those of narrower types cannot
         mean = torch.where(mean.isfinite(), mean, (x / max(x.shape[0], 1)).sum(0))
     return mean.to(widen(x).dtype)
 
 
 def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Visual and text rows as they are compared: as they are, through the final norm, or without the visual mean.
+    """Prepare visual and text rows for comparison: unchanged, with the final norm, or without the visual mean.
 
     (n, d), (m, d) -> (n, d), (m, d)
     """
@@ -53,13 +53,13 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
 
 
 def _without(x: Tensor, mean: Tensor) -> Tensor:
-    """Rows less the mean, in its type. (n, d), (d,) -> (n, d)"""
+    """Subtract the mean from rows, in its type. (n, d), (d,) -> (n, d)"""
     rows = x.to(mean.dtype) - mean
     return rows if bool(rows.isfinite().all()) else x.double() / 4 - mean.double() / 4
 
 
 def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
-    """The text rows that saliency is measured against: the last, the question's mean, or all of the question."""
+    """The text rows for the saliency: the last row, the question's mean, or all rows of the question."""
     if which == "last":
         return text[-1:]
     words = text[question] if question is not None else text
@@ -67,5 +67,5 @@ def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
 
 
 def part_of(which: Words) -> str:
-    """The part of the text that `asked` takes, as `Method.reads` calls it."""
+    """The word of `Method.reads` for the part of the text that `asked` takes."""
     return "last_text" if which == "last" else "question"

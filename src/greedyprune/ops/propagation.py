@@ -9,11 +9,11 @@ from greedyprune.ops.cosine import SLACK, cosine64
 
 
 def propagate(x: Tensor, threshold: float, temperature: float, steps: int) -> Tensor:
-    """What flows to each row from the rows it is similar to, for each of its links. (n, d) -> (n,) float64
+    """The score that flows to each row from similar rows, divided by its number of links. (n, d) -> (n,) float64
 
-    Rows are linked where their cosine is above the threshold, and every row with itself. Each starts with its length as
-    a score, the longest with 1. In every step a row hands all of its score on, over its links, in the proportion of
-    softmax(cosine / temperature); so the sum of scores stays. In the end each is divided by its number of links.
+    Two rows are linked if their cosine is above the threshold, and every row is linked with itself. A score starts as
+    the row's length, the longest with 1. In every step a row passes all of its score along its links, in the
+    proportion of softmax(cosine / temperature). So the sum of scores is constant.
     Cost O(n^2 d) and O(n^2) per step, memory O(n^2), in float64.
     """
     cosines = cosine64(x, x)
@@ -26,7 +26,7 @@ def propagate(x: Tensor, threshold: float, temperature: float, steps: int) -> Te
 
 
 def relative_length(x: Tensor) -> Tensor:
-    """The length of each row as a share of the longest, 0 where all are zero. (n, d) -> (n,) float64"""
+    """The length of each row as a share of the longest; 0 if all rows are zero. (n, d) -> (n,) float64"""
     x = x.double()
     x = x / x.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # so that no square overflows
     length = x.square().sum(1).sqrt()

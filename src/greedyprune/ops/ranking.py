@@ -1,4 +1,4 @@
-"""Computed values in order: a ranking where what rounding alone tells apart is a tie, and how many stand out."""
+"""Ranking of computed values, in which values that differ only by rounding tie; and the number of outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greedyprune.ops.cosine import SLACK
 def ranked(values: Tensor) -> Tensor:
     """Places from the highest float64 value down, ties to the lowest place. (..., n) -> (..., n)
 
-    Values that differ by no more than `SLACK` (above 1: than that share of them) are ties, a chain of them is one tie.
+    Values that differ by no more than `SLACK` (above 1: by that share of them) are ties. A chain of them is one tie.
     """
     values = values.double()
     index = values.argsort(descending=True, stable=True)
@@ -23,7 +23,7 @@ def ranked(values: Tensor) -> Tensor:
 
 
 def outliers(values: Tensor) -> int:
-    """How many values lie above Q3 + 1.5 (Q3 - Q1), Q1 and Q3 their quartiles; at least 1. (n,) -> int"""
+    """The number of values above Q3 + 1.5 (Q3 - Q1), Q1 and Q3 their quartiles; at least 1. (n,) -> int"""
     values = values.double()
     low, high = values.quantile(0.25), values.quantile(0.75)
     return max(int((values > high + 1.5 * (high - low)).sum()), 1)

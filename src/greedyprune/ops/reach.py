@@ -1,4 +1,4 @@
-"""Greedy suppression in a fixed order where every row reaches as far as a threshold of its own says."""
+"""Greedy suppression in a fixed order, with one threshold per row."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from greedyprune.ops.picks import numbers
 def suppress_by_own(
     x: Tensor | UnitRows, order: Tensor, taus: Tensor, k: int, *, given: Tensor | None = None
 ) -> Tensor:
-    """Walk through `order`, take each row for which no row s taken has a cosine with it above taus[s], stop at k.
+    """Walk through `order`, take each row whose cosine with every taken row s is <= taus[s], and stop at k.
 
-    (n, d), (c,), (n,) -> (m <= k,) rows in the order taken. `given` rows (not in `order`) are taken beforehand, in
-    their order, and suppress like any other. Decisions are those of float64 (see `cosine.py`).
-    Cost O(n d) per row taken, memory O(n d). With one threshold for all rows `suppress` finds the same faster.
+    (n, d), (c,), (n,) -> (m <= k,) rows in the order taken. `given` rows (not in `order`) are taken first, in their
+    order, and suppress like any other. Decisions are those of float64 (see `cosine.py`).
+    Cost O(n d) per row taken, memory O(n d). If all rows have one threshold, `suppress` is faster.
     """
     unit = UnitRows.of(x)
     units, everything = unit.all(), torch.arange(unit.x.shape[0], device=unit.x.device)
@@ -27,7 +27,7 @@ def suppress_by_own(
     queue = order
 
     def reached(row: int) -> Tensor:
-        """Which rows one row passes over. -> (n,) bool"""
+        """True for the rows that one row passes over. -> (n,) bool"""
         one = everything[row : row + 1]
         return exceeds(product(units[one], units), limits[row], unit.x, one, everything)[0]
 

@@ -1,4 +1,4 @@
-"""Filling a set up with what repeats it least."""
+"""Filling a set with the rows that are least similar to it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from greedyprune.ops.cosine import SLACK, unit64
 
 
 def least_redundant(x: Tensor, taken: Tensor, rest: Tensor, extra: int) -> Tensor:
-    """`extra` rows out of `rest`, one by one the one whose largest cosine with all taken so far is smallest.
+    """Take `extra` rows of `rest`, each the one whose largest cosine with all taken so far is smallest.
 
-    Ties go to the row that stands first in `rest`. All in float64. Cost O(c m d) for c rows left and m taken, then
-    O(c d) for each row added. (n, d), (m,), (c,) -> (extra,)
+    Ties go to the first row in `rest`. All is float64. Cost O(c m d) for c rows left and m taken, then O(c d) for each
+    added row. (n, d), (m,), (c,) -> (extra,)
     """
     units = unit64(x[rest])
     worst = (units @ unit64(x[taken]).T).clamp_(-1, 1).amax(1)

@@ -1,4 +1,4 @@
-"""How relevant rows are: exact cosines with a few other rows, and values put on the scale from 0 to 1."""
+"""The relevance of rows: exact cosines with a few other rows, and values scaled to 0..1."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def cosines_with(x: Tensor, words: Tensor) -> Tensor:
 
 
 def from_0_to_1(values: Tensor) -> Tensor:
-    """Values on the scale from their smallest, 0, to their largest, 1; all 1 where they are equal. (n,) -> (n,)
+    """Scale values from their smallest, 0, to their largest, 1. If all are equal, all are 1. (n,) -> (n,)
 
-    Values that differ by no more than rounding are equal: `SLACK`, above 1 that share of the largest.
+    Values that differ only by rounding are equal: by `SLACK`, or above 1 by that share of the largest.
     """
     values = values.double()
     low, high = values.min(), values.max()

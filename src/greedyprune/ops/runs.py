@@ -1,4 +1,4 @@
-"""Runs of neighbouring tokens in the sequence, and what each is worth."""
+"""Runs of neighbouring tokens in the sequence, and the worth of each run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from greedyprune.ops.cosine import cosine64
 
 
 def even_runs(n: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """The run of every token, count <= n of them, their lengths differing by one at most. -> (n,)"""
+    """The run of every token, for count <= n runs whose lengths differ by at most one. -> (n,)"""
     return torch.arange(n, device=device) * count // n
 
 
 def run_worth(x: Tensor, attention: Tensor, run: Tensor, weight: float) -> Tensor:
     """Each run's mean of a_i / mean(a) + weight v_i / mean(v), means over all tokens. (n, d), 2 x (n,) -> (runs,)
 
-    v_i is the variance of the cosines of row i with all rows of its run, itself among them. A term whose mean is 0 is
-    0. In float64.
+    v_i is the variance of the cosines of row i with all rows of its run, including itself. If the mean of a term is 0,
+    the term is 0. In float64.
     """
     sizes = run.bincount()
     variance = [_variance(x[run == number]) for number in range(sizes.shape[0])]
@@ -26,7 +26,7 @@ def run_worth(x: Tensor, attention: Tensor, run: Tensor, weight: float) -> Tenso
 
 
 def _variance(x: Tensor) -> Tensor:
-    """Of each row's cosines with all rows. (r, d) -> (r,)"""
+    """The variance of each row's cosines with all rows. (r, d) -> (r,)"""
     return cosine64(x, x).var(1, correction=0)
 
 

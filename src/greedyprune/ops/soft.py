@@ -1,4 +1,4 @@
-"""Soft suppression: take the row with the highest score, let the scores of rows like it decay, go on."""
+"""Soft suppression: take the row with the highest score, lower the scores of similar rows, and repeat."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from greedyprune.ops.picks import Picks, numbers
 def soft_suppress(
     score: Tensor, decay: Callable[[int], tuple[Tensor, Tensor]], k: int, *, given: Tensor | None = None
 ) -> Picks:
-    """k rows, each the one with the highest score left, whose `decay` then multiplies the scores of some. (n,) -> Picks
+    """Take k rows, each the one with the highest score, and multiply other scores by `decay` after each. (n,) -> Picks
 
-    `decay(row)` names rows and the factors of their scores, (r,) and (r,) on the CPU. A row taken is never taken again.
-    `given` rows are taken beforehand, in their order. Scores are float64 and 0 or more; those that are less than
-    `SLACK` of the highest below it tie with it, and ties go to the lowest row.
-    Cost O(n) per row taken, and what `decay` costs.
+    `decay(row)` returns rows and the factors of their scores, (r,) and (r,) on the CPU. No row is taken twice. `given`
+    rows are taken first, in their order. Scores are float64 and 0 or more. A score ties with the highest if it is less
+    than `SLACK` of the highest below it. Ties go to the lowest row.
+    Cost O(n) per row taken, and the cost of `decay`.
     """
     scores = score.double().cpu().clone()
     free = torch.ones_like(scores, dtype=torch.bool)
@@ -42,7 +42,7 @@ def soft_suppress(
 def nearby(
     x: Tensor, grid: tuple[int, int, int], radius: float, spread: float, tolerance: float
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Decay of a frame's tokens within `radius` cells, as a function of the token taken. (n, d) -> row -> (r,), (r,)
+    """Make the `decay` of a frame's tokens within `radius` cells of the taken token. (n, d) -> row -> (r,), (r,)
 
     The factor is 1 - exp(-d^2 / (2 spread^2)) exp(-(1 - cos)^2 / (2 tolerance^2)), d the distance of the cells.
     """
@@ -69,7 +69,7 @@ def nearby(
 
 
 def centre_weights(grid: tuple[int, int, int], share: float) -> Tensor:
-    """A Gaussian around the middle of every frame, its deviation this share of each side. (t, h, w) -> (n,)"""
+    """A Gaussian around the centre of every frame. Its deviation is this share of each side. (t, h, w) -> (n,)"""
     t, h, w = grid
     along: list[Tensor] = []
     for side in (h, w):

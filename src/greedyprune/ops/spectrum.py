@@ -1,4 +1,4 @@
-"""What the principal directions of an image's rows say: how many there are, and which one a row is about."""
+"""The principal directions of an image's rows: their effective number, and the strongest one of each row."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from greedyprune.ops.cosine import unit64
 
 FAINT = 1e-12
-"""Eigenvalues below this share of the largest are rounding, not directions."""
+"""Eigenvalues below this share of the largest are rounding errors, not directions."""
 EVEN = 1e-9
-"""How far rows on two components may differ and be equally far: what rounding leaves where rows are equal is less."""
+"""A row is equally far on two components if the distances differ by at most this. Rounding errors are smaller."""
 
 
 def effective_rank(x: Tensor) -> float:
     """exp of the entropy of the singular values of the unit rows, as shares of their sum. (n, d) -> float
 
-    1 where all rows are parallel, at most min(n, d), 0 where all are zero (Roy and Vetterli, 2007). In float64.
+    It is 1 if all rows are parallel, at most min(n, d), and 0 if all are zero (Roy and Vetterli, 2007). In float64.
     Cost: the smaller of the two Gram matrices, and its eigenvalues.
     """
     unit = unit64(x)
@@ -31,10 +31,10 @@ def effective_rank(x: Tensor) -> float:
 
 
 def principal_groups(x: Tensor, count: int) -> Tensor:
-    """On which of the first `count` principal components each row lies farthest from the mean row. (n, d) -> (n,)
+    """The one of the first `count` principal components on which each row is farthest from the mean. (n, d) -> (n,)
 
-    Component 0 has the largest variance. A row equally far on several is in the first one's group, so a row that is the
-    mean is in group 0, and components without variance have no rows. In float64.
+    Component 0 has the largest variance. A row that is equally far on several components is in the group of the first.
+    So a row that equals the mean is in group 0, and components without variance have no rows. In float64.
     Cost: the smaller of the two Gram matrices, and its eigenvectors.
     """
     x = x.double()
@@ -48,7 +48,7 @@ def principal_groups(x: Tensor, count: int) -> Tensor:
 
 
 def _smaller(x: Tensor) -> Tensor:
-    """x x^T or x^T x, whichever is smaller: they share all eigenvalues that are not 0. (n, d) -> (min, min)"""
+    """The smaller of x x^T and x^T x. Both have the same eigenvalues apart from zeros. (n, d) -> (min, min)"""
     return x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
 
 

@@ -1,4 +1,4 @@
-"""Dividing a budget into parts: whole numbers in given proportions, by largest remainder."""
+"""Division of a budget into whole numbers in given proportions, by largest remainder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 
 def split(total: int, shares: Sequence[float], at_least: int = 0, at_most: Sequence[int] | None = None) -> list[int]:
-    """`total` as whole numbers in the proportion of `shares`, by largest remainder; ties go to the first part.
+    """Divide `total` into whole numbers in the proportion of `shares`, by largest remainder, ties to the first part.
 
-    Every part gets `at_least` beforehand (where total allows it, the first parts first) and no more than its `at_most`;
-    what a full part cannot take goes to the others, by the same rule. With shares that are all zero, parts are equal.
-    Raises ValueError where the parts together cannot hold `total`.
+    Every part gets `at_least` first (if `total` is too small, the first parts do), and at most its `at_most`. The rest
+    that a full part cannot take goes to the others, by the same rule. If all shares are zero, parts are equal. Raises
+    ValueError if the parts together cannot hold `total`.
     """
     room = [total] * len(shares) if at_most is None else list(at_most)
     if sum(room) < total:
@@ -29,7 +29,7 @@ def split(total: int, shares: Sequence[float], at_least: int = 0, at_most: Seque
         for i, amount in whole.items():
             parts[i] += amount
         if any(whole[i] < math.floor(exact[i]) for i in open_parts):
-            continue  # a part is full: the others share what it could not take
+            continue  # a part is full: the others share the rest
         for i in sorted(open_parts, key=lambda i: (math.floor(exact[i]) - exact[i], i)):
             parts[i] += parts[i] < room[i] and sum(parts) < total
     return parts

@@ -1,7 +1,7 @@
-"""Farthest-first by sums: take the row that is farthest from all taken so far together, over and over (greedy max-sum).
+"""Farthest-first by sums: take the row with the largest sum of distances from all taken rows (greedy max-sum).
 
-A row's cosines with a set add up to its product with the sum of the set's unit rows, so float64 settles a near tie with
-one product per row, however many rows are taken.
+A row's cosines with a set add up to its product with the sum of the set's unit rows. So float64 decides a near tie with
+one product per row, for any number of taken rows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from greedyprune.ops.picks import Picks, numbers
 
 
 def farthest_in_sum(x: Tensor | UnitRows, k: int, *, given: Tensor) -> Picks:
-    """k rows: the given ones in order, then always the one whose cosines with them add up to least. (n, d) -> Picks
+    """Take k rows: the given ones in order, then the one whose cosines with the taken have the smallest sum.
 
-    Gains are sums of distances 1 - cosine from the rows taken before. Ties (within `SLACK` in float64) go to the lowest
-    row. Cost O(k n d), memory O(n d).
+    (n, d) -> Picks. Gains are sums of distances 1 - cosine from the rows taken before. Ties (within `SLACK` in float64)
+    go to the lowest row. Cost O(k n d), memory O(n d).
     """
     unit = UnitRows.of(x)
     n, device = unit.x.shape[0], unit.x.device
@@ -29,7 +29,7 @@ def farthest_in_sum(x: Tensor | UnitRows, k: int, *, given: Tensor) -> Picks:
     while len(taken) < k:
         if len(taken) < len(starts):
             close = torch.tensor([starts[len(taken)]], device=device)
-        else:  # each of the float32 cosines in a sum is DOUBT / 2 off at most
+        else:  # the error of each float32 cosine in a sum is at most DOUBT / 2
             close = (sums <= sums.min() + DOUBT * len(taken)).nonzero()[:, 0]
         exact = torch.cat([unit64(unit.x[some]) @ total for some in in_blocks(close, unit.x.shape[1])])
         place = int((exact <= exact.min() + SLACK).to(torch.uint8).argmax())

@@ -1,9 +1,9 @@
-"""Greedy suppression in a fixed order: take a token, pass over every later one that is too similar to it, go on.
+"""Greedy suppression in a fixed order: take a token, pass over every later one that is too similar to it, and repeat.
 
-The engine is left-looking and blocked: each block of candidates is compared only with what is taken already and with
-itself, so the work is about (tokens looked at) x k / 2 pairs instead of all n^2, and tokens behind the k-th one taken
-are never read. Decisions are those of float64 (see `cosine.py`), so they do not depend on the block size, the thread
-count or the batch an image came in.
+The engine is left-looking and blocked. Each block of candidates is compared only with the taken tokens and with itself.
+So the work is about (tokens looked at) x k / 2 pairs instead of all n^2, and tokens after the k-th taken one are never
+read. Decisions are those of float64 (see `cosine.py`), so they do not depend on the block size, the thread count or
+the batch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from greedyprune.ops.cosine import UnitRows, exceeds, product
 
 HALVINGS = 20
 GRAM_LIMIT = 8192
-"""Above this many rows a threshold is searched for without the n x n matrix, which would take a quarter gigabyte."""
+"""Above this number of rows the search for a threshold uses no n x n matrix, which would take a quarter gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
 class Suppressed:
-    """What the engine found."""
+    """The rows that the engine took and passed over."""
 
     order: Tensor
-    """(m,) the rows taken, m <= k, in order; given rows first."""
+    """(m,) the rows taken, m <= k, in order, given rows first."""
     by: Tensor
-    """(n,) the row for which a row was passed over, -1 where none was or where the engine had stopped before it."""
+    """(n,) the row that each row was passed over for; -1 if there is none, or if the engine stopped before it."""
     largest: float
     """The largest cosine between two rows taken, -1 if there are fewer than two (float32 accuracy)."""
 
@@ -42,10 +42,10 @@ class Suppressed:
 def suppress(
     x: Tensor | UnitRows, order: Tensor, tau: float, k: int, *, given: Tensor | None = None, block: int | None = None
 ) -> Suppressed:
-    """Walk through `order`, take each row whose cosine with every row taken is <= tau, stop at k. (n, d), (c,) -> ...
+    """Walk through `order`, take each row whose cosine with every taken row is <= tau, and stop at k.
 
-    `given` rows (not in `order`) are taken beforehand, whatever their cosines, and suppress like any other.
-    Cost O(V k d) for V rows looked at; memory O(k d + block d). `block` changes the speed and nothing else.
+    (n, d), (c,) -> Suppressed. `given` rows (not in `order`) are taken first, whatever their cosines, and suppress like
+    any other. Cost O(V k d) for V rows looked at; memory O(k d + block d). `block` changes only the speed.
     """
     size = block or min(max(k // 2, 64), 256)
     unit = UnitRows.of(x)
@@ -81,7 +81,7 @@ def suppress(
         largest = max(largest, _largest(left[new]), _largest(gram[new][:, new].fill_diagonal_(-1.0)))
         m += len(picks)
         if m == k:
-            # Rows behind the last one taken were never candidates, whatever the block size let the engine see of them.
+            # Rows after the last taken one were never candidates, even if a block contained them.
             last = int((order == taken[k - 1]).nonzero()[0, 0])
             by[order[last + 1 :]] = -1
             break
@@ -91,10 +91,10 @@ def suppress(
 def critical_tau(
     x: Tensor | UnitRows, order: Tensor, k: int, low: float = -1.0, *, given: Tensor | None = None
 ) -> float:
-    """The smallest threshold in (low, 1], of 20 halvings, at which the engine takes k rows. (n, d), (c,) -> float
+    """The smallest threshold in (low, 1], by 20 halvings, at which the engine takes k rows. (n, d), (c,) -> float
 
-    How many rows greedy takes is not quite monotone in the threshold, so this is a critical one, not the least of all.
-    Cost: one n x n matrix of cosines and 20 scans of it.
+    The number of rows that greedy takes is not strictly monotone in the threshold. So this is a critical threshold, not
+    always the smallest of all. Cost: one n x n matrix of cosines and 20 scans of it.
     """
     unit = UnitRows.of(x)
     start = order.new_empty(0) if given is None else given
@@ -115,9 +115,9 @@ def critical_tau(
 
 
 def share_of_best(worth: Tensor, own: Tensor, best: Tensor) -> float | None:
-    """The worth of the rows taken, as a share of the most that as many rows could have, a bound on the optimum.
+    """The total worth of the taken rows as a share of that of the `best` rows, an upper bound of the optimum.
 
-    None where it says nothing: a worth in the bound or the total taken is negative. (n,), (m,), (k,) -> float
+    None if a worth in the bound or the total taken is negative. (n,), (m,), (k,) -> float
     """
     total, taken = float(worth[best].sum()), float(worth[own].sum())
     return taken / total if total > 0 and taken >= 0 and float(worth[best].min()) >= 0 else None
@@ -128,9 +128,9 @@ def _largest(cosines: Tensor) -> float:
 
 
 def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
-    """Greedy inside one block: take the first row alive, pass over those it exceeds. (b, b) -> picks, blocker of each
+    """Greedy inside one block: take the first row alive, pass over too similar rows. (b, b) -> picks, blocker of each
 
-    Rows of the matrix become Python integers, one bit per candidate: with a few hundred candidates this is far cheaper
+    Rows of the matrix become Python integers, one bit per candidate. For a few hundred candidates this is far cheaper
     than one tensor operation per pick.
     """
     size = above.shape[0]
@@ -152,7 +152,7 @@ def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
 
 
 def _count(above: Tensor, given: int, k: int) -> int:
-    """How many rows greedy takes, counting no further than k; the first `given` are taken in any case. (n, n) -> int"""
+    """The number of rows that greedy takes, at most k. The first `given` rows are always taken. (n, n) -> int"""
     conflicts = _bits(above)
     alive = ((1 << above.shape[0]) - 1) >> given << given
     for i in range(given):
@@ -166,7 +166,7 @@ def _count(above: Tensor, given: int, k: int) -> int:
 
 
 def _bits(rows: Tensor) -> Callable[[int], int]:
-    """Each boolean row as one integer, bit j for column j. (b, c) bool -> row number -> integer"""
+    """A function from a row number to that boolean row as one integer, bit j for column j. (b, c) bool -> function"""
     count, width = rows.shape
     padded = torch.zeros(count, -(-width // 8), 8, dtype=torch.uint8, device=rows.device)
     padded.view(count, -1)[:, :width] = rows

@@ -1,4 +1,4 @@
-"""Thresholds for suppression that are read off an image's own pairwise cosines."""
+"""Thresholds for suppression, computed from an image's own pairwise cosines."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from greedyprune.ops.suppression import critical_tau
 class Quantile:
     """τ = the q-quantile of cos(x_i, x_j) over the image's pairs i < j: a share 1 - q of all pairs is too similar.
 
-    Decoder states are anisotropic, so raw cosines crowd near 1 at one layer and near 0 at another; a quantile means the
-    same everywhere.
+        GreedyPrune(tau=Quantile(0.8))
+
+    Decoder states are anisotropic, so raw cosines are near 1 at one layer and near 0 at another. A quantile has the
+    same meaning at every layer. Raises ValueError unless q is between 0 and 1.
     """
 
     q: float
@@ -36,6 +38,8 @@ class Quantile:
 class MeanScaled:
     """τ = (k / 32) · mean of cos(x_i, x_j) over pairs i < j: PruneSID's rule, here over the whole image.
 
+        GreedyPrune(tau=MeanScaled())
+
     Zhengyao Fang et al., ICLR 2026. Differs: PruneSID applies it inside groups of tokens. Cost O(n d).
     """
 
@@ -46,14 +50,16 @@ class MeanScaled:
             return 1.0
         units = unit64(x.x)
         total = units.sum(0)
-        # The sum over all pairs, from the sum of all rows: each pair counts twice in it, each row once with itself.
+        # The sum over all ordered pairs is |sum of all rows|^2 without each row's product with itself.
         pairs = float(total @ total - units.square().sum())
         return k / 32 * pairs / (n * (n - 1))
 
 
 @dataclass(frozen=True)
 class Exact:
-    """τ = the smallest threshold, of 20 halvings of [-1, 1], at which greedy itself takes k tokens: no fallback needed.
+    """τ = the smallest threshold, by 20 halvings of [-1, 1], at which greedy itself takes k tokens, without a fallback.
+
+        GreedyPrune(tau=Exact())
 
     Cost: one Gram matrix, O(n^2 d), and 20 scans.
     """
@@ -69,7 +75,8 @@ Threshold: TypeAlias = Quantile | MeanScaled | Exact
 def pairwise_quantile(x: Tensor | UnitRows, q: float) -> float:
     """The q-quantile of cos(x_i, x_j) over pairs i < j, linear between order statistics, in float64. (n, d) -> float
 
-    With fewer than two tokens there is no pair: 1, which suppresses nothing. Cost O(n^2 d) time, O(n^2) memory.
+    With fewer than two tokens there is no pair; the result is 1, which suppresses nothing. Cost O(n^2 d) time, O(n^2)
+    memory.
     """
     rows = UnitRows.of(x)
     x = rows.x
@@ -91,12 +98,12 @@ def pairwise_quantile(x: Tensor | UnitRows, q: float) -> float:
 def _pairs_from_rank(x: Tensor, cosines: Tensor, upper: Tensor, rank: int) -> list[float]:
     """Exact cosines of the pair with this rank (0 the lowest) and of those just above it. (n, d), 2 (n, n) -> floats
 
-    An order statistic moves by no more than the largest error of its values, so the pair sought lies within DOUBT of
+    An order statistic moves by no more than the largest error of its values. So the wanted pair lies within DOUBT of
     the float32 one, and only the pairs in that window are computed in float64.
     """
     pairs = cosines[upper]
     guess = pairs.kthvalue(rank + 1).values
-    # One bound for both, or a pair whose distance from the guess rounds to DOUBT would be counted in neither.
+    # Use one bound for both, else a pair whose distance from the guess rounds to DOUBT would be counted in neither.
     lowest = guess - DOUBT
     below = int((pairs < lowest).sum())
     window = (cosines >= lowest).logical_and_(cosines <= guess + DOUBT).logical_and_(upper)

@@ -1,4 +1,4 @@
-"""What tells the frames of a clip apart: cells that change, and tokens unlike the whole. Frames go through one by one.
+"""Differences between the frames of a clip: cells that change, and unusual tokens. Frames are processed one by one.
 
 A clip's rows are those of a grid (t, h, w) in raster order, so frame f is the rows from f h w to (f + 1) h w.
 """
@@ -12,11 +12,11 @@ from greedyprune.ops.cosine import unit64
 from greedyprune.ops.ranking import ranked
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
-"""Of the Gaussians, as variances."""
+"""The variances of the Gaussians."""
 
 
 def changes(x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """1 - cosine of every row with that of its cell in the frame before, 2 in the first frame. (n, d) -> (n,) float64
+    """1 - cosine of each row with its cell's row in the frame before; 2 in the first frame. (n, d) -> (n,) float64
 
     A zero row has cosine 0 with every row.
     """
@@ -31,22 +31,22 @@ def changes(x: Tensor, grid: tuple[int, int, int]) -> Tensor:
 
 
 def quiet_channels(x: Tensor, share: float) -> Tensor:
-    """The channels that vary least over all rows, a share of all and at least one. (n, d) -> (c,) ascending
+    """The channels that vary least over all rows: a share of all, at least one. (n, d) -> (c,) ascending
 
     Ties go to the lowest channel. In float64.
     """
     size = x.abs().amax().double().clamp_min(torch.finfo(torch.float64).tiny)
-    # Some channels at a time, since a long video in float64 is large.
+    # Process some channels at a time, since a long video in float64 is large.
     spread = torch.cat([_spread(x[:, start : start + 256].double() / size) for start in range(0, x.shape[1], 256)])
     count = max(1, int(share * x.shape[1] + 0.5))
     return ranked(-spread / spread.amax().clamp_min(torch.finfo(torch.float64).tiny))[:count].sort().values
 
 
 def likeness(x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """How like every row is to the mean of the clip, and to the mean of its frame. (n, d) -> 2 x (n,) float64
+    """The similarity of every row to the mean of the clip, and to the mean of its frame. (n, d) -> 2 x (n,) float64
 
-    Rows are scaled to length 1; the likeness of a row and a mean at distance r is the sum of exp(-r^2 / (2 b)) over the
-    bandwidths b = 1/8, 1/4, 1/2, 1, 2.
+    Rows are scaled to length 1. The similarity of a row and a mean at distance r is the sum of exp(-r^2 / (2 b)) over
+    the bandwidths b = 1/8, 1/4, 1/2, 1, 2.
     """
     frames = _frames(x, grid)
     means = torch.stack([unit64(frame).mean(0) for frame in frames])
@@ -71,6 +71,6 @@ def _spread(x: Tensor) -> Tensor:
 
 
 def _gauss(away: Tensor) -> Tensor:
-    """(r, c) -> (r,)"""
+    """The sum of Gaussians of each row's length. (r, c) -> (r,)"""
     square = away.square().sum(1)
     return torch.stack([(-square / (2 * width)).exp() for width in BANDWIDTHS]).sum(0)
