@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -185,26 +182,6 @@ def test_a_keep_says_what_it_can_cut() -> None:
             each.merge(torch.ones(N - 1, 2))
         with pytest.raises(TypeError, match="a list cannot be cut"):
             each.merge([1])  # type: ignore[arg-type]
-
-
-def shown(file: Path) -> set[str]:
-    """Classes that the docstrings and messages of a file show, called or in backticks."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found |= {a or b for a, b in re.findall(r"\b([A-Z]\w*[a-z]\w*)\(|`([A-Z]\w*[a-z]\w*)", node.value)}
-    return found
-
-
-def test_a_word_that_an_error_or_a_docstring_shows_can_be_imported() -> None:
-    root = Path(gp.__file__).parent
-    files = [
-        *root.glob("*.py"),
-        *(file for room in ("ops", "methods", "probes") for file in (root / room).glob("*.py")),
-    ]
-    words = {word: file.name for file in files for word in shown(file)}
-    assert {"Attention", "Cues", "Keep", "Keys", "Layer", "Text", "Tiles"} <= set(words)
-    assert {word: file for word, file in words.items() if word not in gp.__all__} == {}
 
 
 def test_a_need_can_be_declared_from_the_public_words() -> None:

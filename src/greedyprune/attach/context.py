@@ -127,10 +127,12 @@ class Generation:
 
         `ids` (b', q) on the CPU. With beams or several returned sequences, b' is a multiple of b.
         """
-        count, times = self.length - past, ids.shape[0] // self.ids.shape[0]
-        if not 0 < count <= min(ids.shape[1], self.ids.shape[1]) or times * self.ids.shape[0] != ids.shape[0]:
+        unread, copies = self.length - past, ids.shape[0] // self.ids.shape[0]
+        if copies * self.ids.shape[0] != ids.shape[0]:  # another batch
             return False
-        return torch.equal(ids[:, :count], self.ids[:, -count:].repeat_interleave(times, 0))
+        if not 0 < unread <= min(ids.shape[1], self.ids.shape[1]):  # the prompt was read, or these are other tokens
+            return False
+        return torch.equal(ids[:, :unread], self.ids[:, -unread:].repeat_interleave(copies, 0))
 
 
 @dataclass(eq=False)
@@ -166,7 +168,8 @@ GENERATION: ContextVar[Generation | None] = ContextVar("greedyprune_generation",
 """The innermost `generate` of a pruned model that runs now; None if there is none."""
 
 REQUESTS: ContextVar[tuple[Any, ...]] = ContextVar("greedyprune_requests", default=())
-"""The requests that were entered in this context, the innermost last. Some may have ended: see `Pruned.request`."""
+"""The requests that were entered in this context, the innermost last. A request that has
+ended in another context may still be here: `Requests.in_force` passes it over."""
 
 TRIAL: ContextVar[Trial | None] = ContextVar("greedyprune_trial", default=None)
 """The run of a self-test that runs now; None if there is none."""

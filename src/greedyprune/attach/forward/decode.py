@@ -108,8 +108,8 @@ class TextInputs:
     def nothing_masked(self, mask: Tensor | None) -> bool:
         """True if no layer would mask padding, neither of the prompt nor of later tokens. `mask` (b, past + q)
 
-        The model makes the same check on its mask, unless its attention is eager. So this adds no synchronisation of
-        the device, and without a mask less work remains.
+        This reads the mask on the host, which synchronises the device. The model reads it in the same way, unless its
+        attention is eager, and it does not if it gets no mask. So the number of synchronisations stays the same.
         """
         parts = self.forward.parts
         if self.outer_masks or parts.attention == "eager" or self.held.ragged:
@@ -179,7 +179,7 @@ class LayerEdits:
     @property
     def only_masked(self) -> bool:
         """True if a layer without a mask needs no edit."""
-        return self.numbered and (self.masks_fit or self.unmasked)
+        return self.numbered and self.unmasked
 
 
 @dataclass(eq=False)

@@ -124,8 +124,9 @@ class Prefill:
             fresh = replace(fresh, shift=lost)
         if text.past and fresh.ragged and not parts.plain:
             refusals.refuse_uneven()
-        whole = masked = self.held_before(start, device).then(fresh)
-        if text.held.cut_at(parts.full) is not None:  # masks are sized on this layer, which is short already
+        whole = self.held_before(start, device).then(fresh)
+        masked = whole  # in the columns of the model's own masks, which transformers sizes on layer `parts.full`
+        if text.held.cut_at(parts.full) is not None:  # that layer is short already
             base = self.held_before(parts.full, device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
         self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections]))
@@ -182,8 +183,8 @@ class Prefill:
             arguments["hidden_states"] = self.cut(arguments["hidden_states"], index)
         mask, hidden = arguments.get("attention_mask"), arguments["hidden_states"]
         if index < starts[0]:
-            full = text.held.cut_at(index) is None
-            if not text.past or not full or mask is None or text.outer_masks:
+            holds_all = text.held.cut_at(index) is None
+            if not text.past or not holds_all or mask is None or text.outer_masks:
                 return None
             # A later turn's padding mask was made for short layers, and this layer is full.
             arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=False)
