@@ -218,7 +218,7 @@ class Decode:
 
     def _renumber(self, index: int, shift: Tensor, arguments: dict[str, Any], hidden: Tensor) -> None:
         """Give a layer behind a cut with compact positions the positions that its cache counts in."""
-        text, key = self.text, ("shifted", self.text.forward.parts.kinds[index].name)
+        text, key = self.text, ("shifted", shift, self.text.forward.parts.kinds[index].name)
         found = text.made(key, arguments["position_embeddings"])
         if found is None:
             ids = text.own_positions(hidden.device) - shift.to(hidden.device)
