@@ -55,8 +55,8 @@ def test_overrides_nest_and_end() -> None:
     base = ("GreedyPrune", "layer:2", [5])
     with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
         assert said(handle) == base
-        with handle.using(keep=3) as same_handle:
-            assert same_handle is handle
+        with handle.using(keep=3) as request:
+            assert isinstance(request, gp.Request)
             assert said(handle) == ("GreedyPrune", "layer:2", [3])
             with handle.using("grid", gp.Ratio(0.5), at=gp.Layer(1)):
                 assert said(handle) == ("UniformGrid", "layer:1", [8])
@@ -186,6 +186,13 @@ def test_many_threads_answer_like_one() -> None:
 
         at_once(work, ((first,) for first in range(THREADS)))
     assert failures == []
+
+
+def test_decoder_layers_carry_their_hooks_once() -> None:
+    with gp.prune(MODEL, "random", gp.Ratio(1.0), at=gp.Layer(2)):
+        for _ in range(2):
+            forward(MODEL, ONE)
+            assert [len(layer._forward_pre_hooks) for layer in MODEL.get_decoder().layers] == [1] * 4
 
 
 # Budgets per image ----------------------------------------------------------------------------------------------------

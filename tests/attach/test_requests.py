@@ -287,6 +287,17 @@ def test_an_abandoned_stream_is_out_of_force(pruned: gp.Pruned) -> None:
     assert pruned.selections[0].k == OWN
 
 
+def test_a_context_that_outlives_its_block_is_pruned_as_the_handle_says(pruned: gp.Pruned) -> None:
+    """A task that was started inside a block may go on after it, while another block is open elsewhere."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: None).result()
+        with pruned.using(keep=3):
+            inside = contextvars.copy_context()
+        with pruned.using(keep=7):
+            pool.submit(inside.run, generate, MODEL, ONE, **FEW).result()
+            assert pruned.selections[0].k == OWN
+
+
 def test_a_block_entered_by_a_context_manager_is_the_inner_one(pruned: gp.Pruned) -> None:
     @contextlib.contextmanager
     def sparse() -> Iterator[None]:

@@ -106,7 +106,7 @@ def test_an_input_that_fails_says_nothing_of_a_layer(forgotten, monkeypatch) -> 
         asked.append(str(policy.at))
         own(parts, policy, *rest)
 
-    monkeypatch.setattr("greedyprune.attach.hooks.prove", noted)
+    monkeypatch.setattr("greedyprune.attach.hooks.outer.prove", noted)
     with gp.prune(made.model, gp.Random(), 4, at=gp.Input()) as handle:
         with pytest.warns(gp.PruneWarning, match="at input"):
             generate(made.model, inputs)
