@@ -147,8 +147,9 @@ def test_an_override_is_of_one_thread() -> None:
     with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
         with handle.using(keep=3):
             thread = threading.Thread(target=lambda: seen.append(said(handle)))
-            thread.start()
-            thread.join()
+            with pytest.warns(gp.PruneWarning, match="does not know it"):
+                thread.start()
+                thread.join()
             assert said(handle) == ("GreedyPrune", "layer:2", [3])
         assert seen == [("GreedyPrune", "layer:2", [5])]
 
