@@ -146,10 +146,8 @@ def test_an_override_is_of_one_thread() -> None:
     seen = []
     with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
         with handle.using(keep=3):
-            thread = threading.Thread(target=lambda: seen.append(said(handle)))
             with pytest.warns(gp.PruneWarning, match="does not know it"):
-                thread.start()
-                thread.join()
+                at_once(lambda: seen.append(said(handle)), [()])
             assert said(handle) == ("GreedyPrune", "layer:2", [3])
         assert seen == [("GreedyPrune", "layer:2", [5])]
 

@@ -29,7 +29,7 @@ def pruned() -> Iterator[gp.Pruned]:
     with gp.prune(MODEL, gp.GreedyPrune(), OWN, at=gp.Layer(2)) as handle:
         yield handle
         generate(MODEL, ONE, **FEW)
-        assert handle.selections[0].k == OWN, "the handle's own policy is in force afterwards"
+        assert [s.k for s in handle.selections] == [OWN], "the handle's own policy is in force afterwards"
         assert REQUESTS.get() == ()
         assert FORWARD.get() is GENERATION.get() is None
 
@@ -37,6 +37,7 @@ def pruned() -> Iterator[gp.Pruned]:
 def ask(request: gp.Request) -> tuple[int, str]:
     """Run a request on one prompt. -> the tokens it kept, and its method, as its own result says."""
     request.generate(**ONE, **FEW)
+    assert request.selections, "its own result, and nobody else's"
     return request.selections[0].k, request.report().method
 
 
@@ -331,3 +332,8 @@ def test_two_handles_do_not_meet(pruned: gp.Pruned) -> None:
         generate(MODEL, ONE, **FEW)
         generate(made.model, inputs, **FEW)
         assert (pruned.selections[0].k, other.selections[0].k) == (3, 6)
+        with contextlib.ExitStack() as stack:  # no function on the stack holds these two
+            stack.enter_context(pruned.using(keep=2))
+            stack.enter_context(other.using(keep=7))
+            generate(MODEL, ONE, **FEW)
+            assert pruned.selections[0].k == 2

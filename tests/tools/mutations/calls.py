@@ -124,18 +124,11 @@ TABLES = [
         TABLE,
     ),
     Mutation(
-        "two cuts leave all caches alike short",
-        "attach/forward/decode.py:Decode.begin",
-        " and is_cut_once(forward.cache)",
-        "",
-        f"{LATER_CUTS}[one-eager-llava]",
-    ),
-    Mutation(
         "masks of the outer model fit a cache with padding",
         "attach/forward/decode.py:Decode.begin",
         " and not (text.outer_masks and is_padded)",
         "",
-        f"{PROOF}[paligemma-input-sdpa-ragged]",
+        f"{PROOF}[gemma3-input-sdpa-ragged]",
     ),
     Mutation(
         "layers behind a cut count as those in front of it",
@@ -167,27 +160,6 @@ SHARED = [
         "self.memo.get(key)",
         "next(iter(self.memo.values()), None)",
         f"{EDITS}test_a_shared_value_is_that_of_its_source_and_its_name",
-    ),
-    Mutation(
-        "the second cut has the masks of the first",
-        "attach/forward/prefill.py:Prefill._mask",
-        '("mask", step, kind.name)',
-        '("mask", kind.name)',
-        f"{LATER_CUTS}[ragged-sdpa-llava]",
-    ),
-    Mutation(
-        "the second cut has the rotations of the first",
-        "attach/forward/prefill.py:Prefill._positions",
-        '("positions", step, ',
-        '("positions", ',
-        f"{LATER_CUTS}[one-sdpa-llava]",
-    ),
-    Mutation(
-        "a step's masks behind two cuts are those of the first",
-        "attach/forward/decode.py:mask_of",
-        '("cut", grown), mask, padding_mask',
-        '("cut",), mask, padding_mask',
-        f"{LATER_CUTS}[one-eager-llava]",
     ),
 ]
 
@@ -319,7 +291,7 @@ REQUESTS = [
         "attach/request.py:Requests.wish",
         "self._warn_if_unseen()",
         "pass",
-        f"{REQUEST}test_a_thread_that_does_not_know_the_block_around_is_warned",
+        "test_calls.py::test_an_override_is_of_one_thread",
     ),
     Mutation(
         "hints for images that are not there are taken",
@@ -327,13 +299,6 @@ REQUESTS = [
         "if given:",
         "if False:",
         f"{REQUEST}test_hints_for_images_that_are_not_there_are_an_error",
-    ),
-    Mutation(
-        "a handle's hints ask every prompt for images",
-        "attach/hooks/generate.py:GenerateWatch._generate",
-        ".of_one_call and",
-        ".policy and",
-        "test_protect.py::test_prompts_without_images_and_later_turns_are_not_asked",
     ),
     Mutation(
         "decoder layers carry their hooks twice",

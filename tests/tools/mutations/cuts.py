@@ -182,7 +182,21 @@ REMADE = [
         "ops/masks.py:last_queries",
         "mask[:, :, -queries:]",
         "mask[:, :, :queries]",
-        f"{PROOF}[gemma4-input-sdpa-ragged]",
+        "test_masks.py::test_the_last_columns_and_the_last_queries_are_taken",
+    ),
+    Mutation(
+        "a padding mask shows the padding of shorter rows",
+        "ops/masks.py:padding_mask",
+        " & cut.valid.to(mask.device)",
+        "",
+        "test_masks.py::test_a_padding_mask_is_of_the_columns_that_stay",
+    ),
+    Mutation(
+        "kernels that take a padding mask get another",
+        "ops/masks.py:of_kernel",
+        "if flash else",
+        "if False else",
+        "test_masks.py::test_a_kernel_needs_a_mask_only_if_a_row_is_padded",
     ),
     Mutation(
         "an additive mask allows what it forbids",
@@ -206,10 +220,10 @@ REMADE = [
         f"{PROOF}[llava-layer:2-sdpa-unequal]",
     ),
     Mutation(
-        "a layer without keys of its own reads the cache of another kind",
+        "a layer without keys of its own looks for a cache of its own",
         "attach/forward/decode.py:TextInputs.keys_of",
-        "self.forward.parts.kinds[index].first",
-        "self.forward.parts.first",
+        "index if own or not layers else self.forward.parts.kinds[index].first",
+        "index",
         f"{PROOF}[gemma4 shared keys-input-sdpa-ragged]",
     ),
     Mutation(
@@ -217,7 +231,7 @@ REMADE = [
         "attach/forward/decode.py:mask_of",
         "if wrong and mask is not None else mask",
         "if False else mask",
-        f"{PROOF}[gemma3 short window-layer:2-sdpa-ragged]",
+        f"{PROOF}[cohere2_vision-layer:2-sdpa-ragged]",
     ),
 ]
 
