@@ -13,7 +13,9 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from breadth import some
+from greedyprune.attach.forward.quotas import quotas
 from greedyprune.budget import parse_budget
+from greedyprune.hints import Hints
 from greedyprune.models._family import ImageTokens
 from greedyprune.models.prompt import Span
 from greedyprune.models.table import FAMILIES
@@ -228,9 +230,9 @@ def test_what_cannot_be_per_frame_is_refused_with_the_remedy() -> None:
     policy, columns = Policy(gp.GreedyPrune(), budget, gp.Input()), torch.arange(7)
     video = Span(0, columns, ImageTokens(7, None, kind="video"))
     with pytest.raises(ValueError, match=r"frames of video 0 are is not known, its 7 .*: give the budget of the whole"):
-        policy.asked([video], torch.ones(1, 9, 4))
+        quotas(policy, Hints(), 4, [video], torch.ones(1, 9, 4))
     image = Span(0, columns, ImageTokens(7, None))
-    assert policy.asked([image], torch.ones(1, 9, 4))[0][0].count(7) == 2
+    assert quotas(policy, Hints(), 4, [image], torch.ones(1, 9, 4))[0][0].k == 2
 
 
 def test_a_share_of_a_frame_that_rounds_to_all_says_so() -> None:

@@ -220,13 +220,6 @@ REMADE = [
         f"{PROOF}[llava-layer:2-sdpa-unequal]",
     ),
     Mutation(
-        "a layer without keys of its own looks for a cache of its own",
-        "attach/forward/decode.py:TextInputs.keys_of",
-        "index if own or not layers else self.forward.parts.kinds[index].first",
-        "index",
-        f"{PROOF}[gemma4 shared keys-input-sdpa-ragged]",
-    ),
-    Mutation(
         "a layer in front of the cut gets the mask of those behind it",
         "attach/forward/decode.py:mask_of",
         "if wrong and mask is not None else mask",
