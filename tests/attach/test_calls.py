@@ -56,6 +56,7 @@ def test_overrides_nest_and_end() -> None:
     with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
         assert said(handle) == base
         with handle.using(keep=3) as request:
+            assert isinstance(request, gp.Request)
             assert said(handle) == ("GreedyPrune", "layer:2", [3])
             assert request.report() == handle.report()
             with handle.using("grid", gp.Ratio(0.5), at=gp.Layer(1)):
@@ -142,6 +143,16 @@ def test_an_override_is_of_one_handle() -> None:
         assert [mine.selections[0].k, theirs.selections[0].k] == [3, 7]
 
 
+def test_an_override_is_of_one_thread() -> None:
+    seen = []
+    with gp.prune(MODEL, gp.GreedyPrune(), 5) as handle:
+        with handle.using(keep=3):
+            with pytest.warns(gp.PruneWarning, match="does not use it"):
+                at_once(lambda: seen.append(said(handle)), [()])
+            assert said(handle) == ("GreedyPrune", "layer:2", [3])
+        assert seen == [("GreedyPrune", "layer:2", [5])]
+
+
 THREADS, CALLS = 4, 8
 
 
@@ -175,6 +186,13 @@ def test_many_threads_answer_like_one() -> None:
 
         at_once(work, ((first,) for first in range(THREADS)))
     assert failures == []
+
+
+def test_decoder_layers_carry_their_hooks_once() -> None:
+    with gp.prune(MODEL, "random", gp.Ratio(1.0), at=gp.Layer(2)):
+        for _ in range(2):
+            forward(MODEL, ONE)
+            assert [len(layer._forward_pre_hooks) for layer in MODEL.get_decoder().layers] == [1] * 4
 
 
 # Budgets per image ----------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_what_cannot_be_put_on_whole_is_taken_off_again(monkeypatch: Any) -> Non
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("greedyprune.attach.handle.FeatureWatch", fail)
+    monkeypatch.setattr("greedyprune.attach.handle.FeatureWatch.register", fail)
     with pytest.raises(MemoryError):
         gp.prune(made.model, GRID, 5)
     assert changed(before, proofs.fingerprint(made.model)) == set()

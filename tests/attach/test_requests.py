@@ -29,7 +29,7 @@ def pruned() -> Iterator[gp.Pruned]:
     with gp.prune(MODEL, gp.GreedyPrune(), OWN, at=gp.Layer(2)) as handle:
         yield handle
         generate(MODEL, ONE, **FEW)
-        assert handle.selections[0].k == OWN, "the handle's own policy is in force afterwards"
+        assert [s.k for s in handle.selections] == [OWN], "the handle's own policy is in force afterwards"
         assert REQUESTS.get() == ()
         assert FORWARD.get() is GENERATION.get() is None
 
@@ -37,6 +37,7 @@ def pruned() -> Iterator[gp.Pruned]:
 def ask(request: gp.Request) -> tuple[int, str]:
     """Run a request on one prompt. -> the tokens it kept, and its method, as its own result says."""
     request.generate(**ONE, **FEW)
+    assert request.selections, "its own result, and nobody else's"
     return request.selections[0].k, request.report().method
 
 
@@ -327,6 +328,17 @@ def test_an_abandoned_stream_is_out_of_force(pruned: gp.Pruned) -> None:
     assert pruned.selections[0].k == OWN
 
 
+def test_a_context_that_outlives_its_block_is_pruned_as_the_handle_says(pruned: gp.Pruned) -> None:
+    """A task that was started inside a block may go on after it, while another block is open elsewhere."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: None).result()
+        with pruned.using(keep=3):
+            inside = contextvars.copy_context()
+        with pruned.using(keep=7):
+            pool.submit(inside.run, generate, MODEL, ONE, **FEW).result()
+            assert pruned.selections[0].k == OWN
+
+
 def test_a_block_entered_by_a_context_manager_is_the_inner_one(pruned: gp.Pruned) -> None:
     @contextlib.contextmanager
     def sparse() -> Iterator[None]:
@@ -360,3 +372,8 @@ def test_two_handles_do_not_meet(pruned: gp.Pruned) -> None:
         generate(MODEL, ONE, **FEW)
         generate(made.model, inputs, **FEW)
         assert (pruned.selections[0].k, other.selections[0].k) == (3, 6)
+        with contextlib.ExitStack() as stack:  # no function on the stack holds these two
+            stack.enter_context(pruned.using(keep=2))
+            stack.enter_context(other.using(keep=7))
+            generate(MODEL, ONE, **FEW)
+            assert pruned.selections[0].k == 2

@@ -1,0 +1,181 @@
+"""Mistakes that could be made of images: budgets, the tokens of each, and what belongs to them."""
+
+from __future__ import annotations
+
+from mutations.mutation import Mutation
+
+PROOF = "test_families.py::test_a_dropped_token_is_a_masked_token"
+CUES = "test_families.py::test_a_method_is_shown_its_image_and_its_prompt"
+LATER_CUTS = "test_places.py::test_every_cut_is_a_mask_from_its_layer_on"
+
+BUDGETS = [
+    Mutation(
+        "the budgets of two images are swapped",
+        "attach/forward/decide.py:Decider.decide",
+        "self.quotas[start], strict=True",
+        "self.quotas[start][::-1], strict=True",
+        "test_families.py::test_budgets_are_per_image[llava-input-two]",
+    ),
+    Mutation(
+        "every image gets the whole of a total",
+        "attach/forward/quotas.py:_given",
+        "iter(policy.keep.share(each))",
+        "iter([policy.keep.tokens] * len(each))",
+        "test_total.py::test_a_total_is_the_list_of_its_shares[llava-input]",
+    ),
+    Mutation(
+        "a total is shared alike by small and large images",
+        "attach/forward/quotas.py:_given",
+        "next(shares[row]) for",
+        "policy.keep.tokens // len(mine[row]) for",
+        "test_total.py::test_a_total_is_the_list_of_its_shares[qwen2_5_vl-input]",
+    ),
+    Mutation(
+        "every image of a prompt gets the budget of its first one",
+        "attach/forward/quotas.py:_places",
+        "places.append(place[mine + image - first])",
+        "places.append(place[mine])",
+        "test_calls.py::test_budgets_go_to_the_images_in_order[{}-input]",
+    ),
+    Mutation(
+        "a later cut takes its share of what is left",
+        "attach/forward/decide.py:Decider._choose",
+        "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
+        "quota.budget",
+        "test_places.py::test_shares_are_of_all_tokens_at_every_layer[llava]",
+    ),
+    Mutation(
+        "a later cut protects nothing",
+        "attach/forward/decide.py:_protected",
+        "else torch.searchsorted(original.rows, rows)",
+        "else rows[:0]",
+        "test_protect.py::test_they_stay_through_every_cut_of_a_schedule",
+    ),
+    Mutation(
+        "a budget per frame is one of the whole clip",
+        "attach/forward/decide.py:Decider._choose",
+        "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
+        "quota.k",
+        "test_video.py::test_every_frame_is_pruned_by_itself[2-input-qwen2_5_vl video]",
+    ),
+    Mutation(
+        "videos stand behind all images, wherever the prompt has them",
+        "models/prompt.py:Prompt.of",
+        "spans.sort(key=lambda span: (span.row, int(span.columns[0])))",
+        "pass",
+        f"{PROOF}[qwen2_5_vl image and video-input-sdpa-ragged]",
+    ),
+]
+
+QUOTAS = [
+    Mutation(
+        "every image has the quota of the first",
+        "attach/forward/quotas.py:quotas",
+        "budgets[number][cut]",
+        "budgets[0][cut]",
+        "test_families.py::test_budgets_are_per_image[llava-input-two]",
+    ),
+    Mutation(
+        "every cut of a schedule keeps what the last one does",
+        "attach/forward/quotas.py:quotas",
+        "budgets[number][cut]",
+        "budgets[number][-1]",
+        f"{LATER_CUTS}[one-sdpa-llava]",
+    ),
+    Mutation(
+        "every image protects the tokens of the first",
+        "attach/forward/quotas.py:quotas",
+        "protect[number]",
+        "protect[0]",
+        "test_protect.py::test_protected_tokens_stay_in_their_own_image[greedyprune-layer:2]",
+    ),
+    Mutation(
+        "every image has the relevance of the first",
+        "attach/forward/quotas.py:quotas",
+        "relevance[number]",
+        "relevance[0]",
+        "test_relevance.py::test_every_image_is_chosen_by_its_own[forward-input]",
+    ),
+]
+
+IMAGES = [
+    Mutation(
+        "a newline stays though its row is gone",
+        "attach/forward/decide.py:Decider.decide",
+        "bool(stays[span.row, closed].any())",
+        "True",
+        "test_gaps.py::test_a_newline_stays_while_a_token_of_its_row_stays[llava_next-input]",
+    ),
+    Mutation(
+        "a newline goes though some of its row stays",
+        "attach/forward/decide.py:Decider.decide",
+        "stays[span.row, closed].any()",
+        "stays[span.row, closed].all()",
+        "test_gaps.py::test_a_newline_stays_while_a_token_of_its_row_stays[llava_next-input]",
+    ),
+    Mutation(
+        "the text that a method sees has padding in it",
+        "models/prompt.py:Prompt.is_text",
+        "self.is_prompt & ~self.visual",
+        "~self.visual",
+        f"{CUES}[llava-input-ragged]",
+    ),
+    Mutation(
+        "a later cut finds images where they stood without padding",
+        "models/prompt.py:Span.after",
+        'now[left] = torch.arange(cut.columns.shape[1], device="cpu")[cut.valid[self.row]]',
+        "now[left] = torch.arange(left.numel())",
+        f"{LATER_CUTS}[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "a later cut reports the numbers of what the earlier one left",
+        "attach/forward/decide.py:_selection",
+        "keep=chosen.of(first.keep)",
+        "keep=chosen",
+        f"{LATER_CUTS}[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "DeepStack features are those of an image's first tokens",
+        "attach/forward/decide.py:Step.planes",
+        "parts.append(keep.merge(plane[start : start + keep.n]))",
+        "parts.append(plane[start : start + keep.k])",
+        f"{PROOF}[qwen3_vl-input-sdpa-one]",
+    ),
+    Mutation(
+        "DeepStack features of a second image are taken from the first",
+        "attach/forward/decide.py:Step.planes",
+        "start += keep.n",
+        "start += 0",
+        f"{PROOF}[qwen3_vl-layer:2-sdpa-two]",
+    ),
+    Mutation(
+        "a merged token is the one that stands for it",
+        "attach/forward/decide.py:Decision.shorten",
+        "= keep.merge(hidden[span.row, columns])",
+        "= keep(hidden[span.row, columns])",
+        "test_attach_short.py::test_a_merged_token_is_the_mean_of_its_cell[one-input-sdpa-llava]",
+    ),
+    Mutation(
+        "what the tower saw goes to the images backwards",
+        "attach/forward/decide.py:_by_image",
+        "for place in places]",
+        "for place in reversed(places)]",
+        "test_tower_probes.py::test_what_a_token_receives_is_that_of_the_eager_tower[0-generate-llava]",
+    ),
+    Mutation(
+        "the last column looks at an image, though padding stands there",
+        "attach/hooks/decoder.py:_last_rows",
+        "work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True)",
+        "torch.full((work.prompt.valid.shape[0], 1), work.prompt.valid.shape[1] - 1)",
+        "test_probes.py::test_prompts_padded_on_the_right_look_from_their_own_last_token",
+    ),
+    Mutation(
+        "arguments with a value per token are those of the last tokens",
+        "attach/forward/prefill.py:Prefill._cut_input",
+        "step.fresh.take(arguments[name], 1 - arguments[name].ndim)",
+        "arguments[name][:, -step.fresh.columns.shape[1] :]",
+        f"{PROOF}[gemma4 inputs per layer-input-sdpa-ragged]",
+    ),
+]
+
+IMAGE = [*BUDGETS, *QUOTAS, *IMAGES]
