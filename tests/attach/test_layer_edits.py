@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from greedyprune.attach.forward.cache import Held
 from greedyprune.attach.forward.decode import LayerEdits, TextInputs
 
 BOTH = (True, False)
@@ -28,7 +29,7 @@ def test_layers_are_edited_as_the_table_says(row: tuple[bool, bool, bool]) -> No
 
 def test_a_shared_value_is_that_of_its_source_and_its_name() -> None:
     forward: Any = None
-    text, source, other = TextInputs(forward, 0, 4, None, None, outer_masks=False), [1], [1]
+    text, source, other = TextInputs(forward, True, Held([]), 0, 4, None, None, outer_masks=False), [1], [1]
     assert text.made(("mask", "full"), source) is None
     assert text.share(("mask", "full"), source, "cut") == "cut"
     assert text.made(("mask", "full"), source) == "cut"

@@ -273,6 +273,17 @@ def test_interleaved_streams_in_one_thread_keep_their_requests(pruned: gp.Pruned
     assert found == [3, 9, 3, 9, None, 9, None]
 
 
+def test_a_stream_that_goes_on_inside_another_block_keeps_its_request(pruned: gp.Pruned) -> None:
+    steps = stream(pruned, 9, 3)
+    assert next(steps) == 9
+    with pruned.using(keep=3) as request:
+        assert next(steps) == 9
+        generate(MODEL, ONE, **FEW)
+        assert request.selections[0].k == 3
+    assert next(steps) == 9
+    steps.close()
+
+
 def test_streams_nested_in_each_other_keep_their_requests(pruned: gp.Pruned) -> None:
     with pruned.using(keep=7) as around:
         assert [list(stream(pruned, 3, 1)), list(stream(pruned, 9, 1))] == [[3], [9]]

@@ -133,7 +133,7 @@ TABLES = [
     Mutation(
         "layers behind a cut count as those in front of it",
         "attach/forward/decode.py:Decode.begin",
-        "(first is not None and first.shift is not None) or not is_shifted(forward.cache)",
+        "(first is not None and first.shift is not None) or not text.held.shifted",
         "True",
         f"{COMPACT}[llava-sdpa-one-layer:2]",
     ),
@@ -143,7 +143,7 @@ SHARED = [
     Mutation(
         "a layer of a schedule counts by the shift of another",
         "attach/forward/decode.py:Decode._renumber",
-        '("shifted", shift, ',
+        '("shifted", held, ',
         '("shifted", ',
         f"{SCHEDULE}[one]",
     ),
@@ -212,9 +212,9 @@ REQUESTS = [
     Mutation(
         "the last context wins over the function that runs",
         "attach/request.py:Requests.in_force",
-        "mine.entered_while(stack)",
-        "True",
-        f"{REQUEST}test_interleaved_streams_in_one_thread_keep_their_requests",
+        "(stack and not mine.entered_while(stack[0]))",
+        "False",
+        f"{REQUEST}test_a_stream_that_goes_on_inside_another_block_keeps_its_request",
     ),
     Mutation(
         "functions that hold a block open are not looked for",
@@ -224,9 +224,16 @@ REQUESTS = [
         f"{REQUEST}test_a_generator_resumed_in_copied_contexts_keeps_its_request",
     ),
     Mutation(
+        "a generator that waits lends its request to its caller",
+        "attach/request.py:Request.is_suspended",
+        "if not self._in_generator or",
+        "if True or",
+        f"{REQUEST}test_a_stream_does_not_lend_its_wish_to_its_caller",
+    ),
+    Mutation(
         "a request inside a block gives way to the block",
         "attach/request.py:Requests.in_force",
-        " or mine.entered_while(stack)",
+        " and not mine.entered_while(stack[0])",
         "",
         f"{REQUEST}test_a_request_inside_a_block_is_the_inner_one",
     ),

@@ -150,7 +150,7 @@ GUARDS = [
     Mutation(
         "any forward inside generate reads its prompt",
         "attach/context.py:Generation.reads",
-        "return torch.equal(ids[:, :count], self.ids[:, -count:].repeat_interleave(times, 0))",
+        "return torch.equal(ids[:, :unread], self.ids[:, -unread:].repeat_interleave(copies, 0))",
         "return True",
         f"{FIELD_GENERATE}test_a_forward_by_hand_inside_generate_is_a_prompt_of_its_own[layer:2]",
     ),

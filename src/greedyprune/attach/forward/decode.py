@@ -179,7 +179,7 @@ class LayerEdits:
     @property
     def only_masked(self) -> bool:
         """True if a layer without a mask needs no edit."""
-        return self.numbered and self.unmasked
+        return self.numbered and (self.masks_fit or self.unmasked)
 
 
 @dataclass(eq=False)
