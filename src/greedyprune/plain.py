@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, cast
 
 from greedyprune.method import Method
@@ -20,6 +20,14 @@ from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, u
 _NUMBER = "number"
 """The type of the numbers that JSON lacks: infinity and NaN."""
 _NUMBERS = ("inf", "-inf", "nan")
+_WRITTEN: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (int, "true or false"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a text"),
+    "tuple": (tuple, "a list"),
+}
+"""For each kind of field its Python types, and what a person writes."""
 
 
 def to_plain(value: Any) -> Any:
@@ -51,7 +59,8 @@ def from_plain(plain: Any) -> Any:
         from_plain({"type": "ratio", "share": 0.25})      # Ratio(0.25)
         from_plain({"type": "bright.methods:Brightest"})  # your own method
 
-    Raises ValueError, with the name, if a type or a field is unknown, or if a class cannot be imported.
+    Raises ValueError, with the name, if a type or a field is unknown, if a field is missing, or if a class cannot be
+    imported; TypeError if a value is of another kind than its field.
     """
     if isinstance(plain, Mapping):
         given = dict(cast("Mapping[str, Any]", plain))
@@ -71,8 +80,11 @@ def from_plain(plain: Any) -> Any:
             if key not in known:
                 raise unknown(f"option of {name!r}", key, known)
         options = {key: _frozen(from_plain(value)) for key, value in given.items()}
-        if name == "per_layer":
-            options["schedule"] = dict(options["schedule"])
+        for field in fields(cls):
+            if field.name in options:
+                options[field.name] = _read(name, field, options[field.name])
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"{plain!r} has no {field.name!r}: write what a {name!r} needs.")
         return cls(**options)
     if isinstance(plain, list):
         return [from_plain(item) for item in cast("list[Any]", plain)]
@@ -101,6 +113,23 @@ def _option(field: Field[Any], value: Any) -> Any:
     if kind == "bool" and isinstance(value, int):
         return bool(value)
     return int(value) if isinstance(value, bool) and "bool" not in kind else to_plain(value)
+
+
+def _read(name: str, field: Field[Any], value: Any) -> Any:
+    """A field's value as its class wants it. Raises TypeError, which names it, for a value of another kind."""
+    kind = str(getattr(field.type, "__name__", field.type))
+    if kind.startswith("Mapping"):
+        pairs = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+        if not pairs or any(
+            not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2 for pair in pairs
+        ):
+            raise TypeError(f"{field.name}={value!r} of {name!r}: write a list of pairs, such as [[8, 64], [16, 32]].")
+        return dict(cast("Any", pairs))
+    right, remedy = _WRITTEN.get(kind.partition("[")[0], (None, ""))
+    wrong = right is not None and not isinstance(value, right)
+    if wrong or (isinstance(value, bool) and kind in ("int", "float")) or (kind == "bool" and value not in (0, 1)):
+        raise TypeError(f"{field.name}={value!r} of {name!r}: write {remedy}.")
+    return value
 
 
 def _frozen(value: Any) -> Any:

@@ -110,12 +110,15 @@ class Policy:
         for name in known[:2]:
             if name not in given:
                 raise ValueError(f'this policy has no {name!r}: write "{name}", as in {{"method": ..., "keep": ...}}.')
-        found = cls(
-            as_method(given["method"]),
-            parse_keep(given["keep"]),
-            from_plain(given.get("at")),
-            given.get("positions", "original"),
-        )
+        try:
+            found = cls(
+                as_method(given["method"]),
+                parse_keep(given["keep"]),
+                from_plain(given.get("at")),
+                given.get("positions", "original"),
+            )
+        except RecursionError:
+            raise ValueError("this policy is nested too deeply: its method, budget and stage are flat.") from None
         found.check_stages()
         return found
 

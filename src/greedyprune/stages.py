@@ -90,6 +90,9 @@ class Depths(Stage):
     def __post_init__(self) -> None:
         object.__setattr__(self, "shares", tuple(self.shares))
         given = self.shares
+        for share in given:
+            if isinstance(share, bool) or not isinstance(share, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"Depths({given!r}): {share!r} is no share of the decoder's depth, write a number.")
         if not given or any(not 0 < share < 1 for share in given) or any(b <= a for a, b in pairwise(given)):
             raise ValueError(f"Depths({given!r}): write ascending shares of the decoder's depth, between 0 and 1.")
 

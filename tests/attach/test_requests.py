@@ -98,6 +98,20 @@ def test_a_request_runs_once(pruned: gp.Pruned) -> None:
         assert block.selections[0].k == 4
 
 
+def test_a_request_does_not_run_twice_at_a_time(pruned: gp.Pruned) -> None:
+    request, told = pruned.request(keep=3), list[str]()
+
+    def again(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(RuntimeError, match="this request is in use: make another") as refused:
+            request.generate(**TWO, **FEW)
+        told.append(str(refused.value))
+        return scores
+
+    request.generate(**ONE, **FEW, logits_processor=[again])
+    assert len(told) == FEW["max_new_tokens"]
+    assert [s.k for s in request.selections] == [3], "the one prompt that it was made for"
+
+
 def test_a_request_that_failed_leaves_nothing_in_force(pruned: gp.Pruned) -> None:
     request = pruned.request(keep=3)
     with pytest.raises(ValueError, match="nonsense"):
@@ -348,6 +362,20 @@ def test_a_context_that_outlives_its_block_is_pruned_as_the_handle_says(pruned: 
         with pruned.using(keep=7):
             pool.submit(inside.run, generate, MODEL, ONE, **FEW).result()
             assert pruned.selections[0].k == OWN
+
+
+def test_a_stream_may_be_collected_while_another_request_begins(
+    pruned: gp.Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, steps, block = pruned._requests, stream(pruned, 3, 2), pruned.using(keep=9)
+    contextvars.copy_context().run(next, steps)
+    monkeypatch.setattr(requests, "on_stack", lambda: steps.close() or [])  # as the collector may, at any allocation
+    thread = threading.Thread(target=block.__enter__, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it waits for a lock that it holds itself"
+    assert list(requests.open) == [block]
+    block.__exit__(None, None, None)
 
 
 def test_a_block_entered_by_a_context_manager_is_the_inner_one(pruned: gp.Pruned) -> None:

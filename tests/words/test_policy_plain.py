@@ -182,11 +182,37 @@ def test_a_person_may_write_a_policy_in_words() -> None:
         ({"positions": "new"}, r"positions='new' is unknown: choose one of original, compact"),
         ({"keep": "some"}, r"'some' is no budget: write 64"),
         ({"at": "layr:2"}, r"'layr:2' names no stage"),
+        ({"keep": {"type": "per_layer"}}, r"'per_layer'} has no 'schedule': write what a 'per_layer' needs"),
+        ({"keep": {"type": "ratio"}}, r"'ratio'} has no 'share': write what a 'ratio' needs"),
     ],
 )
 def test_what_is_wrong_in_a_policy_is_told_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gp.Policy.from_dict({"method": "divprune", "keep": 64, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": {"type": "visionzip", "contextual": "x"}}, r"contextual='x' of 'visionzip': write a number"),
+        ({"method": {"type": "prumerge", "adaptive": 2}}, r"adaptive=2 of 'prumerge': write true or false"),
+        ({"keep": {"type": "per_layer", "schedule": 5}}, r"schedule=5 of 'per_layer': write a list of pairs"),
+        ({"at": {"type": "layer", "index": 2, "early": "no"}}, r"early='no' of 'layer': write true or false"),
+        ({"at": {"type": "layers", "indices": 5}}, r"indices=5 of 'layers': write a list"),
+        ({"at": {"type": "depths", "shares": ["a"]}}, r"Depths\(\('a',\)\): 'a' is no share of the decoder's depth"),
+    ],
+)
+def test_a_field_of_another_kind_is_told_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        gp.Policy.from_dict({"method": "divprune", "keep": 64, **change})
+
+
+def test_a_policy_nested_too_deeply_is_an_error() -> None:
+    deep: Any = 3
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="this policy is nested too deeply"):
+        gp.Policy.from_dict({"method": "divprune", "keep": deep})
 
 
 def test_a_policy_names_a_method_and_a_budget() -> None:

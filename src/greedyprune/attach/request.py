@@ -41,7 +41,7 @@ class Request:
         self.hints: Hints = hints
         self._requests = requests
         self._result: tuple[Report, list[Selection]] | None = None
-        self._uses, self._number = 0, -1
+        self._uses, self._number, self._is_block = 0, -1, False
         self._frame: FrameType | None = None
         self._in_generator, self._thread = False, 0
         self._around: tuple[Request, ...] = ()
@@ -80,11 +80,11 @@ class Request:
 
             out = pruned.request(keep=32).generate(**inputs)
 
-        Raises RuntimeError if the request ran already, or if its handle was removed; ValueError if the request has
-        hints for images, and the call brings no images.
+        Raises RuntimeError if the request ran already or runs now, or if its handle was removed; ValueError if the
+        request has hints for images, and the call brings no images.
         """
         model, before = self._requests.generator(), REQUESTS.get()
-        self._begin()
+        self._begin(block=False)
         REQUESTS.set((*before, self))
         try:
             return model.generate(*args, **kwargs)
@@ -93,9 +93,7 @@ class Request:
             self._end()
 
     def __enter__(self) -> Request:
-        if self._uses:
-            raise RuntimeError("this request is in use: make another with pruned.request(...).")
-        self._begin()
+        self._begin(block=True)
         own = inspect.currentframe()
         caller = None if own is None else own.f_back
         # An ExitStack enters from its own frame, which ends before the block does.
@@ -114,16 +112,18 @@ class Request:
         self._end()
         REQUESTS.set(tuple(each for each in REQUESTS.get() if each is not self))
 
-    def _begin(self) -> None:
+    def _begin(self, *, block: bool) -> None:
         with self._requests.lock:
             self._requests.check_attached()
+            if self._uses and (block or not self._is_block):  # the calls inside a block may run at a time
+                raise RuntimeError("this request is in use: make another with pruned.request(...).")
             if self._number >= 0 and not self._uses:
                 raise RuntimeError("this request ran already: make another with pruned.request(...).")
             if self._number < 0:
                 self._number = next(_ENTERED)
                 around = self._requests.on_stack()[:1]
                 self._around = (*around, *(each for request in around for each in request._around))
-            self._uses += 1
+            self._uses, self._is_block = self._uses + 1, self._is_block or block
             self._requests.open[self] = None
 
     def _end(self) -> None:
@@ -167,7 +167,8 @@ class Requests:
     """The requests of one handle. It finds the request in force for a call, and stores the last result."""
 
     def __init__(self, holders: Sequence[Any], policy: Policy, hints: Hints) -> None:
-        self.lock, self.removed = threading.Lock(), False
+        # The collector may close an abandoned generator while this thread holds the lock.
+        self.lock, self.removed = threading.RLock(), False
         self.open: dict[Request, None] = {}
         """The requests that run now."""
         self.own = Request(self, policy, hints)
