@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import greedyprune as gp
+from breadth import some
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 from greedyprune.testing import _CHANGES, _parts, check_method, example_cues
@@ -31,7 +32,11 @@ KNOBS: list[gp.Method] = [
 ]
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+QUICK = ("greedyprune", "fastv", "tome", "pool", "random", "vidcom2", "sparsevlm_recycle")
+"""Methods of each kind of contract; `test_methods.py` holds most of it of all of them."""
+
+
+@pytest.mark.parametrize("name", some(sorted(METHODS), *QUICK))
 def test_every_method_keeps_the_contract(name: str) -> None:
     check_method(name)
 
