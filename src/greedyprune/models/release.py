@@ -164,6 +164,10 @@ def seams(parts: Parts) -> Iterator[Seam]:
         yield Seam(text, "forward", (name,))
 
 
+ROTATIONS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
+"""The functions that turn queries and keys to their positions; Qwen2-VL's decoders had the second in old releases."""
+
+
 def probe_seams(parts: Parts) -> Iterator[Seam]:
     """Yield the further seams that decoder probes rely on. Methods that read attention or keys need them."""
     for layer in parts.layers[:1]:
@@ -172,7 +176,8 @@ def probe_seams(parts: Parts) -> Iterator[Seam]:
         attention = getattr(layer, "self_attn", None)
         for name in ("q_proj", "k_proj", "head_dim", "scaling") if attention is not None else ():
             yield Seam(attention, name)
-        yield Seam(sys.modules[type(attention or layer).__module__], "apply_rotary_pos_emb")
+        home = sys.modules[type(attention or layer).__module__]
+        yield Seam(home, next((name for name in ROTATIONS if hasattr(home, name)), ROTATIONS[0]))
 
 
 def missing(parts: Parts) -> list[Seam]:
