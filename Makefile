@@ -12,7 +12,7 @@ RELEASE ?= 5.23.0
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
 # The tests that face the model: what a release of transformers can break.
-FACING := tests/attach
+FACING := tests/attach tests/probes
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
