@@ -6,7 +6,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 
 import greedyprune as gp
 from greedyprune.attach.context import FORWARD, GENERATION, REQUESTS
+from greedyprune.attach.forward.decode import TextInputs
 from proofs import MODEL, ONE, TWO, generate
 
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -416,3 +419,26 @@ def test_two_handles_do_not_meet(pruned: gp.Pruned) -> None:
             stack.enter_context(other.using(keep=7))
             generate(MODEL, ONE, **FEW)
             assert pruned.selections[0].k == 2
+
+
+@pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2), gp.Layer(2, early=True)], ids=str)
+def test_nothing_of_a_forward_waits_for_the_garbage_collector(at: gp.Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    own = TextInputs.read.__func__
+
+    def read(cls: type[TextInputs], *args: Any) -> TextInputs | None:
+        text = own(cls, *args)
+        if text is not None:
+            made.append(weakref.ref(text))
+        return text
+
+    monkeypatch.setattr(TextInputs, "read", classmethod(read))
+    with gp.prune(MODEL, gp.GreedyPrune(), OWN, at=at):
+        gc.collect()
+        gc.disable()
+        try:
+            generate(MODEL, ONE, max_new_tokens=3)
+            assert len(made) >= 3
+            assert [each() for each in made if each() is not None] == []
+        finally:
+            gc.enable()

@@ -42,7 +42,7 @@ class TextInputs:
     """The position ids, (b, q) or (3, b, q); None if the text model counts them itself."""
     outer_masks: bool
     """True if the outer model made the attention masks. The text model then only passes them to its layers."""
-    memo: dict[tuple[object, ...], tuple[Any, Any]] = field(default_factory=dict[tuple[object, ...], tuple[Any, Any]])
+    memo: dict[tuple[object, ...], tuple[Any, Any]] = field(default_factory=dict)
     """Values that several layers share, by key, each with the source that it was made from."""
 
     @classmethod
@@ -152,7 +152,7 @@ class TextInputs:
         return last_queries(found, hidden.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LayerEdits:
     """The decoder layers that a forward over short cache layers must edit.
 

@@ -152,5 +152,6 @@ class OuterHooks(Attached):
 
     def _end(self, forward: Forward) -> None:
         self._forwards.discard(forward)
+        forward.work = None  # it holds the forward in turn: no step of decoding waits for the garbage collector
         if FORWARD.get() is forward:
             FORWARD.set(None)
