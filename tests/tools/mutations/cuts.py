@@ -222,8 +222,8 @@ REMADE = [
     Mutation(
         "a layer in front of the cut gets the mask of those behind it",
         "attach/forward/decode.py:mask_of",
-        "if wrong and mask is not None else mask",
-        "if False else mask",
+        "return text.rebuilt(None, index, mask, hidden)",
+        "return mask",
         f"{PROOF}[cohere2_vision-layer:2-sdpa-ragged]",
     ),
 ]

@@ -130,8 +130,8 @@ class TextInputs:
 
     def rebuilt(self, held: Cut | None, index: int, mask: Tensor, hidden: Tensor) -> Tensor:
         """Build a mask of the same kind as `mask` for a layer whose cache holds the cut `held`; None: a full cache."""
-        queries = hidden.shape[1]
-        kind, key = self.forward.parts.kinds[index], ("rebuilt", held, self.forward.parts.kinds[index].name)
+        queries, kind = hidden.shape[1], self.forward.parts.kinds[index]
+        key = ("rebuilt", held, kind.name)
         found = self.made(key, mask)
         if found is None:
             whole = uncut(self.total, hidden.shape[0], None, hidden.device) if held is None else held.grown(self.total)
@@ -244,8 +244,9 @@ def mask_of(text: TextInputs, index: int, mask: Tensor | None, hidden: Tensor, *
         return mask
     held = text.held.cut_at(text.keys_of(index))
     if held is None:  # the model may have made its masks for layers that are short, as this one is not
-        wrong = mask is not None and text.held.cut_at(parts.full) is not None
-        return text.rebuilt(None, index, mask, hidden) if wrong and mask is not None else mask
+        if mask is None or text.held.cut_at(parts.full) is None:
+            return mask
+        return text.rebuilt(None, index, mask, hidden)
     if mask is None and not held.ragged:
         return None  # nothing to mask: the usual step costs one check
     if mask is not None and masks_fit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from greedyprune.attach.context import Forward
     from greedyprune.models.parts import Parts
+    from greedyprune.models.reads import DecoderLayer
 
 
 class DecoderHooks(Attached):
@@ -123,7 +124,7 @@ class DecoderHooks(Attached):
         arguments = {**kwargs, **dict(zip(self._names, args, strict=False))}
         edited = work.before_layer(index, arguments)
         if isinstance(work, Prefill):
-            _look_back(work, index, module, arguments)
+            _look_back(work, index, cast("DecoderLayer", module), arguments)
         if edited is None:
             return None
         return (edited.pop("hidden_states"),), edited
@@ -146,7 +147,7 @@ def _choose_raters(work: Prefill, embeds: Tensor) -> None:
 
 
 @torch.no_grad()
-def _look_back(work: Prefill, index: int, layer: Any, arguments: dict[str, Any]) -> None:
+def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[str, Any]) -> None:
     """Read the method's needs in decoder layer `index`, per image. `arguments`: those of the layer's forward."""
     starts = work.policy.starts
     needs = [
