@@ -99,7 +99,7 @@ def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]
     grids = [(int(t), int(h) // merge, int(w) // merge) for t, h, w in rows.tolist()]
     tokens = sum(math.prod(grid) for grid in grids)
     frames = tokens // total  # the model may merge this many frames of a video into one
-    if tokens % total or any(t % frames for t, _, _ in grids):
+    if not frames or tokens % total or any(t % frames for t, _, _ in grids):
         return []
     return [(t // frames, h, w) for t, h, w in grids]
 
