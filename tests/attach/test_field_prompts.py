@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import greedyprune as gp
 import proofs
 from breadth import some
 from field import cuts, prompt_of
+from greedyprune.models.parts import find_parts
 from proofs import (
     GRID,
     MADE,
@@ -205,9 +207,8 @@ def test_a_llava_with_pixtrals_tower_has_images_of_any_size(rows: proofs.Rows, a
 # Crops of one picture -------------------------------------------------------------------------------------------------
 
 
-def test_crops_that_count_as_pictures_are_told() -> None:
+def of_crops(made: Tiny) -> dict[str, Tensor]:
     """Gemma 3's pan and scan makes several pictures of one, told apart from the user's own by nothing but text."""
-    made = tiny("gemma3")
     _, pieces = made.images(((0,),))
 
     def crops(rows: proofs.Rows) -> tuple[dict[str, Tensor], list[list[int]]]:
@@ -217,15 +218,53 @@ def test_crops_that_count_as_pictures_are_told() -> None:
             [11, 12, *run, 13, 14, *run, 15, *run] for row in rows for _ in row
         ]
 
-    inputs = replace(made, images=crops).prompt(((0,),))
-    with gp.prune(made.model, gp.GreedyPrune(), 5) as handle:
-        with pytest.warns(gp.PruneWarning, match=r"crops of one picture.*Total\(5\)"):
-            generate(made.model, inputs, max_new_tokens=2)
-        assert [s.k for s in handle.selections] == [5, 5, 5]
-        with handle.using(keep=gp.Total(5)):  # which is what the warning says, and no reason for one
-            generate(made.model, inputs, max_new_tokens=2)
-        assert sum(s.k for s in handle.selections) == 5
+    return replace(made, images=crops).prompt(((0,),))
+
+
+@pytest.mark.parametrize(
+    ("keep", "remedy"),
+    [
+        (5, r"keep=5 would be kept .* 3 pictures: write keep=Total\(5\) .* or keep=\[5, 5, 5\] for that many of each"),
+        (2, r"write keep=Total\(2, floor=0\)"),
+        (gp.PerFrame(5), r"keep=5/frame .* as shares"),
+        (gp.LayerAverage(9), "keep=9 per layer .* as shares"),
+        (gp.PerLayer({1: gp.Ratio(0.5), 2: 3}), "keep=layer:1 50%, layer:2 3 .* as shares"),
+    ],
+    ids=str,
+)
+def test_one_number_for_crops_of_one_picture_is_refused(keep: Any, remedy: str) -> None:
+    made = tiny("gemma3")
+    ran: list[int] = []
+    hook = find_parts(made.model).layers[0].register_forward_pre_hook(lambda *_: ran.append(1))
+    with gp.prune(made.model, gp.Random(), keep, at=None if isinstance(keep, gp.PerLayer) else gp.Layer(1)) as handle:
+        with pytest.raises(ValueError, match=f"crops of one picture.*{remedy}.*do_pan_and_scan"):
+            generate(made.model, of_crops(made), max_new_tokens=2)
+        assert not ran
+        assert not handle.selections
         generate(made.model, made.prompt(((0, 1, 2),)), max_new_tokens=2)  # pictures with words between them
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        ([5, 5, 5], [5, 5, 5]),
+        (gp.Total(5), [2, 2, 1]),
+        (gp.Total(2, floor=0), [1, 1, 0]),
+        (gp.Ratio(0.5), [8, 8, 8]),
+        (gp.parse_keep("50%"), [8, 8, 8]),
+        ([gp.Ratio(0.5), 2, 1], [8, 2, 1]),
+        (gp.PerFrame(gp.Ratio(0.5)), [8, 8, 8]),
+        (0, [0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_a_budget_that_says_what_it_means_of_crops_is_followed(keep: Any, kept: list[int]) -> None:
+    made = tiny("gemma3")
+    with warnings.catch_warnings(), gp.prune(made.model, gp.Random(), keep, at=gp.Layer(1)) as handle:
+        warnings.simplefilter("error", gp.PruneWarning)
+        generate(made.model, of_crops(made), max_new_tokens=2)
+    assert [s.k for s in handle.selections] == kept
 
 
 # The default device ---------------------------------------------------------------------------------------------------

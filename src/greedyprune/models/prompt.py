@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from greedyprune.models._family import Medium
     from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
+
+
+SEPARATOR = 5
+"""The largest number of tokens between two crops, including the markers around them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,20 @@ class Prompt:
     def text_of(self, row: int) -> Tensor:
         """Return the columns of one prompt's text tokens. -> (m,)"""
         return self.is_text[row].nonzero()[:, 0]
+
+    def row_of_crops(self, ids: Tensor) -> int | None:
+        """Return the first prompt whose images seem to be crops of one picture; None if there is none.
+
+        Only text marks a crop: a few words follow the whole view, and the same short separator is between all crops.
+        `ids` (b, q)
+        """
+        for row in range(ids.shape[0]):
+            mine = [span.columns for span in self.spans if span.row == row]
+            gaps = [ids[row, int(a[-1]) + 1 : int(b[0])] for a, b in pairwise(mine)]
+            alike = len(gaps) > 1 and all(torch.equal(gap, gaps[1]) for gap in gaps[2:])
+            if alike and gaps[1].numel() <= SEPARATOR and gaps[0].numel() > gaps[1].numel():
+                return row
+        return None
 
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:

@@ -190,11 +190,18 @@ GUARDS = [
         "test_attach.py::test_any_budget_is_right[99-input]",
     ),
     Mutation(
-        "crops of one picture are not told",
-        "attach/forward/refusals.py:warn_if_crops",
-        "if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):",
+        "crops of one picture are taken for pictures",
+        "models/prompt.py:Prompt.row_of_crops",
+        "if alike and gaps[1].numel() <= SEPARATOR and gaps[0].numel() > gaps[1].numel():",
         "if False:",
-        f"{FIELD_PROMPTS}test_crops_that_count_as_pictures_are_told",
+        f"{FIELD_PROMPTS}test_one_number_for_crops_of_one_picture_is_refused",
+    ),
+    Mutation(
+        "a number of tokens is kept of every crop of one picture",
+        "attach/forward/refusals.py:_is_number",
+        "isinstance(number, int) and number > 0",
+        "isinstance(number, int) and False",
+        f"{FIELD_PROMPTS}test_one_number_for_crops_of_one_picture_is_refused",
     ),
     Mutation(
         "a Pixtral tower has no rows",

@@ -75,10 +75,10 @@ class Prefill:
         uncached = generated and arguments.get("use_cache") is False
         refusals.refuse_early_cut(policy, followed=bool(drafts) or uncached)
         refusals.refuse_no_text(prompt, policy.method)
+        refusals.refuse_crops(parts, prompt, ids, policy)
         decider = Decider.of(policy, wish.hints, parts, prompt, embeds[:, : text.length - drafts])
         if text.past and not parts.plain and policy.starts and ids.shape[0] > 1 and decider.uneven(prompt):
             refusals.refuse_uneven()
-        refusals.warn_if_crops(parts, prompt, ids, policy)
         work = cls(text, prompt, decider, tower_cues(policy, parts, prompt, forward.seen), generated)
         if not policy.starts:
             work._cut_input(arguments)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
 
-from greedyprune.budget import Total
+from greedyprune.budget import LayerAverage, PerFrame, PerLayer
 from greedyprune.cues import Text
 from greedyprune.models.parts import INPUTS
 from greedyprune.models.reads import layers_of
@@ -23,6 +22,7 @@ from greedyprune.selection import PruneWarning
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from greedyprune.budget import Budgets
     from greedyprune.hints import Hints
     from greedyprune.method import Method
     from greedyprune.models.parts import Parts
@@ -163,35 +163,32 @@ def warn_if_unbrought(parts: Parts, kwargs: dict[str, Any], ids: Tensor, brought
             )
 
 
-SEPARATOR = 5
-"""The largest number of tokens between two crops, including the markers around them."""
+def refuse_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> None:
+    """Raise if pictures seem to be crops of one picture, and the budget is one number of tokens for every picture.
 
-
-def warn_if_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> None:
-    """Warn if pictures seem to be crops of one picture, since each crop then gets the budget of one image.
-
-    Only text marks a crop: a few words follow the whole view, and the same short separator is between all crops.
-    `ids` (b, q) on the CPU.
+    The number would be kept of every crop. A share means the same of a crop as of a picture; a list and `Total` say
+    what they mean. `ids` (b, q) on the CPU.
     """
-    if not parts.family.crops or isinstance(policy.keep, Total):
+    row = prompt.row_of_crops(ids) if parts.family.crops and _is_number(policy.keep) else None
+    if row is None:
         return
-    for row in range(ids.shape[0]):
-        mine = [span.columns for span in prompt.spans if span.row == row]
-        between: list[list[int]] = []
-        for a, b in pairwise(mine):
-            gap: Any = ids[row, int(a[-1]) + 1 : int(b[0])]
-            between.append(gap.tolist())
-        if len(between) < 2 or any(gap != between[1] for gap in between[1:]):
-            continue
-        if len(between[1]) <= SEPARATOR and len(between[0]) > len(between[1]):
-            warnings.warn(
-                f"prompt {row} seems to hold crops of one picture (pan and scan), and keep={policy.keep} is the budget "
-                f"of each of its {len(mine)} pictures: write keep=Total({policy.keep}) for all of them together, or "
-                "leave out do_pan_and_scan.",
-                PruneWarning,
-                stacklevel=2,
-            )
-            return
+    keep, many = policy.keep, sum(span.row == row for span in prompt.spans)
+    remedy = "write its numbers as shares, such as Ratio(0.25)"
+    if isinstance(keep, int):
+        floor = "" if keep >= many else ", floor=0"
+        every = ", ".join([str(keep)] * len(prompt.spans))
+        remedy = f"write keep=Total({keep}{floor}) for all of them together, or keep=[{every}] for that many of each"
+    raise ValueError(
+        f"prompt {row} seems to hold crops of one picture (pan and scan), and keep={keep} would be kept of each of "
+        f"its {many} pictures: {remedy}, or leave out do_pan_and_scan."
+    )
+
+
+def _is_number(keep: Budgets) -> bool:
+    """True if a budget is a number of tokens, above 0, of every picture."""
+    parts = list(keep.schedule.values()) if isinstance(keep, PerLayer) else [keep]
+    tokens = [part.tokens if isinstance(part, (PerFrame, LayerAverage)) else part for part in parts]
+    return any(isinstance(number, int) and number > 0 for number in tokens)
 
 
 def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
