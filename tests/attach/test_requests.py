@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import greedyprune as gp
+import proofs
 from greedyprune.attach.context import FORWARD, GENERATION, REQUESTS
 from greedyprune.attach.forward.decode import TextInputs
-from proofs import MODEL, ONE, TWO, generate
+from proofs import MODEL, ONE, TWO, forward, generate
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
@@ -84,6 +86,39 @@ def test_a_request_reads_its_own_prompt_and_nobody_elses(pruned: gp.Pruned) -> N
     assert [s.k for s in first.selections] == [3]
     assert [s.k for s in second.selections] == [4, 4]
     assert [s.k for s in pruned.selections] == [4, 4], "the handle tells of the last prompt"
+
+
+WORD = {"input_ids": torch.tensor([[7]])}
+
+
+@pytest.mark.parametrize("read", ["generate", "forward", "empty cache"])
+def test_a_text_prompt_of_one_token_clears_the_result_as_a_longer_one_does(pruned: gp.Pruned, read: str) -> None:
+    def run() -> None:
+        more = {"past_key_values": DynamicCache()} if read == "empty cache" else {}
+        generate(MODEL, WORD, **FEW) if read == "generate" else forward(MODEL, WORD, **more)
+
+    generate(MODEL, ONE, **FEW)
+    run()
+    assert pruned.selections == []
+    assert "nothing was pruned" in str(pruned.report())
+    with pruned.using(keep=3) as request:
+        generate(MODEL, ONE, **FEW)
+        assert [s.k for s in request.selections] == [3]
+        run()
+        assert request.selections == pruned.selections == []
+
+
+@pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2), gp.Layer(2, early=True)], ids=str)
+def test_a_step_of_decoding_leaves_the_result(pruned: gp.Pruned, at: gp.Stage) -> None:
+    with pruned.using(keep=3, at=at) as request:
+        cache = proofs.cache_of(forward(MODEL, ONE, use_cache=True))
+        for _ in range(2):
+            forward(MODEL, WORD, past_key_values=cache)
+            assert [s.k for s in request.selections] == [3]
+    text = proofs.cache_of(forward(MODEL, WORD, use_cache=True))
+    generate(MODEL, ONE, **FEW)
+    forward(MODEL, WORD, past_key_values=text)
+    assert [s.k for s in pruned.selections] == [OWN], "a step of another text, which began before"
 
 
 def test_a_request_runs_once(pruned: gp.Pruned) -> None:

@@ -71,7 +71,7 @@ class Forward:
     parts: Parts
     """The parts of the pruned model that runs. Each handle has its own."""
     wish: Wish | None
-    """The wish for this call. None for one token without images, since such a step prunes nothing."""
+    """The wish for this call. None for a step of decoding, one token without images, which prunes nothing."""
     ids: Tensor
     """(b, q) the token ids."""
     places: Mapping[str, Tensor]

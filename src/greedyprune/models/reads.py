@@ -35,6 +35,11 @@ class DecoderLayer(Protocol):
     """The attention module, with `q_proj`, `k_proj`, `head_dim` and `scaling`."""
 
 
+def is_empty(cache: Any) -> bool:
+    """True if there is no cache, or if it holds no token yet. A paged cache of many prompts has no length: False."""
+    return cache is None or (hasattr(cache, "get_seq_length") and not cache.get_seq_length())
+
+
 def layers_of(cache: object) -> Sequence[CacheLayer]:
     """Return the layers of a cache; empty if the cache has no layers, or is None."""
     return cast("Sequence[CacheLayer]", getattr(cache, "layers", None) or [])

@@ -19,6 +19,7 @@ from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Keys
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
+from greedyprune.models.reads import is_empty
 from greedyprune.models.release import argument_names, cache_of
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
 
@@ -81,9 +82,7 @@ class DecoderHooks(Attached):
             return None
         text = TextInputs.read(forward, kwargs)
         if text is None:
-            cache = forward.cache
-            empty = cache is None or (hasattr(cache, "get_seq_length") and not cache.get_seq_length())
-            forward.work, forward.plain_prompt = None, forward.wish is not None and empty
+            forward.work, forward.plain_prompt = None, forward.wish is not None and is_empty(forward.cache)
             return None
         if not text.fresh:
             forward.work = Decode.begin(text, kwargs)

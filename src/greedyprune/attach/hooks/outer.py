@@ -16,6 +16,7 @@ from greedyprune.attach.context import FORWARD, GENERATION, TRIAL, Forward
 from greedyprune.attach.forward import refusals
 from greedyprune.attach.hooks.selftest import prove
 from greedyprune.models._front import Attached, put_in_front
+from greedyprune.models.reads import is_empty
 from greedyprune.models.release import argument_names, cache_in
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class OuterHooks(Attached):
         else:
             refusals.refuse_unclear(ids, mask, cache, images=False)
         wish = None
-        if places or ids.shape[1] > 1:
+        if places or ids.shape[1] > 1 or is_empty(cache):  # one token behind others is a step of decoding
             refusals.warn_if_unbrought(self._parts, kwargs, ids, {*places, *computed})
             wish = self._wish() if trial is None else trial.wish
         if places and wish is not None:
