@@ -204,7 +204,7 @@ class Cues:
     text: Tensor | None = None
     """(m, d) all non-visual, non-padding prompt rows at the same stage, in order; the last is the last prompt token."""
     question: slice | None = None
-    """The text rows of the question: those after the last visual token, if there are any. None: all rows."""
+    """The text rows of the question about this image, as `question_rows` says. None: all rows."""
     grid: tuple[int, int, int] | None = None
     """(t, h, w) with t*h*w = n, in raster order; None if no grid fits."""
     tiles: Tiles | None = None

@@ -46,22 +46,14 @@ def question_rows(
             )
     marks = _marks(end)
     one, two, three = (each.cpu().reshape(-1, ids.shape[-1]) for each in (ids, visual, padding))
-    return [_questions(*row, marks) for row in zip(one, two, three, strict=True)]
+    return [questions_of(*row, marks) for row in zip(one, two, three, strict=True)]
 
 
-def _marks(end: object) -> list[list[int]]:
-    """The sequences of ids that end a turn."""
-    given = [end] if isinstance(end, int) else list(cast("Sequence[object]", end)) if isinstance(end, Sequence) else []
-    marks = [list(cast("Sequence[int]", each)) if isinstance(each, Sequence) else [each] for each in given]
-    if not marks or not all(mark and all(type(number) is int for number in mark) for mark in marks):
-        raise ValueError(
-            f"end={end!r} ends no turn: write the id of the token that ends a user turn, or a list of ids."
-        )
-    return cast("list[list[int]]", marks)
+def questions_of(ids: Tensor, visual: Tensor, padding: Tensor, marks: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The columns of the question of each image of one prompt, as `question_rows` says. (q,) -> (images) x (r,)
 
-
-def _questions(ids: Tensor, visual: Tensor, padding: Tensor, marks: list[list[int]]) -> list[Tensor]:
-    """The question of each image of one prompt. (q,) -> (images) x (r,)"""
+    `marks`: the sequences of ids that end a turn. If there are none, the prompt is one turn.
+    """
     image = _numbers(visual) if visual.dtype == torch.bool else visual
     image = torch.where(padding, image.new_full((), -1), image)
     starts, stops = _turns(ids, marks)
@@ -78,17 +70,28 @@ def _questions(ids: Tensor, visual: Tensor, padding: Tensor, marks: list[list[in
     return found
 
 
+def _marks(end: object) -> list[list[int]]:
+    """The sequences of ids that end a turn."""
+    given = [end] if isinstance(end, int) else list(cast("Sequence[object]", end)) if isinstance(end, Sequence) else []
+    marks = [list(cast("Sequence[int]", each)) if isinstance(each, Sequence) else [each] for each in given]
+    if not marks or not all(mark and all(type(number) is int for number in mark) for mark in marks):
+        raise ValueError(
+            f"end={end!r} ends no turn: write the id of the token that ends a user turn, or a list of ids."
+        )
+    return cast("list[list[int]]", marks)
+
+
 def _numbers(visual: Tensor) -> Tensor:
     """The number of each visual token's run, -1 for text. (q,) bool -> (q,)"""
     first = visual & ~torch.cat([visual.new_zeros(1), visual[:-1]])
     return torch.where(visual, first.cumsum(0) - 1, -1)
 
 
-def _turns(ids: Tensor, marks: list[list[int]]) -> tuple[list[int], list[int]]:
+def _turns(ids: Tensor, marks: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """The columns where marks begin, ascending, and the column after each mark."""
     every, found = cast("list[int]", cast("Any", ids).tolist()), list[tuple[int, int]]()
     for mark in marks:
         size = len(mark)
-        found += [(at, at + size) for at in range(len(every) - size + 1) if every[at : at + size] == mark]
+        found += [(at, at + size) for at in range(len(every) - size + 1) if every[at : at + size] == [*mark]]
     found.sort()
     return [start for start, _ in found], [after for _, after in found]

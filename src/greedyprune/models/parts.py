@@ -114,6 +114,17 @@ class Parts:
         weight = getattr(getattr(self.text, self.family.norm, None), "weight", None)
         return None if weight is None or weight.is_meta else weight.detach()
 
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a turn: those that end an answer, which in most chat formats end a user's turn too.
+
+        They are the generation config's, which a user may change at any time, or else the text config's.
+        """
+        rules = [getattr(holder, "generation_config", None) for holder in self.holders]
+        named = [getattr(each, "eos_token_id", None) for each in (*rules, self.text.config)]
+        end = next((each for each in named if each is not None), None)
+        return [end] if isinstance(end, int) else list(cast("list[int]", end or []))
+
     def check_stage(self, stage: Stage) -> None:
         """Raise ValueError or NotImplementedError if this model cannot be cut at the stage."""
         if not isinstance(stage, self.family.stages):

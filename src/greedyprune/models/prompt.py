@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from greedyprune.models._family import ImageTokens, Visuals
+from greedyprune.questions import questions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from greedyprune.keep import Keep
     from greedyprune.models._family import Medium
@@ -97,6 +98,24 @@ class Prompt:
     def text_of(self, row: int) -> Tensor:
         """Return the columns of one prompt's text tokens. -> (m,)"""
         return self.is_text[row].nonzero()[:, 0]
+
+    def questions(self, ids: Tensor, ends: Sequence[int]) -> list[slice]:
+        """Return the text rows of each image's question, as `gp.question_rows` says. `ids` (b, q)
+
+        `ends`: the tokens that end a turn. If a turn has no text, all text of its prompt is the question.
+        """
+        found: dict[int, slice] = {}
+        for row in range(ids.shape[0]):
+            mine = [number for number, span in enumerate(self.spans) if span.row == row]
+            image, text = torch.full(ids.shape[1:], -1, device="cpu"), self.text_of(row)
+            for number in mine:
+                image[self.spans[number].columns] = number
+                image[[at for at, _ in self.spans[number].breaks]] = number
+            columns = questions_of(ids[row], image, ~self.is_prompt[row], [[end] for end in ends])
+            for number, asked in zip(mine, columns, strict=True):
+                rows = torch.isin(text, asked).nonzero()
+                found[number] = slice(int(rows[0]), int(rows[-1]) + 1) if rows.numel() else slice(0, text.numel())
+        return [found[number] for number in range(len(self.spans))]
 
     def row_of_crops(self, ids: Tensor) -> int | None:
         """Return the first prompt whose images seem to be crops of one picture; None if there is none.

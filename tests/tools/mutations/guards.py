@@ -7,6 +7,7 @@ from mutations.mutation import Mutation
 FIELD_WRAPPED = "test_field_wrapped.py::"
 FIELD_GENERATE = "test_field_generate.py::"
 FIELD_PROMPTS = "test_field_prompts.py::"
+TURNS = "test_questions_of_turns.py::"
 FIELD_INTERRUPTS = "test_field_interrupts.py::"
 RELEASE = "test_release.py::"
 RENAMED = f"{RELEASE}test_whatever_a_release_renames_is_noticed_before_anything_is_attached"
@@ -188,6 +189,20 @@ GUARDS = [
         "isinstance(s.budget, int) and s.budget > s.n for s",
         "False for s",
         "test_attach.py::test_any_budget_is_right[99-input]",
+    ),
+    Mutation(
+        "the question of an image reaches into later turns",
+        "models/prompt.py:Prompt.questions",
+        "[[end] for end in ends]",
+        "[]",
+        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[later text-one-input]",
+    ),
+    Mutation(
+        "the question of a later turn is that of all images",
+        "questions.py:questions_of",
+        "if start > last), ids.shape[0])",
+        "if start > ids.shape[0]), ids.shape[0])",
+        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[later image-one-input]",
     ),
     Mutation(
         "crops of one picture are taken for pictures",

@@ -96,14 +96,20 @@ class Decider:
     policy: Policy
     quotas: Mapping[int, list[Quota]]
     """For the cut before each decoder layer, the quota of each image."""
+    questions: list[slice]
+    """The text rows of each image's question. Text always stays, so they hold at every cut."""
     norm: Tensor | None
     """The weight of the decoder's final norm; None if it is not available."""
 
     @classmethod
-    def of(cls, policy: Policy, hints: Hints, parts: Parts, prompt: Prompt, embeds: Tensor) -> Decider:
-        """Resolve the budgets. `embeds` (b, q, d). Raises ValueError if budgets or hints do not fit the images."""
+    def of(cls, policy: Policy, hints: Hints, parts: Parts, prompt: Prompt, ids: Tensor, embeds: Tensor) -> Decider:
+        """Resolve the budgets. `ids` (b, q) on the CPU, `embeds` (b, q, d).
+
+        Raises ValueError if budgets or hints do not fit the images.
+        """
         found = quotas(policy, hints, len(parts.layers), prompt.spans, embeds)
-        return cls(policy, keep_last_tokens(found, prompt, policy.method), parts.norm)
+        kept = keep_last_tokens(found, prompt, policy.method)
+        return cls(policy, kept, prompt.questions(ids, parts.ends), parts.norm)
 
     def uneven(self, prompt: Prompt) -> bool:
         """True if the prompts of a batch may keep different numbers of tokens after some cut."""
@@ -134,7 +140,7 @@ class Decider:
             if min(quota.k, span.image.n) == span.image.n:
                 chosen = Keep.everything(span.image.n, hidden.device)
             else:
-                cues = self._cues(hidden[span.row], prompt, span, quota, original)
+                cues = self._cues(index, hidden[span.row], prompt, quota, original)
                 cues = replace(
                     cues,
                     more={
@@ -155,18 +161,16 @@ class Decider:
         keep = quota.budget if isinstance(quota.budget, PerFrame) else quota.k
         return select(self.policy.method, cues, keep)
 
-    def _cues(self, states: Tensor, prompt: Prompt, span: Span, quota: Quota, original: Keep | None) -> Cues:
+    def _cues(self, index: int, states: Tensor, prompt: Prompt, quota: Quota, original: Keep | None) -> Cues:
         """Build the cues of one image at this place. (q, d) -> Cues"""
-        text, device = prompt.text_of(span.row), states.device
-        last_visual = int(prompt.visual[span.row].nonzero()[-1, 0])
-        before, total = int((text < last_visual).sum()), text.numel()
+        span, device = prompt.spans[index], states.device
         relevance = None if quota.relevance is None else quota.relevance.to(device)
         if relevance is not None and original is not None:
             relevance = relevance[original.rows]
         return Cues(
             features=states[span.columns.to(device)],
-            text=states[text.to(device)],
-            question=slice(before if before < total else 0, total),
+            text=states[prompt.text_of(span.row).to(device)],
+            question=self.questions[index],
             grid=span.image.grid,
             norm=None if self.norm is None else self.norm.to(device),
             protect=_protected(quota, original, device),

@@ -76,7 +76,7 @@ class Prefill:
         refusals.refuse_early_cut(policy, followed=bool(drafts) or uncached)
         refusals.refuse_no_text(prompt, policy.method)
         refusals.refuse_crops(parts, prompt, ids, policy)
-        decider = Decider.of(policy, wish.hints, parts, prompt, embeds[:, : text.length - drafts])
+        decider = Decider.of(policy, wish.hints, parts, prompt, ids, embeds[:, : text.length - drafts])
         if text.past and not parts.plain and policy.starts and ids.shape[0] > 1 and decider.uneven(prompt):
             refusals.refuse_uneven()
         work = cls(text, prompt, decider, tower_cues(policy, parts, prompt, forward.seen), generated)
