@@ -195,14 +195,14 @@ GUARDS = [
         "models/prompt.py:Prompt.questions",
         "[[end] for end in ends]",
         "[]",
-        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[later text-one-input]",
+        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[one-later text-input]",
     ),
     Mutation(
         "the question of a later turn is that of all images",
         "questions.py:questions_of",
         "if start > last), ids.shape[0])",
         "if start > ids.shape[0]), ids.shape[0])",
-        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[later image-one-input]",
+        f"{TURNS}test_a_question_is_that_of_the_images_own_turn[one-later image-input]",
     ),
     Mutation(
         "crops of one picture are taken for pictures",
