@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -48,6 +49,15 @@ def test_the_decoder_never_runs() -> None:
     made.model.get_decoder().register_forward_pre_hook(lambda module, args: ran.append(module))
     assert len(gp.images(made.model, made.prompt(ROWS))) == 3
     assert ran == []
+
+
+@pytest.mark.parametrize("grid", [(1, 0, 0), (1, 0, 4), (1, 4, 0), (0, 4, 4), (1, 1, 4)], ids=str)
+def test_a_grid_without_a_patch_is_refused_by_name(grid: tuple[int, int, int]) -> None:
+    made = tiny.tiny("qwen2_5_vl")
+    inputs = made.prompt(((0,),))
+    for grids in ([grid], [*inputs["image_grid_thw"].tolist(), grid]):
+        with pytest.raises(ValueError, match=rf"a grid of {re.escape(str(grid))} patches holds no visual token"):
+            gp.images(made.model, {**inputs, "image_grid_thw": torch.tensor(grids)})
 
 
 def test_text_holds_no_images() -> None:

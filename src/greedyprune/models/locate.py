@@ -91,15 +91,24 @@ def _newlines_among(parts: Parts, features: Any, rows: list[int], total: int) ->
 
 
 def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]]:
-    """Compute the grids of merged patches from patch grids, (images, 3); empty if they do not give `total` tokens."""
+    """Compute the grids of merged patches from patch grids, (images, 3); empty if they do not give `total` tokens.
+
+    Raises ValueError for a grid without a token.
+    """
     if not isinstance(given, Tensor):
         return []
     merge = int(getattr(parts.config.vision_config, "spatial_merge_size", 1))
     rows: Any = given
     grids = [(int(t), int(h) // merge, int(w) // merge) for t, h, w in rows.tolist()]
+    for patches, grid in zip(rows.tolist(), grids, strict=True):
+        if not math.prod(grid):
+            raise ValueError(
+                f"a grid of {tuple(patches)} patches holds no visual token: build text and images with the model's own "
+                "processor."
+            )
     tokens = sum(math.prod(grid) for grid in grids)
     frames = tokens // total  # the model may merge this many frames of a video into one
-    if not frames or tokens % total or any(t % frames for t, _, _ in grids):
+    if tokens % total or any(t % frames for t, _, _ in grids):
         return []
     return [(t // frames, h, w) for t, h, w in grids]
 
