@@ -142,9 +142,7 @@ class Prefill:
         step, positions = self.steps[-1], text.own_positions(hidden.device)
         compact = self._compact
         arguments["position_ids"] = self._compact_ids(step) if compact else step.fresh.take(positions, -1)
-        for name in parts.family.along:
-            if arguments.get(name) is not None:
-                arguments[name] = step.fresh.take(arguments[name], 1 - arguments[name].ndim)
+        self._along(step, arguments)
         mask = arguments.get("attention_mask")
         by_kind = cast("dict[str, Tensor | None]", mask) if isinstance(mask, dict) else None
         if by_kind is not None:
@@ -191,9 +189,7 @@ class Prefill:
             return self._without_gaps(arguments)
         step = self.steps[-1]
         arguments["attention_mask"] = self._mask(step, index, mask, hidden)
-        for name in text.forward.parts.family.along:
-            if arguments.get(name) is not None:
-                arguments[name] = self._along(step, name, arguments[name])
+        self._along(step, arguments)
         self._positions(step, index, arguments)
         return self._without_gaps(arguments)
 
@@ -248,12 +244,15 @@ class Prefill:
             made = step.fresh.mask_rows(step.masked.mask_columns(mask))
         return text.share(key, mask, made)
 
-    def _along(self, step: Step, name: str, value: Tensor) -> Tensor:
-        """Cut a further argument of a layer that has the sequence as its second axis."""
-        found = self.text.made((name, step), value)
-        if found is None:
-            found = self.text.share((name, step), value, step.fresh.take(value, 1 - value.ndim))
-        return found
+    def _along(self, step: Step, arguments: dict[str, Any]) -> None:
+        """Cut the family's further arguments that have the sequence as their second axis."""
+        for name in self.text.forward.parts.family.along:
+            if (value := arguments.get(name)) is None:
+                continue
+            found = self.text.made((name, step), value)
+            if found is None:
+                found = self.text.share((name, step), value, step.fresh.take(value, 1 - value.ndim))
+            arguments[name] = found
 
     def _positions(self, step: Step, index: int, arguments: dict[str, Any]) -> None:
         """Give decoder layer `index` the position ids and the rotary embeddings of the tokens that stay."""
