@@ -171,9 +171,9 @@ IMAGES = [
     ),
     Mutation(
         "arguments with a value per token are those of the last tokens",
-        "attach/forward/prefill.py:Prefill._cut_input",
-        "step.fresh.take(arguments[name], 1 - arguments[name].ndim)",
-        "arguments[name][:, -step.fresh.columns.shape[1] :]",
+        "attach/forward/prefill.py:Prefill._along",
+        "step.fresh.take(value, 1 - value.ndim)",
+        "value[:, -step.fresh.columns.shape[1] :]",
         f"{PROOF}[gemma4 inputs per layer-input-sdpa-ragged]",
     ),
 ]
