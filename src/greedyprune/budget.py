@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias, cast
 
+from greedyprune.shown import shown
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -23,10 +25,10 @@ class Ratio:
 
     def __post_init__(self) -> None:
         if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"Ratio({self.share!r}): the share kept is a number between 0 and 1.")
+            raise TypeError(f"Ratio({shown(self.share)}): the share kept is a number between 0 and 1.")
         if not 0 <= self.share <= 1:
             raise ValueError(
-                f"Ratio({self.share!r}): the share kept lies between 0 and 1, Ratio(0.25) keeps a quarter."
+                f"Ratio({shown(self.share)}): the share kept lies between 0 and 1, Ratio(0.25) keeps a quarter."
             )
 
     def of(self, n: int) -> int:
@@ -77,11 +79,11 @@ class PerLayer:
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Mapping) or not self.schedule:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                f"PerLayer({self.schedule!r}): write a dict from decoder layers to budgets, {{8: Ratio(0.5)}}."
+                f"PerLayer({shown(self.schedule)}): write a dict from decoder layers to budgets, {{8: Ratio(0.5)}}."
             )
         for index, budget in self.schedule.items():
             if isinstance(index, bool) or not isinstance(index, int) or index < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ValueError(f"PerLayer: {index!r} is no decoder layer to cut before, write 1 or more.")
+                raise ValueError(f"PerLayer: {shown(index)} is no decoder layer to cut before, write 1 or more.")
             as_budget(budget)
         object.__setattr__(self, "schedule", dict(sorted(self.schedule.items())))
 
@@ -151,7 +153,7 @@ class Total:
     def __post_init__(self) -> None:
         for name, value in (("tokens", self.tokens), ("floor", self.floor)):
             if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"Total: {name}={value!r} is no number of visual tokens: write an int.")
+                raise TypeError(f"Total: {name}={shown(value)} is no number of visual tokens: write an int.")
             if value < 0:
                 raise ValueError(f"Total: {name}={value} cannot be negative: write 0 or more.")
 
@@ -196,19 +198,20 @@ def as_budget(keep: object) -> int | Ratio:
         return keep
     if isinstance(keep, Total):
         raise TypeError(
-            f"keep={keep!r} is shared between the images of a prompt: for one image write an int or Ratio(0.25). "
+            f"keep={shown(keep)} is shared between the images of a prompt: for one image write an int or Ratio(0.25). "
             "prune() takes Total as its whole keep."
         )
     if isinstance(keep, PerFrame):
         raise TypeError(
-            f"keep={keep!r} is a budget per frame of a clip: here write an int or Ratio(0.25). "
+            f"keep={shown(keep)} is a budget per frame of a clip: here write an int or Ratio(0.25). "
             "prune() takes PerFrame as keep, or in its list."
         )
     if isinstance(keep, (LayerAverage, PerLayer)):
-        raise TypeError(f"keep={keep!r} is about the layers of a model: here write an int or Ratio(0.25).")
+        raise TypeError(f"keep={shown(keep)} is about the layers of a model: here write an int or Ratio(0.25).")
     if isinstance(keep, float):
         raise TypeError(
-            f"keep={keep!r} is ambiguous: write Ratio({keep!r}) to keep that share, or an int to keep that many tokens."
+            f"keep={shown(keep)} is ambiguous: write Ratio({shown(keep)}) to keep that share, or an int to keep that "
+            "many tokens."
         )
     try:
         if isinstance(keep, bool) or not isinstance(keep, SupportsIndex):
@@ -216,7 +219,7 @@ def as_budget(keep: object) -> int | Ratio:
         tokens = operator.index(keep)
     except TypeError:
         raise TypeError(
-            f"keep={keep!r} is no budget: write an int (tokens kept per image), Ratio(0.25), "
+            f"keep={shown(keep)} is no budget: write an int (tokens kept per image), Ratio(0.25), "
             "or for a whole prompt of prune() Total(64)."
         ) from None
     if tokens < 0:
@@ -245,12 +248,12 @@ def count(budget: Budget | Total, n: int) -> int:
     """
     if isinstance(budget, Total):
         raise TypeError(
-            f"keep={budget!r} is shared between images, so {n} tokens of one image do not say how many stay: "
+            f"keep={shown(budget)} is shared between images, so {n} tokens of one image do not say how many stay: "
             "Total.share(sizes) says it for all images of a prompt."
         )
     if isinstance(budget, PerFrame):
         raise TypeError(
-            f"keep={budget!r} is that of one frame, so {n} tokens do not say how many stay: "
+            f"keep={shown(budget)} is that of one frame, so {n} tokens do not say how many stay: "
             "PerFrame.of(n, frames) says it for a clip."
         )
     return min(budget.of(n) if isinstance(budget, Ratio) else budget, n)
@@ -263,15 +266,15 @@ def parse_budgets(text: str) -> Budgets:
         inner = parse_budget(word.removesuffix(" per layer"))
         return LayerAverage(as_budget(inner) if isinstance(inner, Total) else inner)
     if word.startswith("layer:"):
-        parts = [re.fullmatch(r"layer:(\d+) (\S+)", part.strip()) for part in word.split(",")]
+        parts = [re.fullmatch(r"layer:(\d{1,9}) (\S+)", part.strip()) for part in word.split(",")]
         cuts = [(int(part[1]), parse_budget(part[2])) for part in parts if part]
         if len(cuts) < len(parts) or len(dict(cuts)) < len(cuts):
-            raise ValueError(f"{text!r} is no budget: write every cut once, as in layer:8 50%, layer:16 25%.")
+            raise ValueError(f"{shown(text)} is no budget: write every cut once, as in layer:8 50%, layer:16 25%.")
         return PerLayer(cast("dict[int, Budget]", dict(cuts)))
     return parse_budget(text)
 
 
-_TOTALS = (r"(\d+) total(?: \(floor (\d+)\))?", r"total:(\d+)(?::(\d+))?")
+_TOTALS = (r"(\d{1,9}) total(?: \(floor (\d{1,9})\))?", r"total:(\d{1,9})(?::(\d{1,9}))?")
 
 
 def parse_budget(text: str) -> Budget | Total:
@@ -290,8 +293,8 @@ def parse_budget(text: str) -> Budget | Total:
         return budget if plain == word.lower() else PerFrame(budget)
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 that the "
-            "images of a prompt share, or 8/frame for 8 of every frame of a clip."
+            f"{shown(text)} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 "
+            "that the images of a prompt share, or 8/frame for 8 of every frame of a clip."
         ) from error
 
 
@@ -313,5 +316,5 @@ def keep_of_detail(detail: str | None) -> Budget:
     if detail is None:
         return DETAIL["auto"]
     if detail not in DETAIL:
-        raise ValueError(f"detail={detail!r} is unknown: choose one of {', '.join(DETAIL)}.")
+        raise ValueError(f"detail={shown(detail)} is unknown: choose one of {', '.join(DETAIL)}.")
     return DETAIL[detail]

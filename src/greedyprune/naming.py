@@ -10,6 +10,7 @@ from greedyprune.cues import Need
 from greedyprune.method import Method
 from greedyprune.plain import class_of, from_plain
 from greedyprune.registry import METHODS, load, method_homes, renamed, unknown
+from greedyprune.shown import shown
 from greedyprune.stages import Stage
 
 
@@ -45,7 +46,9 @@ def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method
         _check_class(type(found))
         _check_needs(found)
         return found
-    raise TypeError(f"{method!r} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}.")
+    raise TypeError(
+        f"{shown(method)} is no method: pass an instance such as GreedyPrune(), or one of {sorted(METHODS)}."
+    )
 
 
 def parse_keep(keep: object) -> Budgets:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from greedyprune.method import Method
 from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, unknown
+from greedyprune.shown import shown
 
 _NUMBER = "number"
 """The type of the numbers that JSON lacks: infinity and NaN."""
@@ -50,7 +51,7 @@ def to_plain(value: Any) -> Any:
         if callable(own := getattr(value, "to_dict", None)):
             return own()
         return {"type": name, **{f.name: _option(f, getattr(value, f.name)) for f in fields(value)}}
-    raise TypeError(f"{value!r} cannot be written as a plain dict.")
+    raise TypeError(f"{shown(value)} cannot be written as a plain dict.")
 
 
 def from_plain(plain: Any) -> Any:
@@ -67,10 +68,12 @@ def from_plain(plain: Any) -> Any:
         name = given.pop("type", None)
         if not isinstance(name, str):
             known = ", ".join((*METHODS, *VALUES))
-            raise ValueError(f'{plain!r} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
+            raise ValueError(f'{shown(plain)} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
         if name == _NUMBER:
             if given not in [{"value": text} for text in _NUMBERS]:
-                raise ValueError(f'{plain!r}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".')
+                raise ValueError(
+                    f'{shown(plain)}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".'
+                )
             return float(given["value"])
         cls = class_of(name)
         if callable(own := getattr(cls, "from_dict", None)):
@@ -84,7 +87,7 @@ def from_plain(plain: Any) -> Any:
             if field.name in options:
                 options[field.name] = _read(name, field, options[field.name])
             elif field.default is MISSING and field.default_factory is MISSING:
-                raise ValueError(f"{plain!r} has no {field.name!r}: write what a {name!r} needs.")
+                raise ValueError(f"{shown(plain)} has no {shown(field.name)}: write what a {shown(name)} needs.")
         return cls(**options)
     if isinstance(plain, list):
         return [from_plain(item) for item in cast("list[Any]", plain)]
@@ -96,7 +99,7 @@ def class_of(name: str) -> Any:
     if ":" in name:
         cls = load(name)
         if not (isinstance(cls, type) and issubclass(cls, Method)):
-            raise ValueError(f"{name!r} is no method: name a class that derives from greedyprune.Method.")
+            raise ValueError(f"{shown(name)} is no method: name a class that derives from greedyprune.Method.")
         return cls
     homes = {**METHODS, **VALUES}
     if name not in homes:
@@ -123,12 +126,14 @@ def _read(name: str, field: Field[Any], value: Any) -> Any:
         if not pairs or any(
             not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2 for pair in pairs
         ):
-            raise TypeError(f"{field.name}={value!r} of {name!r}: write a list of pairs, such as [[8, 64], [16, 32]].")
+            raise TypeError(
+                f"{field.name}={shown(value)} of {shown(name)}: write a list of pairs, such as [[8, 64], [16, 32]]."
+            )
         return dict(cast("Any", pairs))
     right, remedy = _WRITTEN.get(kind.partition("[")[0], (None, ""))
     wrong = right is not None and not isinstance(value, right)
     if wrong or (isinstance(value, bool) and kind in ("int", "float")) or (kind == "bool" and value not in (0, 1)):
-        raise TypeError(f"{field.name}={value!r} of {name!r}: write {remedy}.")
+        raise TypeError(f"{field.name}={shown(value)} of {shown(name)}: write {remedy}.")
     return value
 
 

@@ -12,6 +12,7 @@ from greedyprune.method import Method
 from greedyprune.naming import as_method, parse_keep
 from greedyprune.plain import from_plain, to_plain
 from greedyprune.registry import unknown
+from greedyprune.shown import shown
 from greedyprune.stages import Depths, Layer, Layers, Stage, as_stage
 
 VERSION = 1
@@ -44,12 +45,12 @@ class Policy:
         at = method.at if given is None else as_stage(given)
         if self.positions not in get_args(Positions):
             raise ValueError(
-                f"positions={self.positions!r} is unknown: choose one of {', '.join(get_args(Positions))}."
+                f"positions={shown(self.positions)} is unknown: choose one of {', '.join(get_args(Positions))}."
             )
         if isinstance(keep, PerLayer):
             at = Layers(tuple(keep.schedule))
             if given is not None and as_stage(given) != at:
-                raise ValueError(f"keep={keep!r} says itself where to cut: leave out at={given!r}.")
+                raise ValueError(f"keep={shown(keep)} says itself where to cut: leave out at={shown(given)}.")
         for name, value in (("method", method), ("keep", keep), ("at", at)):
             object.__setattr__(self, name, value)
         self._check_frames()
@@ -91,13 +92,13 @@ class Policy:
         ValueError, with the name, if a field is unknown or missing, or if the version is newer than this release.
         """
         if not isinstance(plain, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f'{plain!r} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')
+            raise TypeError(f'{shown(plain)} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')
         given = dict(plain)
         kind, version = given.pop("type", "policy"), cast("object", given.pop("version", VERSION))
         if kind != "policy":
-            raise ValueError(f"a plain dict of type {kind!r} is no policy: read it with from_plain().")
+            raise ValueError(f"a plain dict of type {shown(kind)} is no policy: read it with from_plain().")
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise ValueError(f"this policy has version={version!r}: write {VERSION}, or leave it out.")
+            raise ValueError(f"this policy has version={shown(version)}: write {VERSION}, or leave it out.")
         if version > VERSION:
             raise ValueError(
                 f"this policy has version {version}, and this release of greedyprune reads versions up to {VERSION}: "

@@ -15,6 +15,8 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from greedyprune.shown import LONGEST, short, shown
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
@@ -122,9 +124,9 @@ def method_homes() -> dict[str, str]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for an unknown name. It suggests a close name and lists the known ones."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST], known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return ValueError(f"there is no {kind} {name!r}: {hint}Known: {', '.join(known)}.")
+    return ValueError(f"there is no {kind} {shown(name)}: {hint}Known: {', '.join(known)}.")
 
 
 def load(home: str) -> Any:
@@ -135,8 +137,9 @@ def load(home: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
+        why = short(f"{type(error).__name__}: {error}")
         raise ValueError(
-            f"{home!r} cannot be loaded ({type(error).__name__}: {error}): write package.module:Class, and install "
-            "the package where this runs."
+            f"{shown(home)} cannot be loaded ({why}): write package.module:Class, and install the package where this "
+            "runs."
         ) from error
     return found

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from greedyprune.shown import shown
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -44,7 +46,7 @@ class Layer(Stage):
     def __post_init__(self) -> None:
         if isinstance(self.index, bool) or not isinstance(self.index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
-                f"Layer({self.index!r}): write the number of decoder layers that run before the cut, an int."
+                f"Layer({shown(self.index)}): write the number of decoder layers that run before the cut, an int."
             )
         if self.index < 0:
             raise ValueError(f"Layer({self.index}): count layers from the first one, 0 or more.")
@@ -68,9 +70,9 @@ class Layers(Stage):
         object.__setattr__(self, "indices", tuple(self.indices))
         given = self.indices
         if not given or any(isinstance(i, bool) or not isinstance(i, int) or i < 1 for i in given):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"Layers({given!r}): write decoder layers to cut before, each 1 or more.")
+            raise ValueError(f"Layers({shown(given)}): write decoder layers to cut before, each 1 or more.")
         if any(b <= a for a, b in pairwise(given)):
-            raise ValueError(f"Layers({given!r}): write the decoder layers in ascending order, each once.")
+            raise ValueError(f"Layers({shown(given)}): write the decoder layers in ascending order, each once.")
 
     def __str__(self) -> str:
         return "layers:" + ",".join(map(str, self.indices))
@@ -92,9 +94,11 @@ class Depths(Stage):
         given = self.shares
         for share in given:
             if isinstance(share, bool) or not isinstance(share, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"Depths({given!r}): {share!r} is no share of the decoder's depth, write a number.")
+                raise TypeError(
+                    f"Depths({shown(given)}): {shown(share)} is no share of the decoder's depth, write a number."
+                )
         if not given or any(not 0 < share < 1 for share in given) or any(b <= a for a, b in pairwise(given)):
-            raise ValueError(f"Depths({given!r}): write ascending shares of the decoder's depth, between 0 and 1.")
+            raise ValueError(f"Depths({shown(given)}): write ascending shares of the decoder's depth, between 0 and 1.")
 
     def of(self, depth: int) -> Layers:
         """The same cuts in a decoder of `depth` layers: rounded, at least 1, no layer twice."""
@@ -117,20 +121,25 @@ def parse_stage(text: str) -> Stage:
     match text.strip().lower().split(":"):
         case ["input"]:
             return Input()
-        case ["layer", index] if index.isdecimal():
+        case ["layer", index] if _is_index(index):
             return Layer(int(index))
-        case ["layer", index, "early"] if index.isdecimal():
+        case ["layer", index, "early"] if _is_index(index):
             return Layer(int(index), early=True)
-        case ["layers", indices] if all(index.isdecimal() for index in indices.split(",")):
+        case ["layers", indices] if all(map(_is_index, indices.split(","))):
             return Layers(tuple(int(index) for index in indices.split(",")))
         case ["depths", shares] if all(re.fullmatch(r"0?\.\d+", share) for share in shares.split(",")):
             return Depths(tuple(float(share) for share in shares.split(",")))
         case _:
             pass
     raise ValueError(
-        f"{text!r} names no stage: write input, or layer:L with the number of layers before the cut, or for several "
-        "cuts layers:8,16,24 or depths:0.25,0.5,0.75."
+        f"{shown(text)} names no stage: write input, or layer:L with the number of layers before the cut, or for "
+        "several cuts layers:8,16,24 or depths:0.25,0.5,0.75."
     )
+
+
+def _is_index(text: str) -> bool:
+    """True for a whole number that may count layers. Python refuses to read one of thousands of digits."""
+    return text.isdecimal() and len(text) < 10
 
 
 def as_stage(at: object) -> Stage:
@@ -141,4 +150,4 @@ def as_stage(at: object) -> Stage:
         return parse_stage(at)
     number = isinstance(at, int) and not isinstance(at, bool)
     remedy = f"write Layer({at}), or Input()" if number else "write Input(), Layer(2) or the like"
-    raise TypeError(f"at={at!r} is no stage: {remedy}.")
+    raise TypeError(f"at={shown(at)} is no stage: {remedy}.")

@@ -19,6 +19,7 @@ NOT_FOR_USERS = {"attach", "bench", "cli", "models", "verify"}
 KNOWN_INSIDE = {
     "counts": "an argument of LayerAverage.solve, and not the function of that name",
     "decay": "an argument of soft_suppress",
+    "shown": "how the package's own messages show a value",
     "prove_writable": "how the package writes its own files: no part of pruning",
     "write_text": "how the package writes its own files: no part of pruning",
 }

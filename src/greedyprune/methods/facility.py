@@ -12,6 +12,7 @@ from greedyprune.ops.centre import Centring, check_centring, prepared
 from greedyprune.ops.coverage import Alike, cover
 from greedyprune.ops.preprocess import comparable
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
+from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
 
 Weights = Literal["uniform", "saliency"]
@@ -42,7 +43,7 @@ class FacilityLocation(Method):
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
         if self.weights not in get_args(Weights):
-            raise ValueError(f"weights={self.weights!r} is unknown: choose one of {', '.join(get_args(Weights))}.")
+            raise ValueError(f"weights={shown(self.weights)} is unknown: choose one of {', '.join(get_args(Weights))}.")
 
     @property
     def reads(self) -> frozenset[str]:

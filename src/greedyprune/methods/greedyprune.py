@@ -15,6 +15,7 @@ from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable, par
 from greedyprune.ops.redundancy import least_redundant
 from greedyprune.ops.suppression import critical_tau, share_of_best, suppress
 from greedyprune.ops.threshold import Quantile, Threshold
+from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 Fallback = Literal["saliency", "least_redundant", "relax", "none"]
@@ -52,9 +53,8 @@ class GreedyPrune(Method):
 
     def __post_init__(self) -> None:
         for name, choices in (("fallback", Fallback), ("preprocess", Preprocess), ("text", Words)):
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}.")
+            if (given := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
         number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
         if not isinstance(self.tau, Threshold) and not (number and self.tau >= -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")

@@ -12,6 +12,7 @@ from greedyprune.ops.centre import Centring, check_centring
 from greedyprune.ops.marginal import marginal_relevance
 from greedyprune.ops.preprocess import Words, asked, comparable, part_of
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
+from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 
@@ -44,7 +45,7 @@ class MMR(Method):
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
         if self.text not in get_args(Words):
-            raise ValueError(f"text={self.text!r} is unknown: choose one of {', '.join(get_args(Words))}.")
+            raise ValueError(f"text={shown(self.text)} is unknown: choose one of {', '.join(get_args(Words))}.")
         if not 0 <= self.trade <= 1:
             raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
 

@@ -125,6 +125,13 @@ DECISIONS = [
         f"{FRAMES}test_who_was_passed_over_for_whom_is_told_in_the_numbers_of_the_clip",
     ),
     Mutation(
+        "a message repeats a value of any length",
+        "shown.py:short",
+        "return text if rest <= 0 else",
+        "return text if True else",
+        "test_long_values.py::test_an_error_is_short_whatever_the_value[keep]",
+    ),
+    Mutation(
         "a question of no rows is taken",
         "checks.py",
         "    if count and not chosen:",
