@@ -14,31 +14,32 @@ from greedyprune.shown import shown
 from greedyprune.stages import Stage
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str, *, own: bool = True) -> type[Method]:
     """Find a method's class by its registered name, by an entry point's name, or by "package.module:Class".
 
-    Raises ValueError with the name if there is no such method, or if it cannot be imported.
+    `own`: False refuses "package.module:Class", as in `from_plain`. Raises ValueError with the name if there is no such
+    method, or if it cannot be imported.
     """
     if name in METHODS:
         return load(METHODS[name])
     if ":" in name:
-        return class_of(name)
+        return class_of(name, own=own)
     homes = method_homes()
     name = renamed(name, homes)
     if name not in homes:
         raise unknown("method", name, homes)
-    return class_of(homes[name])
+    return class_of(name)
 
 
-def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method:
+def as_method(method: Method | type[Method] | str | Mapping[str, Any], *, own: bool = True) -> Method:
     """Read a user's method: an instance, a class (with its defaults), a name, or a plain dict.
 
     A name is a registered one, such as "divprune", or "package.module:Class" of your own method. The "type" of a plain
-    dict is such a name too.
+    dict is such a name too. `own`: False refuses "package.module:Class", as in `from_plain`.
     """
     if isinstance(method, str):
-        return method_class(method)()
-    found = from_plain(method) if isinstance(method, Mapping) else method
+        return method_class(method, own=own)()
+    found = from_plain(method, own=own) if isinstance(method, Mapping) else method
     if isinstance(found, type) and issubclass(found, Method):
         _check_class(found)
         found = found()
@@ -51,21 +52,21 @@ def as_method(method: Method | type[Method] | str | Mapping[str, Any]) -> Method
     )
 
 
-def parse_keep(keep: object) -> Budgets:
+def parse_keep(keep: object, *, own: bool = True) -> Budgets:
     """Read a budget in any of its forms: text, a plain dict, or the value itself.
 
         parse_keep("25%"), parse_keep("64"), parse_keep("8/frame"), parse_keep("total:64:8")
         parse_keep("64 per layer"), parse_keep("layer:8 50%, layer:16 25%")
         parse_keep({"type": "ratio", "share": 0.25}), parse_keep(["25%", 64])
 
-    A list holds one budget per image. Raises TypeError or ValueError if this is no budget.
+    A list holds one budget per image. `own`: as in `from_plain`. Raises TypeError or ValueError if this is no budget.
     """
     if isinstance(keep, str):
         return parse_budgets(keep)
     if isinstance(keep, Mapping):
-        return as_budgets(from_plain(keep))
+        return as_budgets(from_plain(keep, own=own))
     if isinstance(keep, Sequence) and not isinstance(keep, (bytes, bytearray)):
-        return as_budgets([parse_keep(each) for each in cast("Sequence[object]", keep)])
+        return as_budgets([parse_keep(each, own=own) for each in cast("Sequence[object]", keep)])
     return as_budgets(keep)
 
 

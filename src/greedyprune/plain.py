@@ -54,14 +54,16 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"{shown(value)} cannot be written as a plain dict.")
 
 
-def from_plain(plain: Any) -> Any:
+def from_plain(plain: Any, *, own: bool = True) -> Any:
     """Read the value that `to_plain` wrote. A missing field gets its default.
 
         from_plain({"type": "ratio", "share": 0.25})      # Ratio(0.25)
         from_plain({"type": "bright.methods:Brightest"})  # your own method
 
-    Raises ValueError, with the name, if a type or a field is unknown, if a field is missing, or if a class cannot be
-    imported; TypeError if a value is of another kind than its field.
+    `own`: True imports the modules that "package.module:Class" names; False refuses such names, so a stranger's dict
+    imports nothing but this package and the methods that installed packages add. Raises ValueError, with the name, if
+    a type or a field is unknown, if a field is missing, or if a class cannot be imported or is refused; TypeError if a
+    value is of another kind than its field.
     """
     if isinstance(plain, Mapping):
         given = dict(cast("Mapping[str, Any]", plain))
@@ -75,14 +77,14 @@ def from_plain(plain: Any) -> Any:
                     f'{shown(plain)}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".'
                 )
             return float(given["value"])
-        cls = class_of(name)
-        if callable(own := getattr(cls, "from_dict", None)):
-            return own(given)
+        cls = class_of(name, own=own)
+        if callable(read := getattr(cls, "from_dict", None)):
+            return read(given, own=own) if name in VALUES else read(given)
         known = {field.name for field in fields(cls)}
         for key in given:
             if key not in known:
                 raise unknown(f"option of {name!r}", key, known)
-        options = {key: _frozen(from_plain(value)) for key, value in given.items()}
+        options = {key: _frozen(from_plain(value, own=own)) for key, value in given.items()}
         for field in fields(cls):
             if field.name in options:
                 options[field.name] = _read(name, field, options[field.name])
@@ -90,24 +92,34 @@ def from_plain(plain: Any) -> Any:
                 raise ValueError(f"{shown(plain)} has no {shown(field.name)}: write what a {shown(name)} needs.")
         return cls(**options)
     if isinstance(plain, list):
-        return [from_plain(item) for item in cast("list[Any]", plain)]
+        return [from_plain(item, own=own) for item in cast("list[Any]", plain)]
     return plain
 
 
-def class_of(name: str) -> Any:
-    """Find the class of a type: a registered name, or package.module:Class of your own method."""
+def class_of(name: str, *, own: bool = True) -> Any:
+    """Find the class of a type: a registered name, or package.module:Class of your own method, if `own` allows it."""
     if ":" in name:
-        cls = load(name)
-        if not (isinstance(cls, type) and issubclass(cls, Method)):
-            raise ValueError(f"{shown(name)} is no method: name a class that derives from greedyprune.Method.")
-        return cls
+        if not own:
+            raise ValueError(
+                f"{shown(name)} would import a module, and own=False reads registered names alone: write the name of a "
+                "method, or pass own=True if the sender may run code here."
+            )
+        return _method_at(name)
     homes = {**METHODS, **VALUES}
     if name not in homes:
         homes = {**method_homes(), **VALUES}
         name = renamed(name, homes)
     if name not in homes:
         raise unknown("type", name, homes)
-    return load(homes[name]) if name in VALUES else class_of(homes[name])
+    return load(homes[name]) if name in VALUES else _method_at(homes[name])
+
+
+def _method_at(home: str) -> type[Method]:
+    """Import a method's class. Raises ValueError if there is none at this "package.module:Class"."""
+    cls = load(home)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise ValueError(f"{shown(home)} is no method: name a class that derives from greedyprune.Method.")
+    return cls
 
 
 def _option(field: Field[Any], value: Any) -> Any:

@@ -83,13 +83,16 @@ class Policy:
         return {"type": "policy", "version": VERSION} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Policy:
+    def from_dict(cls, plain: Mapping[str, Any], *, own: bool = True) -> Policy:
         """Read the policy that `to_dict` wrote, or one that a person wrote.
 
             Policy.from_dict({"method": "divprune", "keep": "25%"})
+            Policy.from_dict(body, own=False)       # a stranger's: only registered names
 
-        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be missing. Raises
-        ValueError, with the name, if a field is unknown or missing, or if the version is newer than this release.
+        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be missing. `own`:
+        True imports the module of your own method, "package.module:Class"; False refuses such names anywhere in the
+        dict. Raises ValueError, with the name, if a field is unknown or missing, if a name is refused, or if the
+        version is newer than this release.
         """
         if not isinstance(plain, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f'{shown(plain)} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')
@@ -113,9 +116,9 @@ class Policy:
                 raise ValueError(f'this policy has no {name!r}: write "{name}", as in {{"method": ..., "keep": ...}}.')
         try:
             found = cls(
-                as_method(given["method"]),
-                parse_keep(given["keep"]),
-                from_plain(given.get("at")),
+                as_method(given["method"], own=own),
+                parse_keep(given["keep"], own=own),
+                from_plain(given.get("at"), own=own),
                 given.get("positions", "original"),
             )
         except RecursionError:

@@ -125,6 +125,20 @@ DECISIONS = [
         f"{FRAMES}test_who_was_passed_over_for_whom_is_told_in_the_numbers_of_the_clip",
     ),
     Mutation(
+        "a stranger's policy imports what its method's options name",
+        "plain.py:from_plain",
+        "_frozen(from_plain(value, own=own))",
+        "_frozen(from_plain(value))",
+        "test_strangers_policies.py::test_a_class_is_refused_wherever_a_strangers_policy_names_it[option]",
+    ),
+    Mutation(
+        "a stranger's policy inside a policy imports what it names",
+        "plain.py:from_plain",
+        "read(given, own=own) if name in VALUES",
+        "read(given) if name in VALUES",
+        "test_strangers_policies.py::test_a_class_is_refused_wherever_a_strangers_policy_names_it[policy in a policy]",
+    ),
+    Mutation(
         "a message repeats a value of any length",
         "shown.py:short",
         "return text if rest <= 0 else",
