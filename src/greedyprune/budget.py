@@ -239,6 +239,13 @@ def as_budgets(keep: object) -> Budgets:
     return as_budget(keep)
 
 
+def counts_tokens(keep: Budgets) -> bool:
+    """True if a budget is one number of tokens, above 0, for every image: no share, no list and no `Total`."""
+    parts = list(keep.schedule.values()) if isinstance(keep, PerLayer) else [keep]
+    tokens = [part.tokens if isinstance(part, (PerFrame, LayerAverage)) else part for part in parts]
+    return any(isinstance(number, int) and number > 0 for number in tokens)
+
+
 def count(budget: Budget | Total, n: int) -> int:
     """The number of n tokens that a budget keeps, never more than n.
 

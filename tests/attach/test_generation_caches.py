@@ -9,8 +9,9 @@ import torch
 from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import QuantizedLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import greedyprune as gp
 import proofs
@@ -140,6 +141,33 @@ def test_images_in_chunks_are_refused_or_right(family: str, at: gp.Stage, where:
             assert [selection.k for selection in handle.selections] == [5]
         assert same(generate(made.model, inputs, max_new_tokens=proofs.FEW), answer)
     assert same(generate(made.model, inputs, max_new_tokens=proofs.FEW), plain)
+
+
+@pytest.mark.parametrize("family", ["llava", "glm4v video"])  # transformers itself loses GLM's videos in chunks
+@pytest.mark.parametrize("said", ["argument", "config", "own config"])
+def test_chunks_are_refused_before_anything_runs(family: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, ran = tiny(family), list[Any]()
+    rules: dict[str, Any] = {"argument": {"prefill_chunk_size": 9}, "config": {}, "own config": {}}[said]
+    if said == "config":
+        rules = {"generation_config": GenerationConfig(prefill_chunk_size=9, max_new_tokens=2)}
+    elif said == "own config":
+        monkeypatch.setattr(made.model.generation_config, "prefill_chunk_size", 9, raising=False)
+    hooks = [each.register_forward_pre_hook(lambda *_: ran.append(1)) for each in made.model.modules()]
+    with gp.prune(made.model, gp.Random(), 5), pytest.raises(Exception, match="leave out prefill_chunk_size") as caught:
+        made.model.generate(**made.prompt(((0,),)), **rules)
+    assert caught.type is NotImplementedError
+    for hook in hooks:
+        hook.remove()
+    assert ran == []
+
+
+def test_features_of_a_chunk_are_refused() -> None:
+    """A chunk gets its part of the features, without the encoder's states."""
+    part = BaseModelOutputWithPooling(pooler_output=torch.zeros(4, 32))  # type: ignore[arg-type]
+    chunk = {"input_ids": ONE["input_ids"][:, :8], "mm_encoder_outputs": {"image": part}}
+    with gp.prune(MODEL, gp.Random(), 5), pytest.raises(Exception, match="leave out prefill_chunk_size") as caught:
+        MODEL(**chunk)
+    assert caught.type is NotImplementedError
 
 
 @both

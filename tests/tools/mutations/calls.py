@@ -181,9 +181,9 @@ WAYS = [
     Mutation(
         "a prompt in chunks is cut chunk by chunk",
         "attach/forward/refusals.py:refuse_unknown_inputs",
-        'if getattr(features, "last_hidden_state", None) is None:',
-        'if getattr(features, "pooler_output", None) is None:',
-        "test_generation_caches.py::test_images_in_chunks_are_refused_or_right[last-llava-layer:2]",
+        'chunked=getattr(features, "last_hidden_state", None) is None',
+        "chunked=False",
+        "test_generation_caches.py::test_features_of_a_chunk_are_refused",
     ),
     Mutation(
         "no gradient reaches what stays",
@@ -327,6 +327,13 @@ REQUESTS = [
         "not cache.get_seq_length()",
         "True",
         f"{REQUEST}test_a_step_of_decoding_leaves_the_result[input]",
+    ),
+    Mutation(
+        "a prompt in chunks is refused once the tower has run",
+        "attach/hooks/generate.py:GenerateWatch._generate",
+        'chunked=_rule(holder, given, "prefill_chunk_size") is not None',
+        "chunked=False",
+        "test_generation_caches.py::test_chunks_are_refused_before_anything_runs[argument-llava]",
     ),
 ]
 

@@ -213,7 +213,7 @@ GUARDS = [
     ),
     Mutation(
         "a number of tokens is kept of every crop of one picture",
-        "attach/forward/refusals.py:_is_number",
+        "budget.py:counts_tokens",
         "isinstance(number, int) and number > 0",
         "isinstance(number, int) and False",
         f"{FIELD_PROMPTS}test_one_number_for_crops_of_one_picture_is_refused",

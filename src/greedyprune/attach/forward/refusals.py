@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch import Tensor, nn
 from transformers.cache_utils import StaticLayer
 
-from greedyprune.budget import LayerAverage, PerFrame, PerLayer
+from greedyprune.budget import counts_tokens
 from greedyprune.cues import Text
 from greedyprune.models.parts import INPUTS
 from greedyprune.models.reads import layers_of
@@ -22,7 +22,6 @@ from greedyprune.selection import PruneWarning
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from greedyprune.budget import Budgets
     from greedyprune.hints import Hints
     from greedyprune.method import Method
     from greedyprune.models.parts import Parts
@@ -169,7 +168,7 @@ def refuse_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> N
     The number would be kept of every crop. A share means the same of a crop as of a picture; a list and `Total` say
     what they mean. `ids` (b, q) on the CPU.
     """
-    row = prompt.row_of_crops(ids) if parts.family.crops and _is_number(policy.keep) else None
+    row = prompt.row_of_crops(ids) if parts.family.crops and counts_tokens(policy.keep) else None
     if row is None:
         return
     keep, many = policy.keep, sum(span.row == row for span in prompt.spans)
@@ -184,13 +183,6 @@ def refuse_crops(parts: Parts, prompt: Prompt, ids: Tensor, policy: Policy) -> N
     )
 
 
-def _is_number(keep: Budgets) -> bool:
-    """True if a budget is a number of tokens, above 0, of every picture."""
-    parts = list(keep.schedule.values()) if isinstance(keep, PerLayer) else [keep]
-    tokens = [part.tokens if isinstance(part, (PerFrame, LayerAverage)) else part for part in parts]
-    return any(isinstance(number, int) and number > 0 for number in tokens)
-
-
 def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[str, Any]) -> None:
     """Raise if the call brings a kind of input that the family does not list, or features of a part of the prompt."""
     for kind, name in INPUTS.items():
@@ -202,11 +194,16 @@ def refuse_unknown_inputs(parts: Parts, kwargs: dict[str, Any], computed: dict[s
                 f"{f', since {why}' if why else ''}: call remove() for prompts with {kind}s."
             )
     for features in computed.values():
-        if getattr(features, "last_hidden_state", None) is None:
-            raise NotImplementedError(
-                "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
-                "leave out prefill_chunk_size."
-            )
+        refuse_chunks(chunked=getattr(features, "last_hidden_state", None) is None)
+
+
+def refuse_chunks(*, chunked: bool) -> None:
+    """Raise if a prompt with images is prefilled in chunks."""
+    if chunked:
+        raise NotImplementedError(
+            "a prompt prefilled in chunks cannot be pruned, since no chunk sees the whole question: "
+            "leave out prefill_chunk_size."
+        )
 
 
 def refuse_checkpointing(parts: Parts) -> None:

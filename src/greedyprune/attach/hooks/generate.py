@@ -54,6 +54,7 @@ class GenerateWatch(Attached):
         ids = ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
         if refusals.brings_media(self._parts, given):
             refusals.refuse_right_padding(given.get("attention_mask"), ids, _padding(holder, given))
+            refusals.refuse_chunks(chunked=_rule(holder, given, "prefill_chunk_size") is not None)
         elif (wish := self._wish()).of_one_call and cache_in(given) is None:
             refusals.refuse_hints(wish.hints)
         now = None if ids is None else Generation(self._parts, ids.cpu(), _length(ids, given))
@@ -72,9 +73,14 @@ def _length(ids: Tensor, given: dict[str, Any]) -> int:
     return length + past if length <= past else length
 
 
+def _rule(holder: Any, given: dict[str, Any], name: str) -> Any:
+    """Return what an argument of `generate`, or else its generation config, says under this name."""
+    rules = given.get("generation_config") or getattr(holder, "generation_config", None)
+    return given.get(name, getattr(rules, name, None))
+
+
 def _padding(holder: Any, given: dict[str, Any]) -> int | None:
     """Return the token that `generate` treats as padding if no mask is given; None if there is none."""
-    rules = given.get("generation_config") or getattr(holder, "generation_config", None)
-    pad, end = (given.get(name, getattr(rules, name, None)) for name in ("pad_token_id", "eos_token_id"))
+    pad, end = (_rule(holder, given, name) for name in ("pad_token_id", "eos_token_id"))
     ends: list[object] = list(cast("list[object]", end)) if isinstance(end, (list, tuple)) else [end]
     return pad if isinstance(pad, int) and pad not in ends else None
