@@ -208,6 +208,7 @@ def test_eval_prints_what_it_cannot_write(tmp_path: Path, monkeypatch: pytest.Mo
     for extra in ("sklearn", "skimage", "matplotlib"):
         pytest.importorskip(extra)
     monkeypatch.setattr(results, "write", full)
+    monkeypatch.setattr("greedyprune.cli._report.write", lambda path, *_: write_text(path, "a page"))  # with no charts
     out, report = tmp_path / "rows.csv", tmp_path / "report.html"
     command = ("eval", "--model", "llava", "--questions", "1", "--keep", "16", "--methods", "grid", "--workers", "1")
     result = greedy(*command, "--out", out, "--report", report, *(["--json"] if json_too else []))
