@@ -66,15 +66,15 @@ def from_plain(plain: Any, *, own: bool = True) -> Any:
     value is of another kind than its field.
     """
     if isinstance(plain, Mapping):
-        given = dict(cast("Mapping[str, Any]", plain))
+        whole, given = cast("object", plain), dict(cast("Mapping[str, Any]", plain))
         name = given.pop("type", None)
         if not isinstance(name, str):
             known = ", ".join((*METHODS, *VALUES))
-            raise ValueError(f'{shown(plain)} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
+            raise ValueError(f'{shown(whole)} names no type: write {{"type": NAME, ...}}, NAME one of {known}.')
         if name == _NUMBER:
             if given not in [{"value": text} for text in _NUMBERS]:
                 raise ValueError(
-                    f'{shown(plain)}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".'
+                    f'{shown(whole)}: write a number as it is, or one of {", ".join(_NUMBERS)} under "value".'
                 )
             return float(given["value"])
         cls = class_of(name, own=own)
@@ -89,7 +89,7 @@ def from_plain(plain: Any, *, own: bool = True) -> Any:
             if field.name in options:
                 options[field.name] = _read(name, field, options[field.name])
             elif field.default is MISSING and field.default_factory is MISSING:
-                raise ValueError(f"{shown(plain)} has no {shown(field.name)}: write what a {shown(name)} needs.")
+                raise ValueError(f"{shown(whole)} has no {shown(field.name)}: write what a {shown(name)} needs.")
         return cls(**options)
     if isinstance(plain, list):
         return [from_plain(item, own=own) for item in cast("list[Any]", plain)]
@@ -139,7 +139,8 @@ def _read(name: str, field: Field[Any], value: Any) -> Any:
             not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2 for pair in pairs
         ):
             raise TypeError(
-                f"{field.name}={shown(value)} of {shown(name)}: write a list of pairs, such as [[8, 64], [16, 32]]."
+                f"{field.name}={shown(cast('object', value))} of {shown(name)}: write a list of pairs, such as "
+                "[[8, 64], [16, 32]]."
             )
         return dict(cast("Any", pairs))
     right, remedy = _WRITTEN.get(kind.partition("[")[0], (None, ""))
