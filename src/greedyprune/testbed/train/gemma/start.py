@@ -99,7 +99,7 @@ def start_random(model: Any) -> None:
         second.weight.mul_(_length_of_words(model) / rows.norm(dim=-1).mean())
 
 
-def start_at_words(model: Any, wording: English, count: int = PICTURES) -> float:
+def start_at_words(model: Any, wording: English, count: int) -> float:
     """Fit the projector to the mean embedding of the words that name what a patch shows. -> the fit's relative error
 
     Its first layer holds that of the bundled model's projector, which tells what a patch shows, and random rows. Its
@@ -167,7 +167,7 @@ def prepare(folder: Path, arm: Arm, text: Any, tokenizer: Any) -> float | None:
     Weights are rounded to bfloat16, which is more precise than those that the packages hold.
     """
     model, processor = assemble(text, tokenizer)
-    error = start_at_words(model, English(processor.tokenizer)) if arm == "words" else None
+    error = start_at_words(model, English(processor.tokenizer), PICTURES) if arm == "words" else None
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
     return error
