@@ -17,7 +17,7 @@ from greedyprune.testbed.train.packing import IGNORED, Packed, Wording
 class Gemma(Llava):
     """The bundled model's tower, frozen, and a decoder whose layers may have two kinds of attention."""
 
-    english: English | None = None
+    english: English
 
     @classmethod
     def of(cls, processor: Any) -> "Gemma":
@@ -28,7 +28,6 @@ class Gemma(Llava):
     @property
     def wording(self) -> Wording:
         """English sentences."""
-        assert self.english is not None
         return self.english
 
     def see(self, model: Any, pixels: Tensor) -> tuple[Tensor | None, Tensor]:

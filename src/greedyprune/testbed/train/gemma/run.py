@@ -56,7 +56,8 @@ def train_gemma(folder: Path, arm: Arm, seed: int, scale: float = 1.0, stop: int
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype, reason = number_type(device)
     _say(reason)
-    model: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=dtype).to(device)
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=dtype)
+    model = loaded.to(device)
     processor: Any = load_processor(str(folder / "base"))
     if not _learn(folder, model, Gemma.of(processor), settings, stop, device):
         return

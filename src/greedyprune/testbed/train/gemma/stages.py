@@ -116,8 +116,9 @@ def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: d
     The curve's rows are shares of held-out answers that are right; the tokens of answers compete among themselves.
     """
     model.requires_grad_(False)
-    decoder = [weight.requires_grad_() for weight in architecture.decoder_weights(model)]
-    projector = [weight.requires_grad_() for weight in architecture.projector(model).parameters()]
+    decoder, projector = list(architecture.decoder_weights(model)), list(architecture.projector(model).parameters())
+    for weight in (*decoder, *projector):
+        weight.requires_grad_()
     weights, attention, answers = Weights([*decoder, *projector]), Attention(), Answers(model, architecture.english)
     if before is not None:
         weights.load_state_dict(before)

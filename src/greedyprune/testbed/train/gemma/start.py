@@ -27,7 +27,7 @@ def assemble(text: Any, tokenizer: Any) -> tuple[LlavaForConditionalGeneration, 
     `text` is a causal language model, `tokenizer` its tokenizer, which must know the token `IMAGE`.
     """
     bundled, processor = load("llava")
-    special = tokenizer_of(tokenizer)
+    special: Any = tokenizer_of(tokenizer)
     config = LlavaConfig(
         vision_config=bundled.config.vision_config,
         text_config=text_config(text.config),
@@ -166,7 +166,8 @@ def prepare(folder: Path, arm: Arm, text: Any, tokenizer: Any) -> float | None:
 
     Weights are rounded to bfloat16, which is more precise than those that the packages hold.
     """
-    model, processor = assemble(text, tokenizer)
+    made: tuple[Any, Any] = assemble(text, tokenizer)
+    model, processor = made
     error = start_at_words(model, English(processor.tokenizer), PICTURES) if arm == "words" else None
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
