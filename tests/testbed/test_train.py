@@ -21,7 +21,7 @@ from greedyprune.testbed.train.labels import CHARACTERS, PAINTS, label
 from greedyprune.testbed.train.labels import KINDS as SEEN
 from greedyprune.testbed.train.loop import Attention, Run
 from greedyprune.testbed.train.models import ARCHITECTURES
-from greedyprune.testbed.train.packing import IGNORED, pack, visible
+from greedyprune.testbed.train.packing import IGNORED, Words, pack, visible
 from greedyprune.testbed.train.start import start_decoder, start_tower
 from greedyprune.testbed.train.symbols import run_symbols
 from greedyprune.testbed.train.vision import pictures, run_vision
@@ -53,8 +53,7 @@ def test_packed_turns_are_answered_as_if_each_stood_alone(made):
         np.random.default_rng(0),
         120,
         Attention().weights,
-        architecture.ask,
-        architecture.end,
+        architecture.wording,
     )
     pixels = to_pixels([np.asarray(scene.image) for scene in found])
     with torch.no_grad():
@@ -102,7 +101,7 @@ def test_a_larger_weight_brings_more_turns():
         weights.loss[kind] = 0.0
     weights.loss["exist"] = 5.0
     first = [
-        pack([scene.questions], np.random.default_rng(seed), 16, weights.weights, (5,), 2).turns[0][0].kind
+        pack([scene.questions], np.random.default_rng(seed), 16, weights.weights, Words((5,), 2)).turns[0][0].kind
         for seed in range(200)
     ]
     assert first.count("exist") > 100
@@ -198,7 +197,7 @@ def test_signs_come_in_many_hands_where_answers_are_learned():
 
 def test_scores_count_whole_answers():
     scene = next(scenes("dev", 1))
-    packed = pack([scene.questions], np.random.default_rng(0), 200, Attention().weights, (5,), 2)
+    packed = pack([scene.questions], np.random.default_rng(0), 200, Attention().weights, Words((5,), 2))
     right = torch.nn.functional.one_hot(packed.targets.clamp_min(0), SIZE).float() * 50
     score = Score()
     score.add(right, packed)

@@ -100,7 +100,7 @@ def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path)
     """All configurations of one model. Raises Failure if the model cannot be loaded or a question fails."""
     engine = _engine(plan, name)
     native = not engine.parts.family.takes_one_size(engine.parts.config)
-    items = own or _suite.shipped(plan.questions, native)
+    items = own or _suite.shipped(plan.questions, native, name)
     answers, seconds, workers = _answers(plan, name, engine, items, folder)
     return Evaluated(
         name,

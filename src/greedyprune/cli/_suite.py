@@ -37,13 +37,20 @@ def own(folder: Path, each: int) -> list[Item]:
         raise Failure(f"--data: {error}") from error
 
 
-def shipped(questions: Questions, native: bool) -> list[Item]:
-    """The questions of a suite that ships with the library. `native`: the model takes images of any size."""
+def shipped(questions: Questions, native: bool, name: str) -> list[Item]:
+    """The questions of a suite that ships with the library, those that this model learnt to answer.
+
+    `native`: the model takes images of any size. Raises Failure if it learnt no task.
+    """
     if questions.suite == "digits":
         return _digits(questions)
     from greedyprune.eval.scenes import Scenes
 
-    return Scenes(questions.each, questions.split, questions.seed, native=native).items()
+    try:
+        tasks = testbed.learnt(name)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    return Scenes(questions.each, questions.split, questions.seed, tasks, native).items()
 
 
 def _digits(questions: Questions) -> list[Item]:

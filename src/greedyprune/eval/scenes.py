@@ -43,7 +43,7 @@ class Scenes:
                 image,
                 f"{self.split}-{self.seed}-{pictures[id(image)]}",
                 question.text,
-                (question.answer,),
+                tuple(dict.fromkeys((question.answer, testbed.spelled(question.answer)))),
                 tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in question.boxes),
                 question.guesses,
             )

@@ -11,6 +11,8 @@ and why their numbers say nothing about public LVLMs. The scenes need an extra, 
 the models alone do not.
 """
 
+import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from greedyprune.testbed.generator import Item, Scene, sample, scenes
     from greedyprune.testbed.layout import SIZES, Object
-    from greedyprune.testbed.questions import KINDS, TASKS, Question, answer_patches, correct
+    from greedyprune.testbed.questions import KINDS, TASKS, Question, answer_patches, correct, spelled
 
 __all__ = [
     "FOLDERS",
@@ -34,29 +36,40 @@ __all__ = [
     "Scene",
     "answer_patches",
     "correct",
+    "learnt",
     "load",
     "prompt",
     "sample",
     "scenes",
+    "spelled",
 ]
 
 FOLDERS = {name: Path(__file__).parent / f"{name}_scenes" for name in ("llava", "qwen")}
 MODELS = tuple(FOLDERS)
+SHEET = "scenes.json"
+"""A file beside a trained model that says which tasks it learnt."""
+LEARNT = 0.9
+"""The share of right answers, with all visual tokens, from which a task counts as learnt."""
 
 _HOMES = {
     "generator": ("Item", "Scene", "sample", "scenes"),
     "layout": ("SIZES", "Object"),
-    "questions": ("KINDS", "TASKS", "Question", "answer_patches", "correct"),
+    "questions": ("KINDS", "TASKS", "Question", "answer_patches", "correct", "spelled"),
 }
 
 
 def load(
-    name: str = "llava",
+    name: str | os.PathLike[str] = "llava",
     device: "str | torch.device" = "cpu",
     dtype: "str | torch.dtype" = "float32",
     attn_implementation: str = "sdpa",
 ) -> tuple[Any, Any]:
-    """A bundled model, in eval mode, and its processor; nothing is downloaded.
+    """A bundled model, or one that `greedyprune.testbed.train` made in a folder, in eval mode, and its processor.
+
+        model, processor = load("llava")
+        model, processor = load("gemma/model")
+
+    Nothing is downloaded.
 
     "llava" sees pictures of 168 by 168 pixels; "qwen", of Qwen2.5-VL's architecture, sees pictures of any size
     (`SIZES`), and its processor takes images alone where torchvision is absent. The files hold float16 to stay small;
@@ -66,12 +79,30 @@ def load(
 
     from greedyprune.preprocessing.processors import load_processor
 
-    if name not in FOLDERS:
-        raise ValueError(f"name={name!r} is no bundled model: choose one of {', '.join(MODELS)}.")
+    folder = FOLDERS.get(str(name), Path(name))
+    if not (folder / "config.json").is_file():
+        known = ", ".join(MODELS)
+        raise ValueError(f"{str(name)!r} is neither a bundled model ({known}) nor a folder with a config.json.")
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        FOLDERS[name], local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
+        folder, local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
     )
-    return model.to(device).eval(), load_processor(str(FOLDERS[name]))
+    return model.to(device).eval(), load_processor(str(folder))
+
+
+def learnt(name: str | os.PathLike[str]) -> "tuple[str, ...]":
+    """The tasks that a model can be asked about: what its folder says it learnt, or all `TASKS`.
+
+    Raises ValueError if it learnt none.
+    """
+    sheet = FOLDERS.get(str(name), Path(name)) / SHEET
+    if not sheet.is_file():
+        from greedyprune.testbed.questions import TASKS
+
+        return TASKS
+    tasks = tuple(json.loads(sheet.read_text(encoding="utf-8"))["tasks"])
+    if not tasks:
+        raise ValueError(f"{str(name)!r} learnt no task: {SHEET} in its folder says so.")
+    return tasks
 
 
 def prompt(processor: Any, question: "Question | str") -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from greedyprune.ops.grid import covered_cells
+from greedyprune.testbed.assets import DIGITS
 from greedyprune.testbed.facts import Facts, Pair
 from greedyprune.testbed.layout import COLOURS, SHAPES, Box, Object, Rng, T, one
 
@@ -21,6 +22,7 @@ KINDS = (
 )  # fmt: skip
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SURE = 8  # pixels from a dividing line at which a place is beyond doubt
 AHEAD = 20  # pixels between two centres of which one is left of, or above, the other
 LARGER = 1.35  # times the side, at least, of what is called larger
@@ -42,8 +44,13 @@ class Question(NamedTuple):
 
 
 def correct(question: Question, answer_text: str) -> bool:
-    """True if this is the right answer, word for word. Spaces and case do not count."""
-    return answer_text.casefold().split() == question.answer.casefold().split()
+    """True if this is the right answer, word for word. Spaces and case do not count; "seven" is "7"."""
+    return spelled(answer_text.casefold()) == spelled(question.answer.casefold())
+
+
+def spelled(answer: str) -> str:
+    """The answer with its numbers below ten as words: "4 7 1" is "four seven one"."""
+    return " ".join(NUMBERS[int(word)] if word in DIGITS else word for word in answer.split())
 
 
 def answer_patches(
@@ -230,6 +237,14 @@ def _side(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
             yield _question("side", text, "yes" if away * sign > 0 else "no", [thing])
 
 
+def _caption(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    """A help in training alone: everything there is, row by row and from left to right."""
+    height = facts.size[1] / len(ROWS)
+    ordered = sorted(facts.objects, key=lambda thing: (int(thing.centre[1] / height), thing.centre[0]))
+    named = (" ".join((thing.colour, thing.kind, *thing.text)) for thing in ordered)
+    yield _question("caption", "which objects are there ?", " , ".join(named), ordered)
+
+
 _SOURCES = {
     "exist": _exist,
     "count-shape": _count_shape,
@@ -244,6 +259,7 @@ _SOURCES = {
     "coverage-number": _coverage_number,
     "coverage-missing": _coverage_missing,
     "side": _side,
+    "caption": _caption,
 }
 
 

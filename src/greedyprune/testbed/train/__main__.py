@@ -1,4 +1,4 @@
-"""Train a bundled model: `python -m greedyprune.testbed.train {llava,qwen} --out folder [--seed 0]`."""
+"""Train a model of the testbed: `python -m greedyprune.testbed.train {llava,qwen,gemma} --out folder [--seed 0]`."""
 
 import argparse
 import os
@@ -25,6 +25,9 @@ STAGES = (*STEPS, "export")
 def main() -> None:
     """Run all stages, or one. Each continues from its own checkpoint in the folder."""
     given = _arguments()
+    if given.model == "gemma":
+        _train_gemma(given)
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     if given.stage:
         if given.led:
@@ -44,21 +47,43 @@ def main() -> None:
     _wait(_start(given, "export"))
 
 
+def _train_gemma(given: argparse.Namespace) -> None:
+    """The model with a pretrained decoder. What this machine lacks is one line on standard error."""
+    from greedyprune.testbed.train.gemma.packages import NotReady
+    from greedyprune.testbed.train.gemma.run import train_gemma
+
+    try:
+        train_gemma(given.out, given.arm, given.seed, given.scale, given.stop)
+    except (NotReady, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m greedyprune.testbed.train", description=__doc__)
-    parser.add_argument("model", choices=ARCHITECTURES)
+    models = parser.add_subparsers(dest="model", required=True, metavar="{llava,qwen,gemma}")
+    for name in ARCHITECTURES:
+        _bundled_arguments(_common_arguments(models.add_parser(name, help="a bundled model, trained from scratch")))
+    gemma = _common_arguments(models.add_parser("gemma", help="a model with a pretrained decoder, Gemma 3 270M"))
+    gemma.add_argument("--arm", choices=("words", "random"), default="words", help="where the projector starts")
+    return parser.parse_args()
+
+
+def _common_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, curves and the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=2, choices=(1, 2), help="each computes on one core")
     parser.add_argument("--scale", type=float, default=1.0, help="take this many times the usual steps")
     parser.add_argument("--stop", type=int, help="end the stage after so many steps, on the schedule of the whole")
+    return parser
+
+
+def _bundled_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=int, default=2, choices=(1, 2), help="each computes on one core")
     parser.add_argument("--ordinary-start", action="store_true", help="the decoder's attention starts as drawn")
     parser.add_argument("--separate", action="store_true", help="words share no basis with visual tokens")
     parser.add_argument("--vision", type=Path, metavar="FILE", help="a vision.pt of this model, instead of that stage")
     parser.add_argument("--stage", choices=STAGES, help="only this one")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--led", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.Popen[bytes]":

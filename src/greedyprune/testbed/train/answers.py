@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import PATCH, one
 from greedyprune.testbed.questions import KINDS, ask
-from greedyprune.testbed.train.loop import Attention, Run, train
+from greedyprune.testbed.train.loop import Attention, Run, Schedule, train
 from greedyprune.testbed.train.models import MEAN, STD, Architecture
 from greedyprune.testbed.train.packing import IGNORED, Packed, pack
 
@@ -35,11 +35,15 @@ def answer_loss(logits: Tensor, packed: Packed, attention: Attention | None = No
     targets = packed.targets.to(logits.device)
     losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     if attention is not None:
-        per_token = losses.detach().view_as(targets).cpu()
-        for row, turns in zip(per_token, packed.turns, strict=True):
-            for turn in turns:
-                attention.see(turn.kind, float(row[turn.first : turn.first + turn.length].sum()))
+        see_kinds(losses.detach().view_as(targets), packed, attention)
     return losses.sum() / (targets != IGNORED).sum()
+
+
+def see_kinds(losses: Tensor, packed: Packed, attention: Attention) -> None:
+    """Tell `attention` the loss of each whole answer. (b, length)"""
+    for row, turns in zip(losses.cpu(), packed.turns, strict=True):
+        for turn in turns:
+            attention.see(turn.kind, float(row[turn.first : turn.first + turn.length].sum()))
 
 
 class Score:
@@ -49,7 +53,11 @@ class Score:
         self.found: defaultdict[str, list[bool]] = defaultdict(list)
 
     def add(self, logits: Tensor, packed: Packed) -> None:
-        right = (logits.argmax(-1).cpu() == packed.targets).tolist()
+        self.see(logits.argmax(-1).cpu() == packed.targets, packed)
+
+    def see(self, same: Tensor, packed: Packed) -> None:
+        """Count the answers all of whose tokens are the same as the targets. (b, length)"""
+        right = same.tolist()
         for row, turns in zip(right, packed.turns, strict=True):
             for turn in turns:
                 self.found[turn.kind].append(all(row[turn.first : turn.first + turn.length]))
@@ -90,7 +98,7 @@ def run_answers(run: Run, architecture: Architecture, model: Any) -> None:
     ]
     if run.step == 0 and run.rank == 0 and not run.path.exists():
         run.record(**test())
-    train(run, {"model": model, "attention": attention}, groups, loss, test, constant=0.3)
+    train(run, {"model": model, "attention": attention}, groups, loss, test, Schedule(constant=0.3))
 
 
 def _batch(
@@ -100,7 +108,7 @@ def _batch(
     size = one(rng, architecture.sizes)
     drawn = [picture(rng, split, size, hands=HANDS if split == "train" else 1) for _ in range(n)]
     questions = [ask(objects, size, rng, WANTED) for _, objects in drawn]
-    packed = pack(questions, rng, LENGTH, attention.weights, architecture.ask, architecture.end)
+    packed = pack(questions, rng, LENGTH, attention.weights, architecture.wording)
     images = [image for image, _ in drawn]
     if split == "train" and len(architecture.sizes) > 1 and rng.random() < SHRUNK:
         images = _shrink(images, rng.uniform(0.5, 1))

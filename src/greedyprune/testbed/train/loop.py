@@ -65,21 +65,41 @@ class Run:
         write_csv(self.folder / f"{self.stage}.csv", self.history, keys)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How weights change over a stage."""
+
+    constant: float = 0.6
+    """The share of the run at the full learning rate. Then it falls along a cosine."""
+    warm: int = 100
+    """Steps until the learning rate is full."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    decay: float = 0.02
+    """AdamW's weight decay."""
+    test_every: int = 200
+    """Steps between two rows of the curve."""
+
+    def rate(self, step: int, done: float) -> float:
+        """The share of the full learning rate, at this step and this share of the run."""
+        warm = min(1.0, (step + 1) / self.warm)
+        if done < self.constant:
+            return warm
+        falling = 0.5 * (1 + math.cos(math.pi * (done - self.constant) / (1 - self.constant)))
+        return warm * (0.02 + 0.98 * falling)
+
+
 def train(
     run: Run,
     parts: Mapping[str, Any],
     groups: list[dict[str, Any]],
     loss: Callable[[int, float], Tensor],
     test: Callable[[], dict[str, Any]],
-    constant: float = 0.6,
-    test_every: int = 200,
+    schedule: Schedule = Schedule(),
 ) -> None:
-    """Take steps until the end of the run. `loss(step, done)` makes a batch of its own from the number of the step.
-
-    The learning rate warms up over 100 steps, stays for the `constant` share of the run, then falls along a cosine.
-    """
+    """Take steps until the end of the run. `loss(step, done)` makes a batch of its own from the number of the step."""
     weights = [weight for group in groups for weight in group["params"]]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(groups, betas=schedule.betas, weight_decay=schedule.decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     kept = {**parts, "optimizer": optimizer}
     run.load(kept)
@@ -87,7 +107,7 @@ def train(
         started = time.perf_counter()
         done = run.step / run.steps
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _schedule(run.step, done, constant)
+            group["lr"] = rate * schedule.rate(run.step, done)
         optimizer.zero_grad()
         loss(run.step, done).backward()
         _average(weights, run.world)
@@ -95,18 +115,11 @@ def train(
         optimizer.step()
         run.step += 1
         run.seconds += time.perf_counter() - started
-        if (run.step % test_every == 0 or run.step == run.steps) and run.rank == 0:
+        if (run.step % schedule.test_every == 0 or run.step == run.steps) and run.rank == 0:
             run.record(**test())
         if run.step % run.save_every == 0 or run.step == run.steps:
             run.save(kept)
     run.save(kept)
-
-
-def _schedule(step: int, done: float, constant: float) -> float:
-    warm = min(1.0, (step + 1) / 100)
-    if done < constant:
-        return warm
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - constant) / (1 - constant))))
 
 
 def _average(weights: Iterable[nn.Parameter], world: int) -> None:

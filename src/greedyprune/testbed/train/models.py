@@ -17,7 +17,7 @@ from transformers import (
 
 from greedyprune.testbed.layout import PATCH, SIZES
 from greedyprune.testbed.train.codebook import WIDTH
-from greedyprune.testbed.train.packing import Packed, visible
+from greedyprune.testbed.train.packing import Packed, Wording, Words, visible
 from greedyprune.testbed.train.vocabulary import IDS, SIZE, encode
 
 MEAN, STD = 0.5, 0.25  # of pixels between 0 and 1, for all three colours
@@ -44,6 +44,11 @@ class Architecture:
     after: tuple[int, ...]  # ... and right behind it
     ask: tuple[int, ...]  # between question and answer
     end: int  # behind the answer
+
+    @property
+    def wording(self) -> Wording:
+        """How it is asked, and how it answers."""
+        return Words(self.ask, self.end)
 
     def build(self) -> Any:
         raise NotImplementedError
@@ -73,6 +78,10 @@ class Architecture:
 
     def logits(self, model: Any, tokens: Tensor, rows: Tensor | None, grid: tuple[int, int], packed: Packed) -> Tensor:
         """The logits of the turns. (b, k, d) visual tokens, (b, k) places or None for all -> (b, length, words)"""
+        return model.lm_head(self.states(model, tokens, rows, grid, packed))
+
+    def states(self, model: Any, tokens: Tensor, rows: Tensor | None, grid: tuple[int, int], packed: Packed) -> Tensor:
+        """The decoder's last states of the turns. (b, k, d), (b, k) or None -> (b, length, d)"""
         device = tokens.device
         b, k, _ = tokens.shape
         embed = model.get_input_embeddings()
@@ -82,11 +91,15 @@ class Architecture:
         positions = self._positions(grid, rows, packed.offset.to(device), b)
         states = self.decoder(model)(
             inputs_embeds=torch.cat([*shared, embed(packed.ids.to(device))], 1),
-            attention_mask=visible(packed.turn.to(device), before),
+            attention_mask=self.masks(visible(packed.turn.to(device), before)),
             position_ids=positions[0] if len(positions) == 1 else positions,
             use_cache=False,
         ).last_hidden_state
-        return model.lm_head(states[:, before:])
+        return states[:, before:]
+
+    def masks(self, visible: Tensor) -> Any:
+        """The mask in the form that the decoder takes. (b, 1, length, length), True where a token is seen"""
+        return visible
 
     def _positions(self, grid: tuple[int, int], rows: Tensor | None, offset: Tensor, b: int) -> Tensor:
         image, behind = self.image_places(grid)

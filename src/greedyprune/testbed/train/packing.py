@@ -1,7 +1,8 @@
 """Many questions about one picture in one row: each turn sees the picture and itself, as if it stood alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,34 @@ from greedyprune.testbed.questions import Question
 from greedyprune.testbed.train.vocabulary import encode
 
 IGNORED = -100
+
+
+class Wording(Protocol):
+    """How a model is asked, and how it answers, in token ids."""
+
+    def prompt(self, question: str) -> list[int]:
+        """The question, and what stands between it and the answer."""
+        ...
+
+    def answer(self, answer: str) -> list[int]:
+        """The answer, and what ends it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """The wording of the bundled models: whole words."""
+
+    ask: tuple[int, ...]
+    """Between question and answer."""
+    end: int
+    """Behind the answer."""
+
+    def prompt(self, question: str) -> list[int]:
+        return [*encode(question), *self.ask]
+
+    def answer(self, answer: str) -> list[int]:
+        return [*encode(answer), self.end]
 
 
 class Turn(NamedTuple):
@@ -37,26 +66,25 @@ def pack(
     rng: Rng,
     length: int,
     weights: Mapping[str, float],
-    ask: Sequence[int],
-    end: int,
+    wording: Wording,
 ) -> Packed:
-    """As many turns as fit, those of a larger weight more often. A turn: question, `ask`, answer, `end`."""
+    """As many turns as fit, those of a larger weight more often. A turn: the prompt of a question, then its answer."""
     arrays = np.zeros((4, len(questions), length), np.int64)
     arrays[1] = IGNORED
     arrays[2] = -1
-    turns = [_row(arrays[:, i], row, rng, weights, ask, end) for i, row in enumerate(questions)]
+    turns = [_row(arrays[:, i], row, rng, weights, wording) for i, row in enumerate(questions)]
     ids, targets, turn, offset = torch.from_numpy(arrays)
     return Packed(ids, targets, turn, offset, turns)
 
 
 def _row(
-    out: np.ndarray, questions: Sequence[Question], rng: Rng, weights: Mapping[str, float], ask: Sequence[int], end: int
+    out: np.ndarray, questions: Sequence[Question], rng: Rng, weights: Mapping[str, float], wording: Wording
 ) -> list[Turn]:
     # Weighted sampling without replacement: the largest of u^(1/w) first.
     keys = np.log(rng.random(len(questions))) / [weights[question.kind] for question in questions]
     used, turns = 0, []
     for i in np.argsort(-keys):
-        question, answer = [*encode(questions[i].text), *ask], [*encode(questions[i].answer), end]
+        question, answer = wording.prompt(questions[i].text), wording.answer(questions[i].answer)
         total = len(question) + len(answer)
         if used + total > out.shape[1]:
             continue

@@ -65,7 +65,7 @@ def _batch(
     size = one(rng, architecture.sizes)
     scenes = [layout(rng, split, size) for _ in range(n)]
     questions = [ask(objects, size, rng, wanted) for objects in scenes]
-    packed = pack(questions, rng, LENGTH, attention.weights, architecture.ask, architecture.end)
+    packed = pack(questions, rng, LENGTH, attention.weights, architecture.wording)
     return label(scenes, size), (size[1] // PATCH, size[0] // PATCH), packed
 
 

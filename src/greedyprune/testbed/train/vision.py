@@ -14,7 +14,7 @@ from greedyprune.testbed.layout import COLOURS, COUNTS, CROWDED, SHAPES, Object,
 from greedyprune.testbed.train.answers import grid_of, to_pixels
 from greedyprune.testbed.train.codebook import NORM, codebook, sides, symbols
 from greedyprune.testbed.train.labels import CHARACTERS, Labels, label
-from greedyprune.testbed.train.loop import Run, train
+from greedyprune.testbed.train.loop import Run, Schedule, train
 from greedyprune.testbed.train.models import Architecture
 
 STEPS = 4000
@@ -48,7 +48,7 @@ def run_vision(run: Run, architecture: Architecture, model: Any) -> None:
     parts = {"tower": tower, "projector": projector, "summary": summary}
     slow = [*tower.parameters(), *summary.parameters()]
     groups = [{"params": slow, "lr": RATE}, {"params": list(projector.parameters()), "lr": PROJECTOR_RATE}]
-    train(run, parts, groups, loss, test, constant=0.5)
+    train(run, parts, groups, loss, test, Schedule(constant=0.5))
 
 
 def pictures(
