@@ -119,5 +119,13 @@ def _encode(parts: Parts, medium: Medium, inputs: Mapping[str, Any]) -> Any:
     compute: Callable[..., Any] | None = getattr(parts.outer, medium.features, None) if medium.features else None
     if compute is None:
         return None
-    known = inspect.signature(compute).parameters
-    return compute(**{name: value for name, value in inputs.items() if name in known and value is not None})
+    parameters = inspect.signature(compute).parameters
+    sizes = f"{medium.kind}_sizes"
+    swallows = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = {
+        name: value
+        for name, value in inputs.items()
+        if value is not None and (name in parameters or (name == sizes and swallows))
+    }
+    # The first parameter takes the pixels. Older releases call it pixel_values for videos, too.
+    return compute(**{**given, next(iter(parameters)): inputs.get(medium.inputs[0])})

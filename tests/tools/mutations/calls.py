@@ -220,7 +220,7 @@ REQUESTS = [
         "functions that hold a block open are not looked for",
         "attach/request.py:Requests.in_force",
         "self.on_stack()",
-        "None",
+        "[]",
         f"{REQUEST}test_a_generator_resumed_in_copied_contexts_keeps_its_request",
     ),
     Mutation(
