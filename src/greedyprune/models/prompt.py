@@ -93,6 +93,15 @@ class Prompt:
         """Return the columns of one prompt's text tokens. -> (m,)"""
         return self.is_text[row].nonzero()[:, 0]
 
+    def question_of(self, row: int) -> Tensor:
+        """Return the columns of one prompt's text tokens after its last visual token; all of them if none follows it.
+
+        -> (m,)
+        """
+        text = self.text_of(row)
+        behind = text[text > int(self.visual[row].nonzero()[-1, 0])]
+        return behind if behind.numel() else text
+
     @classmethod
     def of(cls, valid: Tensor, media: list[tuple[Tensor, list[ImageTokens]]]) -> Prompt:
         """Build it from the placeholders of each medium, (b, q) bool, and the images that they represent, in order."""

@@ -158,15 +158,14 @@ class Decider:
     def _cues(self, states: Tensor, prompt: Prompt, span: Span, quota: Quota, original: Keep | None) -> Cues:
         """Build the cues of one image at this place. (q, d) -> Cues"""
         text, device = prompt.text_of(span.row), states.device
-        last_visual = int(prompt.visual[span.row].nonzero()[-1, 0])
-        before, total = int((text < last_visual).sum()), text.numel()
+        total = text.numel()
         relevance = None if quota.relevance is None else quota.relevance.to(device)
         if relevance is not None and original is not None:
             relevance = relevance[original.rows]
         return Cues(
             features=states[span.columns.to(device)],
             text=states[text.to(device)],
-            question=slice(before if before < total else 0, total),
+            question=slice(total - prompt.question_of(span.row).numel(), total),
             grid=span.image.grid,
             norm=None if self.norm is None else self.norm.to(device),
             protect=_protected(quota, original, device),
