@@ -65,7 +65,7 @@ EVALUATION = [
     ),
     Mutation(
         "what a crop hides is a region",
-        "eval/engine.py:Engine._prepare",
+        "eval/engine.py:Engine.tokens_of",
         "seen(picture, self.processor)",
         "(0.0, 0.0, float(picture.width), float(picture.height))",
         f"{GUARDS}test_what_a_centre_crop_hides_is_no_region",
