@@ -47,7 +47,7 @@ WIDEST = 9
 """Layers that the screen shows; the file has all of them."""
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Few questions: half a minute on two cores.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few questions: half a minute.")]
 
 
 @dataclass(frozen=True)
