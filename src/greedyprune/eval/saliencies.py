@@ -9,6 +9,7 @@ Hooks read a layer while it runs and keep one value per visual token, so no atte
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -60,9 +61,19 @@ def saliencies(engine: Engine, batch: Batch) -> list[Found]:
     """
     reader = _Reader(engine.parts, _prompt(engine, batch))
     with torch.inference_mode(), eager(engine.model), reader.attached():
-        output = engine.model(**batch.inputs, use_cache=True)
+        output = engine.model(**batch.inputs, **_few_logits(engine), use_cache=True)
         reader.read_cache(cache_of(output))
     return reader.found
+
+
+def _few_logits(engine: Engine) -> dict[str, int]:
+    """The argument that asks for the logits of the last token alone, since nobody reads them; empty if there is none.
+
+    A decoder whose late layers use the keys of early ones would run those on the last token alone, so it is not asked.
+    """
+    known = "logits_to_keep" in inspect.signature(engine.model.forward).parameters
+    shared = getattr(engine.parts.text.config, "num_kv_shared_layers", 0)
+    return {"logits_to_keep": 1} if known and not shared else {}
 
 
 @contextmanager
