@@ -27,6 +27,7 @@ from greedyprune.eval.saliencies import ATTENTIONS, CENTRED, CHANGE, COSINES, NO
 from greedyprune.eval.scenes import Scenes
 from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
+from greedyprune.models.prompt import Prompt
 from greedyprune.models.release import cache_of
 from greedyprune.ops.grid import covered_cells
 from greedyprune.verify.traces import changed, fingerprint
@@ -138,6 +139,13 @@ def test_the_questions_tokens_are_those_of_the_cues(llava: Engine, items: list[I
         llava.model(**batch.inputs)
     for found, mine in zip(saliencies(llava, batch), seen, strict=True):
         torch.testing.assert_close(found[2, "cosine max centred"], mine.float(), **CLOSE)
+
+
+def test_a_question_before_the_image_is_the_question_if_none_follows() -> None:
+    visual = torch.tensor([[0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1]]).bool()
+    valid = torch.tensor([[0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1]]).bool()
+    prompt = Prompt(visual, valid, [])
+    assert [prompt.question_of(row).tolist() for row in (0, 1)] == [[5, 6], [2, 3, 4]]
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
