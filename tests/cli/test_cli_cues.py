@@ -11,7 +11,7 @@ import pytest
 from commands import complaint, greedy
 from greedyprune import testbed
 from greedyprune.cli import cues as command
-from greedyprune.eval.saliencies import SALIENCIES
+from greedyprune.eval.reader import SALIENCIES
 from greedyprune.eval.scenes import Scenes
 from greedyprune.outputs import read_csv
 

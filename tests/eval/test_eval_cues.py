@@ -19,11 +19,11 @@ from breadth import some
 from greedyprune import testbed
 from greedyprune.eval import Engine, Item
 from greedyprune.eval import cues as of_cues
-from greedyprune.eval import saliencies as of_layers
+from greedyprune.eval import reader as of_layers
 from greedyprune.eval.cues import ALL, OBJECTS, SHARES, cue_rows
 from greedyprune.eval.engine import Batch
 from greedyprune.eval.items import digest
-from greedyprune.eval.saliencies import ATTENTIONS, CENTRED, CHANGE, COSINES, NORMS, SALIENCIES, cosines, saliencies
+from greedyprune.eval.reader import ATTENTIONS, CENTRED, CHANGE, COSINES, NORMS, SALIENCIES, cosines, saliencies
 from greedyprune.eval.scenes import Scenes
 from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts

@@ -35,7 +35,7 @@ Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
-BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions answered together.")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one batch.")]
 
 
 def method_of(text: str, option: str = "--method") -> Method:

@@ -18,7 +18,7 @@ from greedyprune.budget import Ratio, count
 from greedyprune.eval.engine import Batch, Engine
 from greedyprune.eval.items import Item
 from greedyprune.eval.loop import make_batches
-from greedyprune.eval.saliencies import CHANGE, SALIENCIES, Found, saliencies
+from greedyprune.eval.reader import CHANGE, SALIENCIES, Found, saliencies
 from greedyprune.eval.stats import Bootstrap, auc, interval, recall
 from greedyprune.selection import PruneWarning
 from greedyprune.stages import Input, Layer

@@ -27,7 +27,8 @@ COLOURS = {
 def cue_lines(rows: Sequence[Row], title: str = "", tasks: Sequence[str] | None = None) -> Figure:
     """One model's AUC against the other objects (against all tokens, if no others are known) by layer.
 
-        cue_lines([row for row in read_csv(path) if row["model"] == "llava"], "llava").savefig("cues.png")
+        rows = [row for row in greedyprune.outputs.read_csv(path) if row["model"] == "llava"]
+        greedyprune.plots.cue_lines.cue_lines(rows, "llava").savefig("cues.png")
 
     A line at 0.5 is what a blind saliency gives. Raises ValueError if there are no such rows.
     """

@@ -19,7 +19,8 @@ def by_layer(
 ) -> dict[str, dict[str, float]]:
     """The mean AUC over tasks, each with the same weight. -> {saliency: {layer: AUC}}, in the order of the rows
 
-        by_layer(read_csv(path), tasks=("color", "where"))["cosine last"]["layer:2"]
+        rows = greedyprune.outputs.read_csv(path)
+        cues.by_layer(rows, tasks=("color", "where"))["cosine last"]["layer:2"]
 
     `rows` are those of one model; `tasks` None means all of them. Raises ValueError if no row is left.
     """
