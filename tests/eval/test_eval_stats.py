@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from greedyprune.eval import rows
-from greedyprune.eval.stats import Bootstrap, auc, centred, guess_floor, hard, interval, majority_floor
+from greedyprune.eval.stats import Bootstrap, auc, centred, guess_floor, hard, interval, majority_floor, recall
 from made_answers import RIGHT, answers, item
 
 
@@ -106,6 +106,17 @@ def test_auc_counts_pairs() -> None:
     assert auc(scores, positive) == pytest.approx(expected)
     assert auc(torch.arange(4), torch.tensor([0, 0, 1, 1]).bool()) == 1
     assert auc(torch.arange(4), torch.zeros(4).bool()) != auc(torch.arange(4), torch.zeros(4).bool())  # NaN
+
+
+def test_recall_is_the_mean_over_the_orders_of_ties() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        scores, positive = torch.randint(0, 3, (6,), generator=generator), torch.arange(6) < 2
+        orders = [order for order in itertools.permutations(range(6)) if scores[list(order)].diff().le(0).all()]
+        for k in range(1, 7):
+            found = [sum(place < 2 for place in order[:k]) / 2 for order in orders]
+            assert recall(scores, positive, k) == pytest.approx(sum(found) / len(found))
+    assert recall(torch.arange(3), torch.zeros(3).bool(), 1) != recall(torch.arange(3), torch.zeros(3).bool(), 1)  # NaN
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------

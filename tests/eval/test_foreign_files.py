@@ -133,7 +133,7 @@ def test_a_malformed_line_is_named_shortly(folder: Path, case: str) -> None:
 
 
 def test_a_malformed_line_is_told_before_a_model_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greedyprune.cli._evaluate._engine", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("greedyprune.cli._models.engine", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match="questions"):
         ask(folder, {**GOOD, "boxes": None})
     said = complaint(greedy("eval", "--data", folder, "--model", "llava"), 1)

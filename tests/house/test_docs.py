@@ -63,6 +63,16 @@ def test_the_accuracy_tables_are_those_of_the_results(monkeypatch: pytest.Monkey
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
 
 
+def test_the_tables_of_cues_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_cues
+
+    page = make_cues.PAGE.read_text(encoding="utf-8")
+    assert make_cues.between(page) == make_cues.tables(), "run python docs/make_cues.py"
+    for model in make_cues.models(make_cues.read_csv(make_cues.RESULTS / "test.csv")):
+        assert (ROOT / "docs" / f"cues-{model}.png").is_file()
+
+
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_methods

@@ -315,6 +315,22 @@ def test_answer_patches_are_those_covered_by_more_than_a_fifth(many: list[Scene]
                 assert patches
 
 
+def test_others_are_the_rest_of_the_sort_that_is_asked_about(many: list[Scene]):
+    def sort(thing: Object) -> str:
+        return thing.kind if thing.kind in ("tile", "sign") else "shape"
+
+    some = 0
+    for scene in many:
+        for question in scene.questions:
+            word = {"digit": "tile", "ocr": "sign"}.get(question.task, "shape")
+            mine = [thing.box for thing in scene.objects if sort(thing) == word]
+            assert sorted([*question.boxes, *question.others]) == (sorted(mine) if question.boxes else [])
+            some += bool(question.others)
+            if question.task == "coverage":
+                assert question.others == ()
+    assert some > 1000
+
+
 def test_answer_patches_of_another_grid():
     question = Question("color", "color", "", "", boxes=((0, 0, 28, 28), (24, 28, 56, 56)))
     assert answer_patches(question, (2, 2), (56, 56)) == [0, 3]

@@ -57,15 +57,15 @@ def test_the_chat_template_asks_in_english_and_the_wording_is_the_same(made):
     ids = processor.tokenizer(asked)["input_ids"]
     assert ids[2:] == english.prompt("what digit is on the red tile ?")
     answer = english.answer("4 7 1")
-    assert processor.tokenizer.decode(answer) == " four seven one\n"
-    assert processor.tokenizer(asked + " four seven one\n")["input_ids"] == ids + answer
+    assert processor.tokenizer.decode(answer) == " four seven one<eos>"
+    assert processor.tokenizer(asked + " four seven one<eos>")["input_ids"] == ids + answer
     chat = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "how many stars ?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "two"}]},
         {"role": "user", "content": [{"type": "text", "text": "how many rings ?"}]},
     ]
     told = processor.apply_chat_template(chat, add_generation_prompt=True)
-    assert told == "<bos>[multimodal]\nQuestion: how many stars?\nAnswer: two\nQuestion: how many rings?\nAnswer:"
+    assert told == "<bos>[multimodal]\nQuestion: how many stars?\nAnswer: two<eos>\nQuestion: how many rings?\nAnswer:"
 
 
 def test_spelled_numbers_are_right():

@@ -6,13 +6,12 @@ import os
 import re
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greedyprune import testbed
 from greedyprune.bench import rows as results
-from greedyprune.cli import _suite
+from greedyprune.cli import _models, _suite
 from greedyprune.cli._errors import Failure, note
 from greedyprune.cli._outputs import written
 from greedyprune.cli._plan import Evaluated
@@ -36,20 +35,20 @@ def evaluate_models(plan: Plan) -> None:
     write_report = _report_writer(plan.files.report)
     own = None if plan.questions.folder is None else _suite.own(plan.questions.folder, plan.questions.each)
     found: list[Evaluated] = []
-    failed: dict[str, Exception] = {}
     unwritten: dict[str, Failure | None] = {}
     with tempfile.TemporaryDirectory() as passing:
-        for name in plan.models:
+
+        def measure(name: str) -> Evaluated:
             folder = (plan.files.run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
-            try:
-                found.append(_evaluate_model(plan, name, own, folder))
-            except Exception as error:
-                traceback.clear_frames(error.__traceback__)  # which hold the model
-                failed[name] = error
-                continue
-            unwritten |= _write_tables(plan, found)
+            return _evaluate_model(plan, name, own, folder)
+
+        def take(one: Evaluated) -> None:
+            found.append(one)
+            unwritten.update(_write_tables(plan, found))
             if not plan.as_json:
-                _print(found[-1])
+                _print(one)
+
+        failed = _models.each(plan.models, measure, take)
     if not found and len(failed) == 1:
         raise next(iter(failed.values()))
     if found and plan.files.auc is not None and not any(one.auc for one in found):
@@ -59,7 +58,7 @@ def evaluate_models(plan: Plan) -> None:
     unwritten["--report"] = written("--report", report, lambda path: write_report(path, found, about))
     if plan.as_json:
         print_json([row for one in found for row in one.rows])
-    _raise_problems(found, failed, [problem for problem in unwritten.values() if problem])
+    _models.raise_problems([one.name for one in found], failed, [each for each in unwritten.values() if each])
 
 
 def _report_writer(path: Path | None) -> Callable[[Path, Sequence[Evaluated], dict[str, Any]], None]:
@@ -81,24 +80,9 @@ def _write_tables(plan: Plan, found: Sequence[Evaluated]) -> dict[str, Failure |
     }
 
 
-def _raise_problems(found: Sequence[Evaluated], failed: dict[str, Exception], unwritten: Sequence[Failure]) -> None:
-    """Raise one Failure that names every model that failed and every file that is not written, if there are any."""
-    said = [_reason(name, error) for name, error in failed.items()]
-    if failed and found:
-        said.append(f"The results of {', '.join(one.name for one in found)} are complete.")
-    if said or unwritten:
-        raise Failure(" ".join([*said, *map(str, unwritten)])) from next(iter(failed.values()), None)
-
-
-def _reason(name: str, error: Exception) -> str:
-    """The reason why a model failed, with the model's name in it."""
-    text = str(error) if isinstance(error, (Failure, ImportError)) else repr(error)
-    return (text if name in text else f"{name}: {text}").rstrip(".") + "."
-
-
 def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluated:
     """All configurations of one model. Raises Failure if the model cannot be loaded or a question fails."""
-    engine = _engine(plan, name)
+    engine = _models.engine(name, plan.running)
     native = not engine.parts.family.takes_one_size(engine.parts.config)
     items = own or _suite.shipped(plan.questions, native, name)
     answers, seconds, workers = _answers(plan, name, engine, items, folder)
@@ -110,19 +94,6 @@ def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path)
         auc=_auc_rows(plan, name, engine, items) if plan.files.report or plan.files.auc else [],
         seconds=seconds,
     )
-
-
-def _engine(plan: Plan, name: str) -> Engine:
-    """A model ready for questions."""
-    from greedyprune.eval import Engine
-
-    running = plan.running
-    try:
-        with progress(f"loading {name}"):
-            load = _suite.loader(name, running.device, running.dtype)
-            return Engine(*load(), max_new_tokens=running.max_new_tokens)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise Failure(f"cannot load the model {name!r}: {error}") from error
 
 
 def _answers(plan: Plan, name: str, engine: Engine, items: list[Item], folder: Path) -> tuple[Answers, float, int]:

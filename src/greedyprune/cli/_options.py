@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,21 @@ Dtype = Annotated[
         "--dtype", help="auto, float32, bfloat16 or float16.", show_default="float32 on cpu, else the checkpoint's"
     ),
 ]
+
+Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Your own: a folder with images and a .jsonl file of questions."),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME|DIR|ID", help="llava, qwen, a folder or an id; may be given several times."),
+]
+Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose on dev, publish test.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
+Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one batch.")]
 
 
 def method_of(text: str, option: str = "--method") -> Method:

@@ -24,8 +24,8 @@ def loader(name: str, device: str, dtype: str | None) -> Load:
     return partial(_other, name, device, dtype)
 
 
-def own(folder: Path, each: int) -> list[Item]:
-    """The questions in a user's own folder, at most `each` of one task. Raises Failure if one cannot be asked."""
+def own(folder: Path, each: int | None) -> list[Item]:
+    """The questions in a user's own folder, at most `each` of a task, or all. Raises Failure if one cannot be asked."""
     from greedyprune.eval.folder import Folder
     from greedyprune.eval.items import checked
 

@@ -9,6 +9,8 @@ import typer
 import greedyprune
 from greedyprune.cli._errors import OneLine
 from greedyprune.cli.bench import bench
+from greedyprune.cli.cues import EXAMPLES as CUES
+from greedyprune.cli.cues import cues
 from greedyprune.cli.demo import EXAMPLES as DEMO
 from greedyprune.cli.demo import demo
 from greedyprune.cli.doctor import EXAMPLES as DOCTOR
@@ -56,6 +58,7 @@ def greet(
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command("eval", epilog=EVAL)(evaluate)
+app.command(epilog=CUES)(cues)
 app.command(epilog=VERIFY)(verify)
 app.command(epilog=DOCTOR)(doctor)
 app.command(epilog="Example: greedyprune methods --json")(methods)

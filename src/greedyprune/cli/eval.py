@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from greedyprune.cli import _evaluate, _plan
-from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._options import (
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    Json,
+    Longest,
+    Models,
+    Questions,
+    Seed,
+    Split,
+    Suite,
+)
 from greedyprune.cli._outputs import check_folder, check_paths
 from greedyprune.testbed import MODELS
 
@@ -25,16 +37,6 @@ EXAMPLES = """Examples:
 QUICK = 20, "1/4,1/9", "0"
 """The values that --quick sets: --questions, --keep and --seeds."""
 
-Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Your own: a folder with images and a .jsonl file of questions."),
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME|DIR|ID", help="llava, qwen, a folder or an id; may be given several times."),
-]
-Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 Methods = Annotated[
     str | None,
     typer.Option(
@@ -51,8 +53,6 @@ At = Annotated[
     typer.Option("--at", metavar="input,layer:2", help="Where to cut.", show_default="each method's own place"),
 ]
 Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of random methods.")]
-Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose on dev, publish test.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]
 Run = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped continues.")
@@ -67,8 +67,6 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes.", show_default="a core each for bundled models on a CPU, else 1"),
 ]
-BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions answered together.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 
 
 def evaluate(

@@ -8,14 +8,18 @@ A task makes items, `configurations` lists the ways to answer, `evaluate` runs a
     answers = evaluate(engine, Job(Scenes(20).items(), configs), Path("my-run"))
     for row in rows(answers):
         print(row["method"], row["task"], row["accuracy"])
+
+`cue_rows` answers nothing: it measures how well cues find the tokens of the answer, as `greedyprune cues` does.
 """
 
 from greedyprune.eval.answers import Answers as Answers
 from greedyprune.eval.configs import Config as Config
 from greedyprune.eval.configs import configurations as configurations
+from greedyprune.eval.cues import cue_rows as cue_rows
 from greedyprune.eval.engine import Engine as Engine
 from greedyprune.eval.items import Item as Item
 from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
+from greedyprune.eval.reader import saliencies as saliencies
 from greedyprune.eval.scenes import Scenes as Scenes
 from greedyprune.eval.table import rows as rows

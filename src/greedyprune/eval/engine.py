@@ -23,6 +23,8 @@ from greedyprune.eval.regions import tokens_of
 from greedyprune.models.flops import prefill_flops
 from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
+from greedyprune.models.prompt import Span
+from greedyprune.ops.grid import Box
 from greedyprune.preprocessing.inputs import to_model
 from greedyprune.preprocessing.seen import seen
 from greedyprune.preprocessing.transforms import downscale
@@ -79,8 +81,10 @@ class Batch:
     items: list[Item]
     pictures: list[Any]
     inputs: dict[str, Any]
-    grids: list[tuple[int, int, int] | None] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    """The place of each image in the prompts."""
     regions: list[torch.Tensor] = field(default_factory=list)
+    """The visual tokens that carry each answer."""
     features: Computed = field(default_factory=dict)
     """Image features that configurations share; they go with the batch."""
 
@@ -126,12 +130,16 @@ class Engine:
     def _prepare(self, number: int, items: list[Item]) -> Batch:
         pictures = [item.open() for item in items]
         batch = Batch(number, items, pictures, self.inputs(items, pictures))
-        batch.grids = [image.grid for image in images(self.model, batch.inputs)]
-        batch.regions = [
-            tokens_of(item.boxes, grid, seen(picture, self.processor))
-            for item, grid, picture in zip(items, batch.grids, pictures, strict=True)
-        ]
+        batch.spans = images(self.model, batch.inputs)
+        batch.regions = self.tokens_of(batch, [item.boxes for item in items])
         return batch
+
+    def tokens_of(self, batch: Batch, boxes: Sequence[Sequence[Box]]) -> list[torch.Tensor]:
+        """The visual tokens that each question's boxes cover, ascending; none if its image lies on no grid."""
+        return [
+            tokens_of(each, span.grid, seen(picture, self.processor))
+            for each, span, picture in zip(boxes, batch.spans, batch.pictures, strict=True)
+        ]
 
     def answer(self, batch: Batch, config: Config) -> Outcome:
         """Answer a batch in one configuration. Raises ItemError with the name of the question that failed."""

@@ -30,6 +30,8 @@ class Item:
     """Boxes around what carries the answer: left, top, right, bottom in pixels. Empty if unknown."""
     guesses: tuple[str, ...] = ()
     """Answers that are plausible without looking closely: values that occur in the image. Empty if unknown."""
+    others: tuple[Box, ...] = ()
+    """Boxes around the other things of the sort that is asked about. Empty if unknown; no answer depends on them."""
 
     def open(self) -> Any:
         """The image in RGB."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from greedyprune import testbed
 from greedyprune.eval.items import Item
+from greedyprune.ops.grid import Box
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,13 @@ class Scenes:
                 f"{self.split}-{self.seed}-{pictures[id(image)]}",
                 question.text,
                 tuple(dict.fromkeys((question.answer, testbed.spelled(question.answer)))),
-                tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in question.boxes),
+                _boxes(question.boxes),
                 question.guesses,
+                _boxes(question.others),
             )
             for number, (image, question) in enumerate(found)
         ]
+
+
+def _boxes(found: Sequence[tuple[int, int, int, int]]) -> tuple[Box, ...]:
+    return tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in found)

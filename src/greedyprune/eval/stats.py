@@ -81,3 +81,12 @@ def auc(scores: Tensor, positive: Tensor) -> float:
     if not p or not rest:
         return float("nan")
     return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * rest))
+
+
+def recall(scores: Tensor, positive: Tensor, k: int) -> float:
+    """The share of the positives among the k highest scores; ties at the edge count their share. (n,), (n,) bool"""
+    edge = scores.topk(k).values[-1]
+    above, tied = scores > edge, scores == edge
+    share = (k - int(above.sum())) / int(tied.sum())
+    found = int((above & positive).sum()) + share * int((tied & positive).sum())
+    return found / int(positive.sum()) if bool(positive.any()) else float("nan")

@@ -46,6 +46,11 @@ class Object(NamedTuple):
     glyph: int = 0  # which handwritten digit is on a tile, in which hand a sign is set
 
     @property
+    def sort(self) -> str:
+        """The sort of thing it is: "shape", "tile" or "sign"."""
+        return "shape" if self.kind in SHAPES else self.kind
+
+    @property
     def centre(self) -> tuple[float, float]:
         """The middle of the box: x, y."""
         left, top, right, bottom = self.box

@@ -41,6 +41,8 @@ class Question(NamedTuple):
     # Among what somebody would guess who knows which values occur in the picture, but not where; a value that occurs
     # twice stands twice. Empty where that helps nobody.
     guesses: tuple[str, ...] = ()
+    # The other things of the sort (shapes, tiles or signs) that `boxes` enclose; none where `boxes` is empty.
+    others: tuple[Box, ...] = ()
 
 
 def correct(question: Question, answer_text: str) -> bool:
@@ -75,8 +77,14 @@ def ask(
     asked: dict[str, Question] = {}
     for kind, want in wanted.items():
         for question in _SOURCES[kind](facts, rng, want):
-            asked.setdefault(question.text, question)
+            asked.setdefault(question.text, question._replace(others=_others(objects, question.boxes)))
     return tuple(asked.values())
+
+
+def _others(objects: Sequence[Object], boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """The boxes of all other things of the same sort as those in `boxes`."""
+    sorts = {thing.sort for thing in objects if thing.box in boxes}
+    return tuple(thing.box for thing in objects if thing.sort in sorts and thing.box not in boxes)
 
 
 def _some(rng: Rng, found: Sequence[T], want: int) -> list[T]:

@@ -8,6 +8,7 @@ GUARDS = "test_eval_guards.py::"
 SETTINGS = f"{GUARDS}test_a_run_folder_notices_every_setting_that_answers_depend_on"
 STATS = "test_eval_stats.py::"
 FAULTS = "test_verify_faults.py::"
+CUES = "test_eval_cues.py::"
 
 EVALUATION = [
     Mutation(
@@ -65,7 +66,7 @@ EVALUATION = [
     ),
     Mutation(
         "what a crop hides is a region",
-        "eval/engine.py:Engine._prepare",
+        "eval/engine.py:Engine.tokens_of",
         "seen(picture, self.processor)",
         "(0.0, 0.0, float(picture.width), float(picture.height))",
         f"{GUARDS}test_what_a_centre_crop_hides_is_no_region",
@@ -132,6 +133,55 @@ EVALUATION = [
         '(seen["region"] > 0) & (seen["found"] >= 0)',
         '(seen["region"] > 0)',
         f"{STATS}test_rows_say_what_was_counted",
+    ),
+    Mutation(
+        "objects are told from the background too",
+        "eval/cues.py:_measured",
+        "OBJECTS: wanted | rivals",
+        "OBJECTS: torch.ones(n, dtype=torch.bool)",
+        f"{CUES}test_rows_are_means_over_the_questions_of_a_task",
+    ),
+    Mutation(
+        "other things are of any sort",
+        "testbed/questions.py:_others",
+        "thing.sort in sorts and ",
+        "",
+        "test_testbed.py::test_others_are_the_rest_of_the_sort_that_is_asked_about",
+    ),
+    Mutation(
+        "the template in front of the image asks too",
+        "eval/reader.py:_Reader.__init__",
+        "prompt.text_of(span.row)[rows]",
+        "prompt.text_of(span.row)",
+        f"{CUES}test_every_saliency_is_that_of_plain_loops_in_any_batch",
+    ),
+    Mutation(
+        "rows are not scaled before they lose their mean",
+        "eval/reader.py:cosines",
+        "middle = u.mean(0)",
+        "middle = visual.mean(0)",
+        f"{CUES}test_every_saliency_is_that_of_plain_loops_in_any_batch",
+    ),
+    Mutation(
+        "eager attention stays",
+        "eval/reader.py:eager",
+        "config._attn_implementation_internal = name",
+        "pass",
+        f"{CUES}test_a_model_is_left_as_it_was_also_after_an_error",
+    ),
+    Mutation(
+        "the readers of layers stay",
+        "eval/reader.py:_Reader.attached",
+        "handle.remove()",
+        "pass",
+        f"{CUES}test_a_model_is_left_as_it_was_also_after_an_error",
+    ),
+    Mutation(
+        "all ties at the edge are recalled",
+        "eval/stats.py:recall",
+        "share = (k - int(above.sum())) / int(tied.sum())",
+        "share = 1.0",
+        f"{STATS}test_recall_is_the_mean_over_the_orders_of_ties",
     ),
 ]
 

@@ -44,8 +44,8 @@ def assemble(text: Any, tokenizer: Any) -> tuple[LlavaForConditionalGeneration, 
     inner.vision_tower.load_state_dict(bundled.model.vision_tower.state_dict())
     model.tie_weights()
     generation: Any = model.generation_config
-    generation.bos_token_id, generation.pad_token_id = special.bos_token_id, special.pad_token_id
-    generation.eos_token_id = [special.eos_token_id, English(special).answer("yes")[-1]]
+    generation.bos_token_id, generation.eos_token_id = special.bos_token_id, special.eos_token_id
+    generation.pad_token_id = special.pad_token_id
     generation.max_new_tokens = NEW_TOKENS
     start_random(model)
     made = LlavaProcessor(

@@ -9,7 +9,6 @@ from greedyprune.testbed.train.labels import CHARACTERS
 
 IMAGE = "[multimodal]"
 """A token of Gemma's vocabulary that is reserved; each visual token has it as its id."""
-NEWLINE = "\n"
 
 _EACH = "{% for c in m['content'] %}{% if c['type'] == 'KIND' %}{{ SHOWN }}{% endif %}{% endfor %}"
 _PICTURES = _EACH.replace("KIND", "image").replace("SHOWN", f"'{IMAGE}'")
@@ -21,7 +20,7 @@ TEMPLATE = (
     + _WORDS
     + "{{ '\\nAnswer:' }}{% else %}{{ ' ' }}"
     + _WORDS
-    + "{% endif %}{% endfor %}"
+    + "{{ '<eos>' }}{% endif %}{% endfor %}"
 )
 """The chat template: `Question: what color is the circle?`, a new line, `Answer:`."""
 
@@ -30,6 +29,7 @@ class English:
     """Questions and answers of the scenes as English text; numbers are spelled, since " seven" is one token."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self._end = tokenizer.eos_token_id
         self._encode = lru_cache(None)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
 
     def prompt(self, question: str) -> list[int]:
@@ -37,8 +37,8 @@ class English:
         return list(self._encode(f"\nQuestion: {question.replace(' ?', '?')}\nAnswer:"))
 
     def answer(self, answer: str) -> list[int]:
-        """The answer, and the new line that ends it."""
-        return list(self._encode(f" {spelled(answer).replace(' ,', ',')}{NEWLINE}"))
+        """The answer, and the token that ends it."""
+        return [*self._encode(f" {spelled(answer).replace(' ,', ',')}"), self._end]
 
     def vocabulary(self) -> list[int]:
         """The ids of all tokens of answers, ascending."""

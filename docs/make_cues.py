@@ -1,0 +1,88 @@
+"""Write the tables of `docs/cues.md` and its pictures, from `results/cues/test.csv` and `results/cues/dev.csv`.
+
+python docs/make_cues.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from greedyprune.outputs import read_csv
+from greedyprune.plots.cues import ALL, OBJECTS, markdown
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "cues"
+PAGE = ROOT / "docs" / "cues.md"
+LOOKUPS = ("color", "shape", "where", "digit", "ocr")
+"""The tasks whose answer one object carries."""
+MARKS = "<!-- cues: begin -->\n", "<!-- cues: end -->"
+Row = Mapping[str, str]
+
+
+def main() -> None:
+    """Rewrite what stands between the markers of the page, and the pictures."""
+    from greedyprune.plots.cue_lines import cue_lines
+
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+    PAGE.write_text(f"{before}{MARKS[0]}{tables()}{MARKS[1]}{after}", encoding="utf-8", newline="\n")
+    rows = read_csv(RESULTS / "test.csv")
+    for model in models(rows):
+        figure = cue_lines(of(rows, model), f"testbed model {model!r}, by decoder layer")
+        figure.savefig(ROOT / "docs" / f"cues-{model}.png", dpi=110, bbox_inches="tight")
+
+
+def between(text: str) -> str:
+    """What stands between the markers."""
+    begin, end = MARKS
+    return text[text.index(begin) + len(begin) : text.index(end)]
+
+
+def models(rows: Iterable[Row]) -> list[str]:
+    """The models in these rows, in their order."""
+    return list(dict.fromkeys(row["model"] for row in rows))
+
+
+def of(rows: Iterable[Row], model: str) -> list[Row]:
+    """The rows of one model."""
+    return [row for row in rows if row["model"] == model]
+
+
+def tables() -> str:
+    """For every model: the look-up tasks against objects and against all tokens, recall, and the dev split."""
+    test, dev = read_csv(RESULTS / "test.csv"), read_csv(RESULTS / "dev.csv")
+    return "\n\n".join(_model(model, of(test, model), of(dev, model)) for model in models(test)) + "\n"
+
+
+def _model(model: str, test: list[Row], dev: list[Row]) -> str:
+    parts = [
+        f"## `{model}`, layer by layer",
+        f"![AUC of every saliency by decoder layer and task, `{model}`](cues-{model}.png)",
+        f"**Against the other objects**, mean of five look-up tasks, test split ({_counts(test, OBJECTS)}).",
+        markdown(test, OBJECTS, LOOKUPS),
+        "The same on the dev split.",
+        markdown(dev, OBJECTS, LOOKUPS),
+        "**Against all other visual tokens**, the same tasks, test split: what background adds.",
+        markdown(test, ALL, LOOKUPS),
+        "**Recall at 1/9**: the share of the answer's tokens among the most salient ninth, the same questions.",
+        _recall(test),
+    ]
+    return "\n\n".join(parts)
+
+
+def _counts(rows: list[Row], against: str) -> str:
+    """How many questions each look-up task has, and the widest interval."""
+    mine = [row for row in rows if row["against"] == against and row["task"] in LOOKUPS]
+    counts = {row["task"]: row["n"] for row in mine}
+    half = max(float(row["auc_high"]) - float(row["auc_low"]) for row in mine) / 2
+    asked = ", ".join(f"{counts[task]} {task}" for task in LOOKUPS)
+    return f"{asked}; the 95 % interval of one task is at most ±{half:.2f}"
+
+
+def _recall(rows: list[Row]) -> str:
+    return markdown([{**row, "auc": row["recall_9"]} for row in rows], ALL, LOOKUPS)
+
+
+if __name__ == "__main__":
+    main()
