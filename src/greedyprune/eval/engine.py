@@ -1,7 +1,7 @@
 """The engine: a model answers one batch of questions in one configuration after another.
 
 Answers are made as users make them: processor, then `generate` inside `prune`. The processor runs once per batch. So
-does the vision tower, unless the method looks into it.
+does the vision tower, unless the method looks into it, and so do the decoder layers in front of the cut.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from greedyprune.budget import count
 from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
+from greedyprune.eval.prefix import Prefix, shared_prefix
 from greedyprune.eval.regions import tokens_of
 from greedyprune.models.flops import prefill_flops
 from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
 from greedyprune.models.prompt import Span
 from greedyprune.ops.grid import Box
+from greedyprune.policy import Policy
 from greedyprune.preprocessing.inputs import to_model
 from greedyprune.preprocessing.seen import seen
 from greedyprune.preprocessing.transforms import downscale
@@ -87,6 +89,8 @@ class Batch:
     """The visual tokens that carry each answer."""
     features: Computed = field(default_factory=dict)
     """Image features that configurations share; they go with the batch."""
+    prefix: Prefix = field(default_factory=dict)
+    """Decoder layers before the cut that configurations share; they go with the batch."""
 
 
 @contextmanager
@@ -159,7 +163,8 @@ class Engine:
             small = downscale(batch.pictures, config.keep or 0, self.processor)
             inputs = self.inputs(batch.items, small.images)
         sharing = shared_features(self.parts, batch.features, config.method)
-        with torch.inference_mode(), sharing, self._pruned(batch, config) as pruned:
+        prefix = shared_prefix(self.parts, batch.prefix, self._layers_before(config))
+        with torch.inference_mode(), sharing, self._pruned(batch, config) as pruned, prefix:
             out = self.model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
         told = self.processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in told], inputs, pruned.selections if pruned else None
@@ -190,6 +195,13 @@ class Engine:
             found=_region_tokens_kept(batch, config, selections),
             seconds=seconds,
         )
+
+    def _layers_before(self, config: Config) -> int:
+        """The number of decoder layers before the first cut; 0 for the dense model, which runs its layers once."""
+        if config.method is None:
+            return 0
+        policy = Policy(config.method, config.keep or 1, config.stage or config.method.at).on(len(self.parts.layers))
+        return min(policy.starts, default=0)
 
     def _pruned(self, batch: Batch, config: Config) -> Any:
         if config.method is None:

@@ -12,6 +12,20 @@ CUES = "test_eval_cues.py::"
 
 EVALUATION = [
     Mutation(
+        "a layer's run is given to any inputs",
+        "eval/prefix.py:_in_front.forward",
+        "ran is not None and _same(ran.given, given)",
+        "ran is not None",
+        "test_prefix.py::test_other_inputs_run_and_the_model_is_left_as_it_was[llava]",
+    ),
+    Mutation(
+        "layers behind the cut are remembered too",
+        "eval/engine.py:Engine._layers_before",
+        "min(policy.starts, default=0)",
+        "len(self.parts.layers)",
+        "test_prefix.py::test_a_layer_before_the_cut_runs_once_for_a_batch[llava]",
+    ),
+    Mutation(
         "an image outside the folder is read",
         "eval/folder.py",
         "if not real.is_relative_to(root):",
