@@ -25,7 +25,11 @@ case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 
-@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+HEADED = ("gemma3", "llava gemma3")
+"""Models with Gemma 3's decoder."""
+
+
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])
@@ -81,7 +85,7 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
     all_near(seen, last)
 
 
-@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe"], *FIRST))
+@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", *HEADED], *FIRST, *HEADED))
 @attention
 @case
 @pytest.mark.parametrize("of", ["visual", "text"])
@@ -102,14 +106,14 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
         generate(made.model, inputs, max_new_tokens=2)
     places = [(row, c if of == "visual" else torch.tensor(text_of(inputs, row))) for row, c in images]
     expected = [cache.layers[layer].keys[row][:, c].transpose(0, 1) for cache in caches for row, c in places]
-    assert seen[0].shape == (len(places[0][1]), 2, 8)
+    assert seen[0].shape == (len(places[0][1]), 2, 16 if family == "llava gemma3" else 8)
     all_near(seen, expected)
 
 
 EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
 
 
-@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
 @attention
 def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
     eager, inputs, embeds, images = prompt_of(family, CASES[2])

@@ -170,6 +170,21 @@ IMAGES = [
         "test_probes.py::test_prompts_padded_on_the_right_look_from_their_own_last_token",
     ),
     Mutation(
+        "a kernel that has the window itself is read as if it had none",
+        "probes/decoder.py:_bias",
+        "if window is not None:",
+        "if False:",
+        "test_generation_flash.py::test_a_kernel_that_has_the_window_itself_is_read_right"
+        "[last-ragged-llava gemma3 short window]",
+    ),
+    Mutation(
+        "the norms of a head's queries and keys are left out",
+        "probes/decoder.py:_heads",
+        "(heads if norm is None else norm(heads))",
+        "heads",
+        "test_probes.py::test_every_readable_decoder_is_read_right[gemma3_text-2]",
+    ),
+    Mutation(
         "arguments with a value per token are those of the last tokens",
         "attach/forward/prefill.py:Prefill._cut_input",
         "step.fresh.take(arguments[name], 1 - arguments[name].ndim)",
