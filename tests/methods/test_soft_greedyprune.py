@@ -211,12 +211,14 @@ def circle(*angles: float) -> Tensor:
 
 
 def test_a_float32_cosine_does_not_decide() -> None:
-    # All are equally salient. Every row but one is farther from row 0 than the row before it, by 1e-9.
-    x = circle(0.0, *(sign * (1.0 + 1e-9 * place) for place in range(1, 40) for sign in (1, -1)))
-    zero = gp.Cues(x, text=torch.zeros(1, 2, dtype=torch.float64), protect=torch.tensor([0]))
-    far = gp.select("divprune", zero, 40).order.tolist()
-    assert far[1] == 77
-    assert gp.select("soft_greedyprune", zero, 40).order.tolist() == far
+    # All rows are equally salient. Each is farther from row 0 than the row before it, by 1e-9.
+    g = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(64, 64, generator=g, dtype=torch.float64))[0]
+    cosine = 0.5 - 1e-9 * torch.arange(40, dtype=torch.float64)[:, None]
+    around = torch.nn.functional.normalize(torch.randn(40, 63, generator=g, dtype=torch.float64), dim=1) @ axes[1:]
+    x = torch.cat([axes[:1], cosine * axes[:1] + (1 - cosine**2).sqrt() * around])
+    zero = gp.Cues(x, text=torch.zeros(1, 64, dtype=torch.float64), protect=torch.tensor([0]))
+    assert gp.select("soft_greedyprune", zero, 2).order.tolist() == [0, 40]
 
 
 def test_rows_that_float32_takes_for_copies_are_told_apart() -> None:
