@@ -13,7 +13,7 @@ from torch import Tensor
 import brute
 import cases
 import greedyprune as gp
-from greedyprune.ops import barrier, centre, nearest
+from greedyprune.ops import barrier, nearest, unit_centre
 
 ROUNDS = 240
 """For each of the nine kinds of rows: 2,160 cases in all."""
@@ -165,7 +165,7 @@ def test_without_weight_it_is_farthest_first_from_the_most_salient_token() -> No
     for seed in range(20):
         cues = image(seed)
         keep = gp.select(gp.SoftGreedyPrune(weight=0), cues, 12)
-        first = torch.tensor([int(centre.centred_cosines(cues.features, cues.text)[:, 0].argmax())])
+        first = torch.tensor([int(unit_centre.centred_cosines(cues.features, cues.text)[:, 0].argmax())])
         far = gp.select("divprune", gp.Cues(cues.features, protect=first), 12)
         assert keep.order.tolist() == far.order.tolist()
         torch.testing.assert_close(keep.gains[1:].double().exp(), far.gains[1:].double(), rtol=1e-4, atol=1e-5)
@@ -174,7 +174,7 @@ def test_without_weight_it_is_farthest_first_from_the_most_salient_token() -> No
 def test_with_a_large_weight_it_is_the_most_salient_tokens() -> None:
     for seed in range(20):
         cues = image(seed)
-        worth = centre.centred_cosines(cues.features, cues.text)[:, 0]
+        worth = unit_centre.centred_cosines(cues.features, cues.text)[:, 0]
         found = gp.select(gp.SoftGreedyPrune(weight=1e6), cues, 12).order
         assert found.tolist() == worth.topk(12).indices.tolist()
 
@@ -197,12 +197,12 @@ def test_saliency_is_blind_to_what_all_tokens_share() -> None:
     mean = plain.mean(0)
     word = brute.unit(t) - mean
     expected = torch.nn.functional.cosine_similarity(plain - mean, word[None])
-    torch.testing.assert_close(centre.centred_cosines(x, t[None])[:, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(unit_centre.centred_cosines(x, t[None])[:, 0], expected, rtol=0, atol=1e-12)
     # Rows close to their mean: the terms of |u - m|^2 cancel.
     close = torch.ones(64) + 1e-3 * x
     plain = torch.nn.functional.normalize(close.double(), dim=1)
     expected = torch.nn.functional.cosine_similarity(plain - plain.mean(0), (brute.unit(t) - plain.mean(0))[None])
-    torch.testing.assert_close(centre.centred_cosines(close, t[None])[:, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(unit_centre.centred_cosines(close, t[None])[:, 0], expected, rtol=0, atol=1e-12)
 
 
 def circle(*angles: float) -> Tensor:

@@ -45,7 +45,8 @@ class GreedyPrune(Method):
     fallback: Fallback = "saliency"
     """The rest if none is active: the most salient, the least similar to kept ones, those of a higher τ, or none."""
     preprocess: Preprocess = "none"
-    """Before any cosine: no change, the decoder's final RMS norm, or subtraction of the visual tokens' mean."""
+    """Before any cosine: no change; the decoder's final RMS norm; or "center": all rows are scaled to length 1, then
+    lose the mean of the visual ones. Cen-Prune subtracts the mean of rows as they are."""
     text: Words = "last"
     """Saliency is the cosine with the last prompt token, or, unlike the paper, with the question's mean token or its
     most similar token."""
@@ -73,9 +74,10 @@ class GreedyPrune(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        rows, text = comparable(self.preprocess, cues.features, cues.text, cues.norm)
+        asking = asked(self.text, cues.text, cues.question)
+        rows, words = comparable(self.preprocess, cues.features, asking, cues.norm)
         x = UnitRows(rows)
-        worth, ranking = saliency(x, asked(self.text, text, cues.question))
+        worth, ranking = saliency(x, words)
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         free = ranking if given is None else ranking[~torch.isin(ranking, given)]
         tau = self.tau(x, free, k, given) if isinstance(self.tau, Threshold) else float(self.tau)

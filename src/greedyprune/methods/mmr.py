@@ -39,7 +39,8 @@ class MMR(Method):
     """Importance is the cosine with the last prompt token, with the mean of the question's tokens, or with the
     question's most similar token."""
     preprocess: Centring = "none"
-    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" scales all rows to length 1, then subtracts the mean of the
+    visual ones. Cen-Prune subtracts the mean of rows as they are."""
 
     def __post_init__(self) -> None:
         check_centring(self.preprocess)
@@ -56,7 +57,8 @@ class MMR(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        x, text = comparable(self.preprocess, cues.features, cues.text, None)
-        worth = from_0_to_1(cosines_with(x, asked(self.text, text, cues.question)).amax(1))
+        asking = asked(self.text, cues.text, cues.question)
+        x, words = comparable(self.preprocess, cues.features, asking, None)
+        worth = from_0_to_1(cosines_with(x, words).amax(1))
         found = marginal_relevance(x, worth, k, self.trade, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

@@ -10,9 +10,9 @@ from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Keep, SoftCertificate
 from greedyprune.method import Method
 from greedyprune.ops.barrier import log_barrier
-from greedyprune.ops.centre import centred_cosines
 from greedyprune.ops.cosine import SLACK
 from greedyprune.ops.preprocess import Words, asked, part_of
+from greedyprune.ops.unit_centre import centred_cosines
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:

@@ -72,9 +72,16 @@ ENGINES = [
     ),
     Mutation(
         "the text of a saliency is not centred",
-        "ops/centre.py:centred_cosines",
+        "ops/unit_centre.py:centred_cosines",
         "unit64(apart(unit64(words), mean))",
         "unit64(words)",
         "test_soft_greedyprune.py::test_saliency_is_blind_to_what_all_tokens_share",
+    ),
+    Mutation(
+        "rows are centred by their mean and never scaled",
+        "ops/unit_centre.py:unit_centred",
+        "apart(unit64(some), mean)",
+        "apart(some.double(), mean)",
+        "test_cdpruner_scope_mmtok_fastv.py::test_unit_centring_is_the_same_as_unit_centred_rows[last-mmr]",
     ),
 ]
