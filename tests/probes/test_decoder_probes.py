@@ -13,7 +13,7 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.cues import Keys, Need
+from greedyprune.cues import Attention, Keys, Need
 from greedyprune.probes.decoder import raters
 from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
 from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
@@ -46,6 +46,35 @@ def test_the_raters_rows_are_those_of_eager_attention(family, attention, case, l
         forward(made.model, inputs)
         generate(made.model, inputs, max_new_tokens=2)
     all_near(seen, expected * 2)
+
+
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, *HEADED))
+@attention
+@case
+def test_the_questions_rows_are_those_of_eager_attention(family, attention, case) -> None:
+    eager, inputs, _, images = prompt_of(family, case)
+    weights = forward(eager.model, inputs, output_attentions=True).attentions[1].mean(1)
+    asking_of = {row: int((inputs["input_ids"][row] == IMAGE).nonzero().max()) + 1 for row, _ in images}
+    expected = [weights[row, asking_of[row] :, columns].mean(0) for row, columns in images]
+    seen: list[Tensor] = []
+    made = tiny(family, attention)
+    with gp.prune(made.model, asking(seen, Attention("question"), gp.Layer(2)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    all_near(seen, expected * 2)
+
+
+def test_without_a_question_the_last_token_asks() -> None:
+    made = tiny("llava")
+    inputs = made.prompt(((0,),))
+    end = int((inputs["input_ids"][0] == IMAGE).nonzero().max()) + 1
+    inputs = {name: each[:, :end] if each.ndim == 2 else each for name, each in inputs.items()}
+    found = []
+    for word in ("question_attention", "attention"):
+        with gp.prune(made.model, gp.Saliency(saliency=word), 6, at=gp.Layer(2)) as handle:
+            forward(made.model, inputs)
+            found.append((handle.selections[0].order.tolist(), handle.selections[0].keep.gains.tolist()))
+    assert found[0] == found[1]
 
 
 def test_raters_stand_behind_their_image_and_are_not_always_the_last_token() -> None:

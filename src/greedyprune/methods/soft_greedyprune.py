@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, get_args
 
-from greedyprune.cues import Cues, Need, Text
+from greedyprune.cues import Cues, Need
 from greedyprune.keep import Keep, SoftCertificate
 from greedyprune.method import Method
 from greedyprune.ops.barrier import log_barrier
 from greedyprune.ops.cosine import SLACK
-from greedyprune.ops.preprocess import Words, asked, part_of
+from greedyprune.ops.preprocess import Words, asked, narrowed
+from greedyprune.ops.relevance import from_0_to_1
 from greedyprune.ops.unit_centre import centred_cosines
+from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
@@ -44,16 +46,18 @@ class SoftGreedyPrune(Method):
     Cost: O(n d) for the saliency and O(k n d) for the picks. Memory: O(n d).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Text(),)
-
     at: Stage = Layer(2)
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
     text: Words = "last"
     """Saliency is the cosine with the last prompt token, with the question's mean token, or with its most similar
     token, all scaled and centred by the same m."""
+    saliency: Worth = "cosine"
+    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
+    "question_attention" or the "key_norm", scaled to 0..1 over the image."""
 
     def __post_init__(self) -> None:
+        check_saliency(self.saliency, self.text)
         if self.text not in get_args(Words):
             raise ValueError(f"text={self.text!r} is unknown: choose one of {', '.join(get_args(Words))}.")
         number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -61,17 +65,28 @@ class SoftGreedyPrune(Method):
             raise ValueError(f"weight={self.weight!r} is no weight: write a number from 0 to {LARGEST:g}.")
 
     @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
+
+    @property
     def reads(self) -> frozenset[str]:
         """The tokens, and the text of the saliency."""
-        return (super().reads - {"text"}) | {part_of(self.text)}
+        return narrowed(super().reads, self.text)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
-        assert cues.text is not None
-        worth = centred_cosines(cues.features, asked(self.text, cues.text, cues.question)).amax(1)
+        worth = self._saliencies(cues)
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         found = log_barrier(cues.features, worth, k, self.weight, given=given)
         return Keep.from_order(found.order, found.gains, cues.n, certificate=self._proof(worth, found.gains, given))
+
+    def _saliencies(self, cues: Cues) -> Tensor:
+        """The saliency of every token. -> (n,)"""
+        own = read_saliency(self.saliency, cues)
+        if own is not None:
+            return from_0_to_1(own)
+        return centred_cosines(cues.features, asked(self.text, cues.text, cues.question)).amax(1)
 
     def _proof(self, worth: Tensor, gains: Tensor, given: Tensor | None) -> SoftCertificate | None:
         """What is proven of the selection; None if the rule took no token. (n,), (k,), (p,) -> SoftCertificate"""

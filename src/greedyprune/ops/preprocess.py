@@ -53,8 +53,13 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
     return x, text
 
 
-def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
-    """The text rows for the saliency: the last row, the question's mean, or all rows of the question."""
+def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
+    """The text rows for the saliency: the last row, the question's mean, or all rows of the question.
+
+    Raises ValueError if there is no text.
+    """
+    if text is None:
+        raise ValueError(f"text={which!r} reads text rows, and there are none: pass text=, their (m, d) rows.")
     if which == "last":
         return text[-1:]
     words = text[question] if question is not None else text
@@ -64,3 +69,8 @@ def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
 def part_of(which: Words) -> str:
     """The word of `Method.reads` for the part of the text that `asked` takes."""
     return "last_text" if which == "last" else "question"
+
+
+def narrowed(words: frozenset[str], which: Words) -> frozenset[str]:
+    """Words of `Method.reads` in which "text", if it is among them, is the part of the text that `asked` takes."""
+    return frozenset(part_of(which) if word == "text" else word for word in words)

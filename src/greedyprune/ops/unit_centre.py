@@ -80,6 +80,7 @@ def _lengths_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(lengths), total / x.shape[0]
 
 
-def _blocks(rows: Tensor, width: int = 0) -> tuple[Tensor, ...]:
+def _blocks(rows: Tensor, width: int = 0) -> list[Tensor]:
     """Rows in blocks that stay in a processor's cache. `width`: that of the rows they go with. (n, ...) -> (b, ...)"""
-    return rows.split(max(1, CACHED // (width or rows.shape[1])))
+    size = max(1, CACHED // (width or rows.shape[1]))
+    return [rows[start : start + size] for start in range(0, max(rows.shape[0], 1), size)]
