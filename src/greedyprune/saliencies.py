@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
+
 from greedyprune.cues import Attention, Keys, Text
 
 if TYPE_CHECKING:
@@ -41,4 +43,12 @@ def read_saliency(saliency: Worth, cues: Cues) -> Tensor | None:
     if saliency == "cosine":
         return None
     values = cues[NEEDS[saliency]].double()
-    return values if values.ndim == 1 else values.flatten(1).square().sum(1).sqrt()
+    return values if values.ndim == 1 else _lengths(values.flatten(1))
+
+
+def _lengths(keys: Tensor) -> Tensor:
+    """The length of every key; in units of the largest entry if one would overflow. (n, c) -> (n,)"""
+    largest = keys.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    lengths = (keys / largest).square().sum(1).sqrt()
+    scaled = lengths * largest
+    return scaled if bool(scaled.isfinite().all()) else lengths

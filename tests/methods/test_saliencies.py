@@ -94,3 +94,12 @@ def test_a_model_gives_it_before_the_cut_or_refuses_by_name(name: str, word: str
         gp.prune(model, method, 5, at=gp.Input())
     with pytest.raises(ValueError, match="decoder are not known here, only of llama"):
         gp.prune(tiny("qwen3_5").model, method, 5, at=gp.Layer(2))
+
+
+def test_keys_as_long_as_their_type_holds_are_weighed_like_shorter_ones() -> None:
+    cues, worth = cues_of("key_norm")
+    keys = cues.more[Keys("decoder")].double()
+    for scale in (1.0, 1e300, torch.finfo(torch.float64).max / float(keys.abs().max())):
+        long = gp.Cues(cues.features, more={Keys("decoder"): keys * scale})
+        found = gp.select(gp.Saliency(saliency="key_norm"), long, 9)
+        assert found.order.tolist() == worth.argsort(descending=True)[:9].tolist()

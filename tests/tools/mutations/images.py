@@ -178,6 +178,13 @@ IMAGES = [
         "[last-ragged-llava gemma3 short window]",
     ),
     Mutation(
+        "the question begins in front of its image",
+        "attach/hooks/decoder.py:_mean_rows",
+        "text[text > work.prompt.visual[row].nonzero().max()]",
+        "text",
+        "test_decoder_probes.py::test_the_questions_rows_are_those_of_eager_attention[ragged-sdpa-llava]",
+    ),
+    Mutation(
         "the norms of a head's queries and keys are left out",
         "probes/decoder.py:_heads",
         "(heads if norm is None else norm(heads))",
