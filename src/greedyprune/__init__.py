@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from greedyprune.hints import Hints as Hints
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
+    from greedyprune.keep import SoftCertificate as SoftCertificate
     from greedyprune.method import Method as Method
     from greedyprune.methods.adaptprune import AdaptPrune as AdaptPrune
     from greedyprune.methods.agileprune import AgilePruner as AgilePruner
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
     from greedyprune.methods.scope import SCOPE as SCOPE
+    from greedyprune.methods.soft_greedyprune import SoftGreedyPrune as SoftGreedyPrune
     from greedyprune.methods.sparsevlm import SparseVLM as SparseVLM
     from greedyprune.methods.sparsevlm import SparseVLMRecycle as SparseVLMRecycle
     from greedyprune.methods.todre import ToDRE as ToDRE
@@ -152,6 +154,8 @@ _HOMES = {
     "SCOPE": "methods.scope",
     "Saliency": "methods.saliency",
     "Selection": "selection",
+    "SoftCertificate": "keep",
+    "SoftGreedyPrune": "methods.soft_greedyprune",
     "SparseVLM": "methods.sparsevlm",
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",

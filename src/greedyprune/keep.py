@@ -20,7 +20,7 @@ class Certificate:
         found: Certificate | None = select("greedyprune", Cues(features, text=text), 64).certificate
         found.pairwise_max <= found.tau
 
-    GreedyPrune returns one with each selection; methods without a threshold return None.
+    GreedyPrune returns one with each selection, and SoftGreedyPrune a `SoftCertificate`; other methods return None.
     """
 
     tau: float
@@ -32,6 +32,28 @@ class Certificate:
     share: float | None
     """The total saliency is at least this share of the largest that any k tokens could have. None if a weight in it is
     negative."""
+
+
+@dataclass(frozen=True)
+class SoftCertificate:
+    """Proven facts about a selection of SoftGreedyPrune, with its weight a, saliencies w_i and unit rows u_i.
+
+        found: SoftCertificate | None = select("soft_greedyprune", Cues(features, text=text), 64).certificate
+        found.level, found.factor
+
+    Let g be the level. The threshold of token i is τ_i = 1 - exp(g - a w_i): stricter for dull tokens, looser for
+    salient ones. All facts hold up to 1e-12 in a cosine, as the decisions do.
+
+    - No token that the rule took has a cosine above its τ_i with a token taken before it.
+    - Every dropped token has a kept one whose cosine with it is at least its τ_i, so none could be added.
+    - Let R(S) = max over all i of exp(a w_i / 2) min over s in S of |u_i - u_s|. Then R of the kept tokens is at most
+      sqrt(2 exp(g)), and at most `factor` times the smallest R that any k tokens have (weighted k-centre).
+    """
+
+    level: float
+    """g, the value of the last token when it was taken; for k = 1 its upper bound a max w_i + log 2."""
+    factor: int | None
+    """3, or 2 if all saliencies are equal; None if tokens are protected, since they may be anywhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +78,7 @@ class Keep:
     """() the number of rows that the method took by its own rule, before a fallback filled the budget."""
     suppressed_by: Tensor | None = None
     """(n,) the kept token that each token was passed over for; -1 if there is none (kept, or never looked at)."""
-    certificate: Certificate | None = None
+    certificate: Certificate | SoftCertificate | None = None
     weights: Tensor | None = None
     """(k, n) for methods that merge: row r of the result is this weighted sum of all rows, at position `rows[r]`."""
 
@@ -69,7 +91,7 @@ class Keep:
         *,
         before_fallback: int | None = None,
         suppressed_by: Tensor | None = None,
-        certificate: Certificate | None = None,
+        certificate: Certificate | SoftCertificate | None = None,
     ) -> Keep:
         """Make a decision from the rows in the order taken. (k,), (k,) -> Keep
 

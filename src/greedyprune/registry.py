@@ -47,6 +47,7 @@ METHODS: dict[str, str] = {
     "vidcom2": "greedyprune.methods.vidcom2:VidCom2",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
+    "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",
     "zspaprune": "greedyprune.methods.zspaprune:ZSPAPrune",
     "todre": "greedyprune.methods.todre:ToDRE",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from greedyprune.budget import Budget
-    from greedyprune.keep import Certificate, Keep
+    from greedyprune.keep import Certificate, Keep, SoftCertificate
 
 
 class PruneWarning(UserWarning):
@@ -151,7 +151,7 @@ class Report:
     decode_flops_full: int = 0
     select_ms: float = 0.0
     """Host time of choosing for all images, in milliseconds."""
-    certificates: tuple[Certificate | None, ...] = ()
+    certificates: tuple[Certificate | SoftCertificate | None, ...] = ()
     """Per image the proven facts about its selection, or None."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 import greedyprune as gp
 import proofs
 from breadth import some
+from greedyprune.cues import Attention
+from looks import LAST, RATERS, asking
 from proofs import CASES, EARLY, Case, can_be_cut, generate, keep_of, near, turn
 from tiny import Tiny, fresh, tiny
 
@@ -31,6 +33,7 @@ FAMILIES = (
     "llava mistral short window",
     "llava qwen2 mixed window",
     "llava qwen2 full first",
+    "llava gemma3 short window",
     COUNTING,
 )
 """Without those whose images are seen in both directions, which such kernels cannot do."""
@@ -88,6 +91,19 @@ def test_a_prompt_with_gaps_is_one_prompt(family: str, at: gp.Stage, case: Case)
     near(run.logits, proofs.pruned(family, "eager", at, case, gp.GreedyPrune()).logits)
     # Of one prompt without a past the split makes one piece, which is right, but slower.
     assert packed == [] if family != COUNTING else all(queries == width for queries, width in packed)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava mistral short window", "llava gemma3 short window"])
+@pytest.mark.parametrize("case", some(CASES[:4], "ragged"), ids=str)
+@pytest.mark.parametrize("need", [LAST, RATERS], ids=["last", "raters"])
+def test_a_kernel_that_has_the_window_itself_is_read_right(family: str, case: Case, need: Attention) -> None:
+    seen: dict[str, list[Tensor]] = {"eager": [], NAME: []}
+    schedule = gp.PerLayer({1: gp.Ratio(0.7), 2: gp.Ratio(0.5), 3: gp.Ratio(0.3)})
+    for attention, made in (("eager", tiny(family, "eager")), (NAME, flashing(family))):
+        with gp.prune(made.model, asking(seen[attention], need, gp.Layer(1)), schedule):
+            proofs.forward(made.model, made.prompt(case.rows))
+    for mine, wanted in zip(seen[NAME], seen["eager"], strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5)
 
 
 def second_turn(made: Tiny, at: gp.Stage) -> proofs.Run:

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+import brute
 import cases
 import greedyprune as gp
 from books import Rows, cosines, covering, first
@@ -131,7 +132,7 @@ def test_attention_may_come_as_its_own_need_or_as_the_field() -> None:
     assert gp.select("fastv", named, 4).order.tolist() == gp.select("fastv", CUES, 4).order.tolist()
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner", "scope", "mmtok", "mmr", "zspaprune", "todre", "facility"])
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "scope", "mmtok", "zspaprune", "todre", "facility"])
 def test_centring_is_the_same_as_centred_rows(name: str) -> None:
     """What all visual tokens share does not matter once it is taken off."""
     moved = gp.Cues(X + 5, text=TEXT + 5, question=slice(1, 3), attention=LOOK, encoded=ROWS + 3)
@@ -142,3 +143,19 @@ def test_centring_is_the_same_as_centred_rows(name: str) -> None:
     method = method_class(name)
     centred = gp.select(method(preprocess="center"), moved, 6).order.tolist()
     assert centred == gp.select(method(), by_hand, 6).order.tolist()
+
+
+@pytest.mark.parametrize("name", ["greedyprune", "mmr"])
+@pytest.mark.parametrize("text", ["last", "question_mean", "question_max"])
+def test_unit_centring_is_the_same_as_unit_centred_rows(name: str, text: str) -> None:
+    """No row's length matters, and the text loses the mean of the same rows."""
+    method, size = method_class(name), torch.linspace(0.2, 9, N)[:, None]
+    words = TEXT.clone()
+    long = gp.Cues(size * (X + 5), text=0.1 * (words + 5), question=slice(1, 3))
+    chosen = {"last": words[-1:], "question_mean": words[1:3].mean(0, True), "question_max": words[1:3]}[text] + 5
+    rows, asked = brute.centre(X + 5, chosen)
+    by_hand = gp.Cues(rows, text=asked)
+    how = "last" if text != "question_max" else text
+    centred = gp.select(method(preprocess="center", text=text), long, 6).order.tolist()
+    assert centred == gp.select(method(text=how), by_hand, 6).order.tolist()
+    assert centred != gp.select(method(text=text), long, 6).order.tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.cues import Keys, Need
+from greedyprune.cues import Attention, Keys, Need
 from greedyprune.probes.decoder import raters
 from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
 from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
@@ -25,7 +25,11 @@ case = pytest.mark.parametrize("case", some(CASES, "ragged"), ids=str)
 attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 
-@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+HEADED = ("gemma3", "llava gemma3")
+"""Models with Gemma 3's decoder."""
+
+
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])
@@ -42,6 +46,35 @@ def test_the_raters_rows_are_those_of_eager_attention(family, attention, case, l
         forward(made.model, inputs)
         generate(made.model, inputs, max_new_tokens=2)
     all_near(seen, expected * 2)
+
+
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, *HEADED))
+@attention
+@case
+def test_the_questions_rows_are_those_of_eager_attention(family, attention, case) -> None:
+    eager, inputs, _, images = prompt_of(family, case)
+    weights = forward(eager.model, inputs, output_attentions=True).attentions[1].mean(1)
+    asking_of = {row: int((inputs["input_ids"][row] == IMAGE).nonzero().max()) + 1 for row, _ in images}
+    expected = [weights[row, asking_of[row] :, columns].mean(0) for row, columns in images]
+    seen: list[Tensor] = []
+    made = tiny(family, attention)
+    with gp.prune(made.model, asking(seen, Attention("question"), gp.Layer(2)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    all_near(seen, expected * 2)
+
+
+def test_without_a_question_the_last_token_asks() -> None:
+    made = tiny("llava")
+    inputs = made.prompt(((0,),))
+    end = int((inputs["input_ids"][0] == IMAGE).nonzero().max()) + 1
+    inputs = {name: each[:, :end] if each.ndim == 2 else each for name, each in inputs.items()}
+    found = []
+    for word in ("question_attention", "attention"):
+        with gp.prune(made.model, gp.Saliency(saliency=word), 6, at=gp.Layer(2)) as handle:
+            forward(made.model, inputs)
+            found.append((handle.selections[0].order.tolist(), handle.selections[0].keep.gains.tolist()))
+    assert found[0] == found[1]
 
 
 def test_raters_stand_behind_their_image_and_are_not_always_the_last_token() -> None:
@@ -81,7 +114,7 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
     all_near(seen, last)
 
 
-@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe"], *FIRST))
+@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", *HEADED], *FIRST, *HEADED))
 @attention
 @case
 @pytest.mark.parametrize("of", ["visual", "text"])
@@ -102,14 +135,14 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
         generate(made.model, inputs, max_new_tokens=2)
     places = [(row, c if of == "visual" else torch.tensor(text_of(inputs, row))) for row, c in images]
     expected = [cache.layers[layer].keys[row][:, c].transpose(0, 1) for cache in caches for row, c in places]
-    assert seen[0].shape == (len(places[0][1]), 2, 8)
+    assert seen[0].shape == (len(places[0][1]), 2, 16 if family == "llava gemma3" else 8)
     all_near(seen, expected)
 
 
 EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
 
 
-@pytest.mark.parametrize("family", some(CORE, *FIRST, "qwen3_vl"))
+@pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
 @attention
 def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
     eager, inputs, embeds, images = prompt_of(family, CASES[2])

@@ -16,9 +16,24 @@ import greedyprune as gp
 import proofs
 from breadth import some
 from greedyprune.cues import Attention, Need
+from greedyprune.models.parts import find_parts
 from greedyprune.models.table import READABLE
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows
-from looks import CLS, LAST, RATERS, Cls, Last, all_near, asking, class_rows, eager_rows, near, noting, raters_of
+from looks import (
+    CLS,
+    LAST,
+    RATERS,
+    Cls,
+    Last,
+    all_near,
+    asking,
+    class_rows,
+    eager_rows,
+    near,
+    noting,
+    prompt_of,
+    raters_of,
+)
 from proofs import CASES, CORE, FIRST, MODEL, ONE, RAGGED, TWO, WORDS, forward, generate, keep_of, turn
 from tiny import IMAGE, Tiny, decoder, fresh, squares, tiny, tower
 
@@ -34,7 +49,15 @@ attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 # The decoder ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma"], *FIRST, "paligemma"))
+HEADED = ("gemma3", "llava gemma3")
+"""Models with Gemma 3's decoder: norms of every head, a scale of its own, another rotation in layer 0 than in layer 2.
+
+In the first, an image's tokens see each other."""
+
+
+@pytest.mark.parametrize(
+    "family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", "paligemma", *HEADED], *FIRST, "paligemma", *HEADED)
+)
 @attention
 @case
 @pytest.mark.parametrize("layer", [0, 2])
@@ -51,7 +74,7 @@ def test_the_last_tokens_row_is_that_of_eager_attention(family, attention, case,
 
 def decoders() -> list[Any]:
     """Every kind of decoder that a LLaVA can have here, with heads that share keys and with heads that do not."""
-    kinds = [kind for kind in READABLE if not kind.endswith("_text")]
+    kinds = [kind for kind in READABLE if not kind.endswith("_text") or kind == "gemma3_text"]
     return [pytest.param(kind, heads, id=f"{kind}-{heads}") for kind in kinds for heads in (1, 2, 4)]
 
 
@@ -59,13 +82,15 @@ def decoders() -> list[Any]:
 def test_every_readable_decoder_is_read_right(kind, heads) -> None:
     vision = tower(model_type="clip_vision_model", num_hidden_layers=3, image_size=24, patch_size=6, projection_dim=32)
     # Wider than hidden_size / heads, and for Gemma not as wide as its default, which is for heads of a large model.
-    options = {"head_dim": 16} if kind in ("qwen3", "gemma") else {}
-    text = decoder(model_type=kind, sliding_window=None, num_key_value_heads=heads, **options)
+    options = {"head_dim": 16} if kind in ("qwen3", "gemma", "gemma3_text") else {}
+    window = 512 if kind == "gemma3_text" else None
+    text = decoder(model_type=kind, sliding_window=window, num_key_value_heads=heads, **options)
     torch.manual_seed(0)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, image_seq_length=16)
     model = LlavaForConditionalGeneration(config).eval()
     for name, weight in model.named_parameters():
-        one = "norm" in name and not (kind == "gemma" and "language_model" in name)  # whose norms add 1 themselves
+        own = kind.startswith("gemma") and "language_model" in name  # whose norms add 1 themselves
+        one = "norm" in name and not own
         weight.data = torch.randn(weight.shape) * (0.3 if weight.ndim > 1 else 0.2) + one
     made, seen = Tiny(model, squares(side=24, tokens=16)), []
     inputs = made.prompt(CASES[2].rows)
@@ -75,6 +100,34 @@ def test_every_readable_decoder_is_read_right(kind, heads) -> None:
     with gp.prune(model, Last(choose=noting(seen, LAST)), 4):
         forward(model, inputs)
     all_near(seen, eager_rows(weights, inputs, [16] * 3))
+
+
+WINDOWED = [
+    *("gemma3 short window", "llava gemma3 short window"),
+    *("llava mistral short window", "llava qwen2 mixed window", "llava qwen2 full first"),
+]
+"""Models with a window that no prompt fits into; in some, not in all layers."""
+
+
+@pytest.mark.parametrize("family", some(WINDOWED, *WINDOWED[:2]))
+@attention
+@case
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("need", [LAST, RATERS], ids=["last", "raters"])
+def test_a_prompt_longer_than_the_window_is_read_as_in_eager_attention(family, attention, case, layer, need) -> None:
+    eager, inputs, embeds, images = prompt_of(family, case)
+    weights = forward(eager.model, inputs, output_attentions=True).attentions[layer].mean(1)
+    made, seen = tiny(family, attention), list[Tensor]()
+    with gp.prune(made.model, asking(seen, need, gp.Layer(layer + 1)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    raters = [[-1] if need == LAST else raters_of(inputs, embeds, row, columns) for row, columns in images]
+    expected = [weights[row][at][:, columns].mean(0) for at, (row, columns) in zip(raters, images, strict=True)]
+    for mine, wanted in zip(seen, expected * 2, strict=True):
+        near(mine, wanted)
+    kind = find_parts(made.model).kinds[layer]
+    assert (min(float(row.min()) for row in seen) == 0) == (kind.window is not None)
+    assert max(float(row.max()) for row in seen) > 1e-3
 
 
 @attention

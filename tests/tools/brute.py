@@ -48,16 +48,23 @@ def quantile(gram: list[list[float]], q: float) -> float:
 
 
 def prepare(x: Tensor, text: Tensor, how: str, norm: Tensor, words: str, question: int) -> tuple[Tensor, Tensor]:
-    """Preprocessing as documented: float32 values, element by element. -> (n, d), (m, d)"""
+    """Preprocessing as documented: the words are chosen, then all rows are prepared, in float32. -> (n, d), (m, d)"""
+    text = text[-1:] if words == "last" else text[question:]
+    text = text.double().mean(0).float()[None] if words == "question_mean" else text
     if how == "rmsnorm":
-        x, text = x * norm, text * norm
-    elif how == "center":
-        mean = x.double().mean(0).float()
-        x, text = x - mean, text - mean
-    if words == "last":
-        return x, text[-1:]
-    text = text[question:]
-    return x, text.double().mean(0).float()[None] if words == "question_mean" else text
+        return x * norm, text * norm
+    return centre(x, text) if how == "center" else (x, text)
+
+
+def centre(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows scaled to length 1, then without the mean visual one; none if that leaves rounding alone. -> float32"""
+    mean = torch.stack([unit(row) for row in x]).mean(0)
+
+    def apart(row: Tensor) -> Tensor:
+        left = unit(row) - mean
+        return left if bool(row.any()) and float(left.square().sum()) > SLACK**2 else 0 * left
+
+    return torch.stack([apart(row) for row in x]).float(), torch.stack([apart(row) for row in text]).float()
 
 
 def ranking_of(worth: list[float]) -> list[int]:

@@ -163,6 +163,8 @@ def options(name: str, rng: random.Random) -> gp.Method:
         "theta": [None, 0.0, 0.5, 0.998],
         "alpha": [0.0, 0.3, 0.5, 1.0],
         "weights": ["uniform", "saliency"],
+        "weight": [0, 0.5, 8.0, 1e6],
+        "saliency": ["cosine", "attention", "question_attention", "key_norm"],
         "trade": [0.0, 0.3, 1.0],
         "core": [0.0, 0.5, 1.0],
         "adaptive": [True, False],
@@ -194,6 +196,8 @@ def options(name: str, rng: random.Random) -> gp.Method:
     if name == "dart":
         knobs["text"], knobs["visual"] = [0, 4, 100], [1, 4, 100]
     here = {key: rng.choice(values) for key, values in knobs.items() if hasattr(method, key) and rng.random() < 0.6}
+    if here.get("saliency", "cosine") != "cosine":
+        here.pop("text", None)  # which the cosine alone reads
     return replace(method, **here)
 
 
@@ -343,6 +347,8 @@ def by_the_book(case: Case, cues: gp.Cues, keep: gp.Keep) -> list[str] | None:
     """Where the plain loops of GreedyPrune in float64 take other rows; None where they say nothing of the case."""
     method = case.method
     if not isinstance(method, gp.GreedyPrune) or case.framed or not 0 < keep.k < cues.n <= BRUTE or cues.text is None:
+        return None
+    if method.saliency != "cosine":
         return None
     large = case.kind in (LARGEST, "largest numbers") and method.preprocess != "none"
     if large or torch.float64 in (cues.features.dtype, cues.text.dtype):

@@ -22,6 +22,7 @@ KNOBS: list[gp.Method] = [
     gp.GreedyPrune(text="question_mean", preprocess="center"),
     gp.GreedyPrune(text="question_max", fallback="none", tau=0.4),
     gp.MMR(text="question_max", trade=0.8),
+    gp.SoftGreedyPrune(text="question_mean", weight=2),
     gp.FacilityLocation(weights="saliency"),
     gp.DART(exact_budget=False),
     gp.PruMerge(adaptive=True, neighbours=3),

@@ -36,6 +36,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "facility": {"weights": "saliency"},
     "hiprune": {"layer": -2},
     "mmr": {"trade": 1, "text": "question_mean"},
+    "soft_greedyprune": {"weight": 3, "saliency": "key_norm"},
 }
 OWN = '''"""Methods of somebody else."""
 

@@ -10,9 +10,9 @@ import torch
 from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Keep
 from greedyprune.method import Method
-from greedyprune.ops.centre import Centring, check_centring
+from greedyprune.ops.centre import Centring, check_centring, prepared_with
 from greedyprune.ops.determinantal import determinantal
-from greedyprune.ops.preprocess import asked, comparable
+from greedyprune.ops.preprocess import asked
 from greedyprune.ops.ranking import ranked
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
 from greedyprune.stages import Input, Stage
@@ -61,7 +61,7 @@ class CDPruner(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        x, text = prepared_with(self.preprocess, cues.features, cues.text)
         theta, relevance = self.theta, cues.relevance
         if relevance is None:
             theta, relevance = self.text_theta, cosines_with(x, asked("question_max", text, cues.question)).mean(1)

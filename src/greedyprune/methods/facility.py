@@ -8,9 +8,8 @@ from typing import ClassVar, Literal, get_args
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep
 from greedyprune.method import Method
-from greedyprune.ops.centre import Centring, check_centring, prepared
+from greedyprune.ops.centre import Centring, check_centring, prepared, prepared_with
 from greedyprune.ops.coverage import Alike, cover
-from greedyprune.ops.preprocess import comparable
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
 from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
@@ -56,7 +55,7 @@ class FacilityLocation(Method):
         if self.weights == "saliency":
             if cues.text is None or not cues.text.shape[0]:
                 raise ValueError('weights="saliency" needs text=, the (m, d) rows of the prompt at the same stage.')
-            text = comparable(self.preprocess, cues.features, cues.text, None)[1]
+            text = prepared_with(self.preprocess, cues.features, cues.text)[1]
             weights = from_0_to_1(cosines_with(x, text[-1:])[:, 0])
         found = cover([Alike(x, weights)], k, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import get_args
 
-import torch
-
-from greedyprune.cues import Cues, Need, Text
+from greedyprune.cues import Cues, Need
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import UnitRows, saliency
-from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable, part_of
-from greedyprune.ops.redundancy import least_redundant
-from greedyprune.ops.suppression import critical_tau, share_of_best, suppress
+from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable, narrowed
+from greedyprune.ops.ranking import ranked
+from greedyprune.ops.redundancy import Fallback, filled
+from greedyprune.ops.suppression import share_of_best, suppress
 from greedyprune.ops.threshold import Quantile, Threshold
+from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
 from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
-
-Fallback = Literal["saliency", "least_redundant", "relax", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,31 +36,39 @@ class GreedyPrune(Method):
     Cost: O(n d) for the saliency, about O(V k d) for the suppression of V tokens; a quantile adds O(n^2 d).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Text(),)
-
     at: Stage = Layer(2)
     tau: float | Threshold = Quantile(0.8)
     """The largest cosine of two kept tokens: a number, or a rule, Quantile(q), MeanScaled() or Exact()."""
     fallback: Fallback = "saliency"
     """The rest if none is active: the most salient, the least similar to kept ones, those of a higher τ, or none."""
     preprocess: Preprocess = "none"
-    """Before any cosine: no change, the decoder's final RMS norm, or subtraction of the visual tokens' mean."""
+    """Before any cosine: no change; the decoder's final RMS norm; or "center": all rows are scaled to length 1, then
+    lose the mean of the visual ones. Cen-Prune subtracts the mean of rows as they are."""
     text: Words = "last"
     """Saliency is the cosine with the last prompt token, or, unlike the paper, with the question's mean token or its
     most similar token."""
+    saliency: Worth = "cosine"
+    """The cosine; or, unlike the paper, the "attention" of the last prompt token, the "question_attention" or the
+    "key_norm", in the decoder layer before the cut."""
 
     def __post_init__(self) -> None:
         for name, choices in (("fallback", Fallback), ("preprocess", Preprocess), ("text", Words)):
             if (given := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
+        check_saliency(self.saliency, self.text)
         number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
         if not isinstance(self.tau, Threshold) and not (number and self.tau >= -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
+
+    @property
     def reads(self) -> frozenset[str]:
         """The tokens, the text of the saliency, and the final norm if `preprocess` uses it."""
-        words = (super().reads - {"text"}) | {part_of(self.text)}
+        words = narrowed(super().reads, self.text)
         return words | {"norm"} if self.preprocess == "rmsnorm" else words
 
     @property
@@ -72,29 +78,22 @@ class GreedyPrune(Method):
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
-        assert cues.text is not None
-        rows, text = comparable(self.preprocess, cues.features, cues.text, cues.norm)
+        given_worth = read_saliency(self.saliency, cues)
+        asking = cues.features[:0] if given_worth is not None else asked(self.text, cues.text, cues.question)
+        rows, words = comparable(self.preprocess, cues.features, asking, cues.norm)
         x = UnitRows(rows)
-        worth, ranking = saliency(x, asked(self.text, text, cues.question))
+        worth, ranking = saliency(x, words) if given_worth is None else (given_worth, ranked(given_worth))
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
-        free = ranking if given is None else ranking[~torch.isin(ranking, given)]
+        free = ranking if given is None else protected_first(ranking, given)[given.numel() :]
         tau = self.tau(x, free, k, given) if isinstance(self.tau, Threshold) else float(self.tau)
         found = suppress(x, free, tau, k, given=given)
-        own, order = found.order, found.order
-        if own.shape[0] < k and self.fallback == "relax":
-            order = suppress(x, free, critical_tau(x, free, k, min(tau, 1.0), given=given), k, given=given).order
-        elif own.shape[0] < k and self.fallback != "none":
-            rest = free[~torch.isin(free, own)]
-            missing = k - own.shape[0]
-            fill = rest[:missing] if self.fallback == "saliency" else least_redundant(rows, own, rest, missing)
-            order = torch.cat([own, fill])
+        own, order = found.order, filled(self.fallback, x, free, found.order, k, tau, given)
+        share = share_of_best(worth, own, protected_first(ranking, given)[:k])
         return Keep.from_order(
             order,
             worth[order],
             cues.n,
             before_fallback=own.shape[0],
             suppressed_by=found.of_dropped(order),
-            certificate=Certificate(
-                tau, found.largest, own.shape[0] < k, share_of_best(worth, own, protected_first(ranking, given)[:k])
-            ),
+            certificate=Certificate(tau, found.largest, own.shape[0] < k, share),
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import get_args
 
-from greedyprune.cues import Cues, Need, Text
+from greedyprune.cues import Cues, Need
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring
 from greedyprune.ops.marginal import marginal_relevance
-from greedyprune.ops.preprocess import Words, asked, comparable, part_of
+from greedyprune.ops.preprocess import Words, asked, comparable, narrowed
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
+from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
 from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
@@ -31,8 +32,6 @@ class MMR(Method):
     out. Ties go to the lowest index. `text` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Text(),)
-
     at: Stage = Layer(2)
     trade: float = 0.5
     """λ, from 0 (diversity alone, after the first token) to 1 (importance alone)."""
@@ -40,9 +39,14 @@ class MMR(Method):
     """Importance is the cosine with the last prompt token, with the mean of the question's tokens, or with the
     question's most similar token."""
     preprocess: Centring = "none"
-    """Before any cosine: "none" changes no row; "center" subtracts the mean visual token from each row (Cen-Prune)."""
+    """Before any cosine: "none" changes no row; "center" scales all rows to length 1, then subtracts the mean of the
+    visual ones. Cen-Prune subtracts the mean of rows as they are."""
+    saliency: Worth = "cosine"
+    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
+    "question_attention" or the "key_norm"."""
 
     def __post_init__(self) -> None:
+        check_saliency(self.saliency, self.text)
         check_centring(self.preprocess)
         if self.text not in get_args(Words):
             raise ValueError(f"text={shown(self.text)} is unknown: choose one of {', '.join(get_args(Words))}.")
@@ -50,14 +54,20 @@ class MMR(Method):
             raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
 
     @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
+
+    @property
     def reads(self) -> frozenset[str]:
         """The tokens, and the text of the importance."""
-        return (super().reads - {"text"}) | {part_of(self.text)}
+        return narrowed(super().reads, self.text)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
-        assert cues.text is not None
-        x, text = comparable(self.preprocess, cues.features, cues.text, None)
-        worth = from_0_to_1(cosines_with(x, asked(self.text, text, cues.question)).amax(1))
+        own = read_saliency(self.saliency, cues)
+        asking = cues.features[:0] if own is not None else asked(self.text, cues.text, cues.question)
+        x, words = comparable(self.preprocess, cues.features, asking, None)
+        worth = from_0_to_1(cosines_with(x, words).amax(1) if own is None else own)
         found = marginal_relevance(x, worth, k, self.trade, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)

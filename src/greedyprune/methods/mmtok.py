@@ -10,9 +10,9 @@ import torch
 from greedyprune.cues import Cues, Encoded, Need, Text
 from greedyprune.keep import Keep
 from greedyprune.method import Method
-from greedyprune.ops.centre import Centring, check_centring, prepared
+from greedyprune.ops.centre import Centring, check_centring, prepared, prepared_with
 from greedyprune.ops.coverage import Alike, Given, cover
-from greedyprune.ops.preprocess import asked, comparable
+from greedyprune.ops.preprocess import asked
 from greedyprune.ops.relevance import cosines_with
 from greedyprune.stages import Input, Stage
 
@@ -62,7 +62,7 @@ class MMTok(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        x, text = prepared_with(self.preprocess, cues.features, cues.text)
         toward = cosines_with(x, asked("question_max", text, cues.question)).T
         words = Given((toward / self.text_temperature).softmax(1) / toward.shape[0])
         even = torch.full((cues.n,), self.alpha / cues.n, device="cpu")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from greedyprune.cues import Cues, Need, Text
+from greedyprune.cues import Cues, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.cosine import saliency
+from greedyprune.ops.ranking import ranked
+from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
 from greedyprune.stages import Layer, Stage
 
 
@@ -21,18 +22,32 @@ class Saliency(Method):
     Differs: it has no source. Ties go to the lowest index. Gains are saliencies. Cost: O(n d).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Text(),)
-
     at: Stage = Layer(2)
+    saliency: Worth = "cosine"
+    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
+    "question_attention" or the "key_norm"."""
+
+    def __post_init__(self) -> None:
+        check_saliency(self.saliency)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
 
     @property
     def reads(self) -> frozenset[str]:
-        """The tokens and the last prompt token."""
-        return frozenset({"tokens", "last_text", "protect"})
+        """The tokens and the last prompt token; or what its saliency is read from, and no token."""
+        own = {"tokens", "last_text"} if self.saliency == "cosine" else {NEEDS[self.saliency].word}
+        return frozenset({*own, "protect"})
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
-        assert cues.text is not None
-        worth, ranking = saliency(cues.features, cues.text[-1:])
+        own = read_saliency(self.saliency, cues)
+        if own is None:
+            assert cues.text is not None
+            worth, ranking = saliency(cues.features, cues.text[-1:])
+        else:
+            worth, ranking = own, ranked(own)
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, worth[order], cues.n)

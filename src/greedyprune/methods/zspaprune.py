@@ -11,9 +11,9 @@ import torch
 from greedyprune.cues import Cues, Need, Text
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
-from greedyprune.ops.centre import Centring, check_centring
+from greedyprune.ops.centre import Centring, check_centring, prepared_with
 from greedyprune.ops.farthest import farthest_first
-from greedyprune.ops.preprocess import comparable, mean_row
+from greedyprune.ops.preprocess import mean_row
 from greedyprune.ops.ranking import ranked
 from greedyprune.ops.relevance import cosines_with
 from greedyprune.stages import Input, Stage
@@ -49,7 +49,7 @@ class ZSPAPrune(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.text is not None
-        x, text = comparable(self.preprocess, cues.features, cues.text, None)
+        x, text = prepared_with(self.preprocess, cues.features, cues.text)
         worth = cosines_with(x, mean_row(text)[None])[:, 0]
         guarded = 0 if cues.protect is None else cues.protect.shape[0]
         size = max(math.floor(self.core * k + 0.5), guarded, 1)

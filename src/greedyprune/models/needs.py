@@ -26,6 +26,7 @@ WORDS: dict[str, str] = {
     "cls": "the class token's attention",
     "received": "the attention inside the vision tower",
     "last_text": "the last prompt token's attention",
+    "question": "the question's attention",
     "raters": "the text raters' attention",
 }
 

@@ -58,7 +58,6 @@ FAMILIES: dict[str, Family] = {
             sizes="one",
             note="an image's tokens see each other; windows count what stays; a crop (pan and scan) is an image",
             crops=True,
-            readable=False,
         ),
         Family("paligemma", squares, sizes="one", note="the whole prompt sees itself"),
         # Images of any size
@@ -182,6 +181,7 @@ READABLE: tuple[str, ...] = (
     "qwen2",
     "qwen3",
     "gemma",
+    "gemma3_text",
     "qwen2_vl_text",
     "qwen2_5_vl_text",
     "qwen3_vl_text",

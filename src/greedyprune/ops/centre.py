@@ -1,4 +1,4 @@
-"""Centring: subtract the mean of the visual tokens from every row before any cosine (Cen-Prune).
+"""Centring as Cen-Prune has it: subtract the mean of the visual tokens from every row before any cosine.
 
 The common part of all tokens raises every cosine. Without it, cosines separate tokens better.
 """
@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from greedyprune.ops.preprocess import comparable
+from greedyprune.ops.preprocess import mean_row
 
 Centring = Literal["none", "center"]
 
@@ -22,4 +22,15 @@ def check_centring(how: str) -> None:
 
 def prepared(how: Centring, x: Tensor) -> Tensor:
     """Prepare the rows for comparison. (n, d) -> (n, d)"""
-    return comparable(how, x, x[:0], None)[0]
+    return _without(x, mean_row(x)) if how == "center" else x
+
+
+def prepared_with(how: Centring, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Prepare visual and text rows; all lose the visual mean. (n, d), (m, d) -> (n, d), (m, d)"""
+    return (_without(x, mean := mean_row(x)), _without(text, mean)) if how == "center" else (x, text)
+
+
+def _without(x: Tensor, mean: Tensor) -> Tensor:
+    """Subtract the mean from rows, in its type. (n, d), (d,) -> (n, d)"""
+    rows = x.to(mean.dtype) - mean
+    return rows if bool(rows.isfinite().all()) else x.double() / 4 - mean.double() / 4

@@ -86,13 +86,17 @@ class _Residual(Falling):
         self.pool = _Kernel(self.basis[: self.size])
         self.members = torch.empty(0, dtype=torch.int64, device="cpu")
 
-    def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """The exact keys of the rows that join, and their error. (r,), (r,) -> (r,)"""
+    def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """The exact keys of the rows that join. (r,), (r,) -> (r,)"""
         left = self.pool.join(self.x[rows.to(self.device)], self.quality[rows])
         self.members = torch.cat([self.members, rows])
         diagonal = self.diagonal[self.members]
-        self.floor = FLOOR * diagonal
-        return self._floored(left, rows), float(diagonal.max()) * SLACK / 2
+        self.floor, self.error = FLOOR * diagonal, diagonal.max() * (SLACK / 2)
+        return self._floored(left, rows)
+
+    def doubts(self, keys: Tensor) -> Tensor:
+        """One error bound for all of the pool. (p,) -> ()"""
+        return self.error
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
         """One step of a Cholesky factorisation. After it the taken row has no residual left. (p,) -> (p,)"""

@@ -16,7 +16,6 @@ at any size of the pool.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Falling(ABC):
         self._joining, self._most = joining, most
         self._rows: list[int] = []
         self._inside = torch.zeros(n, dtype=torch.bool, device="cpu")
-        self._keys, self._error = torch.empty(0, device="cpu"), 0.0
+        self._keys = torch.empty(0, device="cpu")
 
     @abstractmethod
     def update(self) -> tuple[Tensor, Tensor]:
@@ -51,8 +50,12 @@ class Falling(ABC):
         """Some rows' float64 keys, -inf if a row must not be taken, and error bounds. (r,) -> (r,), (r,) or ()"""
 
     @abstractmethod
-    def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
-        """Add rows with these keys of `update` to the pool. Their keys, one error bound. (r,), (r,) -> (r,), float"""
+    def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """Add rows with these keys of `update` to the pool, and return their keys there. (r,), (r,) -> (r,)"""
+
+    @abstractmethod
+    def doubts(self, keys: Tensor) -> Tensor:
+        """The error bound of each of the pool's keys. (p,) -> (p,) or ()"""
 
     @abstractmethod
     def leave(self) -> None:
@@ -86,8 +89,7 @@ class Falling(ABC):
             if outside < float(at_least):
                 self._inside[rows] = True
                 self._rows += numbers(rows)
-                joined, self._error = self.enter(rows, keys[rows])
-                self._keys = torch.cat([self._keys, joined])
+                self._keys = torch.cat([self._keys, self.enter(rows, keys[rows])])
                 while len(self.taken) < k and self._pick(outside):
                     pass
             if len(self.taken) == before:  # more rows than the pool holds could be the best one
@@ -100,19 +102,19 @@ class Falling(ABC):
 
     def _pick(self, outside: float) -> bool:
         """Take the best row of the pool, unless a row outside could be better. Keys outside are at most `outside`."""
-        values, places = self._keys.topk(min(2, len(self._rows)))
-        best, *second = cast("list[float]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
-        if outside >= best - self._error:
+        errors = self.doubts(self._keys)
+        at_least = float((self._keys - errors).max())
+        if outside >= at_least:
             return False
-        place = int(places[0])
-        if second and second[0] >= best - 2 * self._error:
-            close = (self._keys >= best - 2 * self._error).nonzero()[:, 0]
-            row = self._take_best(torch.tensor([self._rows[i] for i in numbers(close)], device="cpu"))
+        close = numbers((self._keys + errors >= at_least).nonzero()[:, 0])
+        if len(close) > 1:
+            row = self._take_best(torch.tensor([self._rows[i] for i in close], device="cpu"))
             if row is None:
                 return False
             place = self._rows.index(row)
         else:
-            self._take(self._rows[place], best)
+            place = close[0]
+            self._take(self._rows[place], float(self._keys[place]))
         self._keys = self.follow(self._keys, place)
         return True
 

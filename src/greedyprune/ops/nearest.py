@@ -31,26 +31,38 @@ class Nearest(Falling):
         self.x, self.units, self.scale = unit.x, unit.all(), scale
         self.worth = torch.zeros(n, dtype=torch.float64, device="cpu") if worth is None else worth.double().cpu()
         self.largest = torch.full((n,), -1.0, device="cpu")
-        self.error = (scale * DOUBT + SLACK) / 2
+        self.error = torch.tensor((scale * DOUBT + SLACK) / 2, dtype=torch.float64, device="cpu")
         self.updated = 0
         # The float64 result, and the number of taken rows it covers: each pair of rows is computed at most once.
         self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
         self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
-        self.bounds = torch.empty(0, 0, device="cpu")
+        self.bounds, self.members = torch.empty(0, 0, device="cpu"), self.worth[:0]
+
+    def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
+        """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
+        return worth - self.scale * cosines
+
+    def errors(self, worth: Tensor, keys: Tensor) -> Tensor:
+        """Error bounds of these keys. (r,), (r,) -> (r,) or ()"""
+        return self.error
+
+    def exact_keys(self, worth: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,) or ()"""
+        return worth - self.scale * cosines, torch.tensor(SLACK / 2, dtype=torch.float64, device="cpu")
 
     def update(self) -> tuple[Tensor, Tensor]:
-        """Keys of all rows by float32 cosines. -> (n,), ()"""
+        """Keys of all rows by float32 cosines. -> (n,), (n,) or ()"""
         new = torch.tensor(self.taken[self.updated :], device=self.units.device)
         for some in in_blocks(new, self.units.shape[0]):
             torch.maximum(self.largest, product(self.units[some], self.units).amax(0).cpu(), out=self.largest)
         self.updated = len(self.taken)
-        return self.worth - self.scale * self.largest, torch.tensor(self.error, dtype=torch.float64, device="cpu")
+        keys = self.keys(self.worth, self.largest)
+        return keys, self.errors(self.worth, keys)
 
     def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of some rows by float64 cosines. (r,) -> (r,), ()"""
-        error = torch.tensor(SLACK / 2, dtype=torch.float64, device="cpu")
+        """Keys of some rows by float64 cosines. (r,) -> (r,), (r,) or ()"""
         if not self.taken:
-            return self.worth[rows], error
+            return self.worth[rows], torch.zeros((), dtype=torch.float64, device="cpu")
         taken = torch.tensor(self.taken, device=self.x.device)
         # Rows with results of the same age are updated together, against the rows taken since.
         for since in sorted(set(numbers(self.seen[rows])) - {len(self.taken)}):
@@ -59,16 +71,21 @@ class Nearest(Falling):
                 now = cosine64(self.x[some.to(self.x.device)], new).amax(1).cpu()
                 self.exact[some] = torch.maximum(self.exact[some], now)
         self.seen[rows] = len(self.taken)
-        return self.worth[rows] - self.scale * self.exact[rows], error
+        return self.exact_keys(self.worth[rows], self.exact[rows])
 
     def leave(self) -> None:
         """Do nothing: every update starts a new pool."""
 
-    def enter(self, rows: Tensor, keys: Tensor) -> tuple[Tensor, float]:
+    def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Store the bounds that each member would put on the others' keys if it were taken. (p,), (p,) -> (p,)"""
         units = self.units[rows.to(self.units.device)]
-        self.bounds = (self.worth[rows] - self.scale * product(units, units).cpu()).fill_diagonal_(-torch.inf)
-        return keys, self.error
+        self.members = self.worth[rows]
+        self.bounds = self.keys(self.members, product(units, units).cpu()).fill_diagonal_(-torch.inf)
+        return keys
+
+    def doubts(self, keys: Tensor) -> Tensor:
+        """The error bounds of the pool's keys. (p,) -> (p,) or ()"""
+        return self.errors(self.members, keys)
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
         """Lower the keys to the bounds of the taken row. (p,) -> (p,)"""

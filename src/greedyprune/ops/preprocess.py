@@ -1,7 +1,7 @@
 """Preparation of rows before their cosines.
 
-Results are float32 (float64 for float64 rows), element by element, so they are equal on every device and thread count.
-Later decisions use these values. If one would overflow, all are float64 with one common scale.
+Results are float32, and float64 for float64 rows. Later decisions use these values. If one would overflow, all are
+float64 with one common scale.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from greedyprune.ops.unit_centre import unit_centred
 
 Preprocess = Literal["none", "rmsnorm", "center"]
 Words = Literal["last", "question_mean", "question_max"]
@@ -38,7 +40,7 @@ def mean_row(x: Tensor) -> Tensor:
 
 
 def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Prepare visual and text rows for comparison: unchanged, with the final norm, or without the visual mean.
+    """Prepare visual and text rows for comparison: unchanged, with the final norm, or unit-centred.
 
     (n, d), (m, d) -> (n, d), (m, d)
     """
@@ -47,19 +49,17 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
             raise ValueError('preprocess="rmsnorm" needs norm=, the (d,) weight of the decoder\'s final norm.')
         return rmsnorm(x, norm), rmsnorm(text, norm)
     if how == "center":
-        mean = mean_row(x)
-        return _without(x, mean), _without(text, mean)
+        return unit_centred(x, text)
     return x, text
 
 
-def _without(x: Tensor, mean: Tensor) -> Tensor:
-    """Subtract the mean from rows, in its type. (n, d), (d,) -> (n, d)"""
-    rows = x.to(mean.dtype) - mean
-    return rows if bool(rows.isfinite().all()) else x.double() / 4 - mean.double() / 4
+def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
+    """The text rows for the saliency: the last row, the question's mean, or all rows of the question.
 
-
-def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
-    """The text rows for the saliency: the last row, the question's mean, or all rows of the question."""
+    Raises ValueError if there is no text.
+    """
+    if text is None:
+        raise ValueError(f"text={which!r} reads text rows, and there are none: pass text=, their (m, d) rows.")
     if which == "last":
         return text[-1:]
     words = text[question] if question is not None else text
@@ -69,3 +69,8 @@ def asked(which: Words, text: Tensor, question: slice | None) -> Tensor:
 def part_of(which: Words) -> str:
     """The word of `Method.reads` for the part of the text that `asked` takes."""
     return "last_text" if which == "last" else "question"
+
+
+def narrowed(words: frozenset[str], which: Words) -> frozenset[str]:
+    """Words of `Method.reads` in which "text", if it is among them, is the part of the text that `asked` takes."""
+    return frozenset(part_of(which) if word == "text" else word for word in words)

@@ -34,14 +34,22 @@ def decoder_queries(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor
 
 @torch.no_grad()
 def decoder_rows(
-    attention: Any, queries: Tensor, keys: Tensor, at: Tensor, mask: Tensor | None, *, one: bool = False
+    attention: Any,
+    queries: Tensor,
+    keys: Tensor,
+    at: Tensor,
+    mask: Tensor | None,
+    *,
+    window: int | None = None,
+    one: bool = False,
 ) -> Tensor:
     """Compute the attention weights of the queries at columns `at` over all keys, the mean over heads.
 
     (b, h, q, c), (b, g, p + q, c), (b, r) -> (b, r, p + q). `keys` are rotated; the p keys of the KV cache come first.
+    `window`: the width of the layer's sliding window, the query included; a mask of (b, 1, q, p + q) holds it already.
     `one`: see `attention_rows`.
     """
-    bias = _bias(mask, at, keys.shape[2] - queries.shape[2], keys)
+    bias = _bias(mask, at, keys.shape[2] - queries.shape[2], keys, window)
     chosen = queries.take_along_dim(at[:, None, :, None], 2)
     return attention_rows(chosen, keys, attention.scaling, bias, one=one).float()
 
@@ -72,7 +80,7 @@ def _rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return home.apply_rotary_pos_emb(heads[:, :1], heads, cos, sin)[1]
 
 
-def _bias(mask: Tensor | None, at: Tensor, past: int, keys: Tensor) -> Tensor:
+def _bias(mask: Tensor | None, at: Tensor, past: int, keys: Tensor, window: int | None) -> Tensor:
     """Return the bias on the scores of the queries at columns `at`: 0, or the lowest float to hide a key.
 
     -> (b, r, t)
@@ -81,8 +89,11 @@ def _bias(mask: Tensor | None, at: Tensor, past: int, keys: Tensor) -> Tensor:
     if mask is not None and mask.ndim == 4:
         bias = mask[:, 0].expand(at.shape[0], -1, -1).take_along_dim(at[:, :, None], 1)
         return bias if bias.is_floating_point() else torch.where(bias, 0.0, lowest)
-    # Without a mask, or with a padding mask, the kernel itself is causal.
-    seen = torch.arange(keys.shape[2], device=at.device) <= (at + past)[:, :, None]
+    # Without a mask, or with a padding mask, the kernel itself is causal and has the window.
+    back = (at + past)[:, :, None] - torch.arange(keys.shape[2], device=at.device)
+    seen = back >= 0
+    if window is not None:
+        seen = seen & (back < window)
     if mask is not None:
         seen = seen & mask[:, None, -keys.shape[2] :].bool()
     return torch.where(seen, 0.0, lowest)

@@ -56,4 +56,32 @@ ENGINES = [
         "for _ in range(1):",
         "test_engines.py::test_directions_stay_orthogonal_where_little_is_left_of_a_vector",
     ),
+    Mutation(
+        "float32 decides beside the barrier",
+        "ops/barrier.py:_Barrier.errors",
+        "(0.7 * DOUBT)",
+        "(1e-9 * DOUBT)",
+        "test_soft_greedyprune.py::test_a_float32_cosine_does_not_decide",
+    ),
+    Mutation(
+        "a copy of a kept token is known better than float32 knows it",
+        "ops/barrier.py:_Barrier.keys",
+        "torch.where(distance < CLOSE, COPY,",
+        "torch.where(distance < CLOSE, math.log(SLACK),",
+        "test_soft_greedyprune.py::test_rows_that_float32_takes_for_copies_are_told_apart",
+    ),
+    Mutation(
+        "the text of a saliency is not centred",
+        "ops/unit_centre.py:centred_cosines",
+        "unit64(apart(unit64(words), mean))",
+        "unit64(words)",
+        "test_soft_greedyprune.py::test_saliency_is_blind_to_what_all_tokens_share",
+    ),
+    Mutation(
+        "rows are centred by their mean and never scaled",
+        "ops/unit_centre.py:unit_centred",
+        "apart(unit64(some), mean)",
+        "apart(some.double(), mean)",
+        "test_cdpruner_scope_mmtok_fastv.py::test_unit_centring_is_the_same_as_unit_centred_rows[last-mmr]",
+    ),
 ]

@@ -170,6 +170,28 @@ IMAGES = [
         "test_probes.py::test_prompts_padded_on_the_right_look_from_their_own_last_token",
     ),
     Mutation(
+        "a kernel that has the window itself is read as if it had none",
+        "probes/decoder.py:_bias",
+        "if window is not None:",
+        "if False:",
+        "test_generation_flash.py::test_a_kernel_that_has_the_window_itself_is_read_right"
+        "[last-ragged-llava gemma3 short window]",
+    ),
+    Mutation(
+        "the question begins in front of its image",
+        "attach/hooks/decoder.py:_mean_rows",
+        "text[text > work.prompt.visual[row].nonzero().max()]",
+        "text",
+        "test_decoder_probes.py::test_the_questions_rows_are_those_of_eager_attention[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "the norms of a head's queries and keys are left out",
+        "probes/decoder.py:_heads",
+        "(heads if norm is None else norm(heads))",
+        "heads",
+        "test_probes.py::test_every_readable_decoder_is_read_right[gemma3_text-2]",
+    ),
+    Mutation(
         "arguments with a value per token are those of the last tokens",
         "attach/forward/prefill.py:Prefill._along",
         "step.fresh.take(value, 1 - value.ndim)",

@@ -168,6 +168,23 @@ DECISIONS = [
     ),
 ]
 
+SALIENCIES = [
+    Mutation(
+        "the length of a token's first key stands for all its keys",
+        "saliencies.py:read_saliency",
+        "values.flatten(1)",
+        "values[:, 0]",
+        "test_saliencies.py::test_each_method_weighs_what_it_is_given[key_norm]",
+    ),
+    Mutation(
+        "a text that nobody reads is taken",
+        "saliencies.py:check_saliency",
+        'if saliency != "cosine" and text != "last":',
+        "if False:",
+        "test_saliencies.py::test_a_word_that_is_none_or_a_text_that_nobody_reads_is_refused[mmr]",
+    ),
+]
+
 FILES = [
     Mutation(
         "a formula reaches the spreadsheet",
@@ -185,4 +202,4 @@ FILES = [
     ),
 ]
 
-WORDS = [*BUDGETS, *DECISIONS, *FILES]
+WORDS = [*BUDGETS, *DECISIONS, *SALIENCIES, *FILES]

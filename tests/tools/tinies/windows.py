@@ -164,6 +164,13 @@ def windowed_llava(**text: Any) -> Tiny:
     return Tiny(LlavaForConditionalGeneration(config), squares(side=24, tokens=16))
 
 
+def gemma3_llava(window: int = LONG) -> Tiny:
+    """LLaVA-1.5 with Gemma 3's decoder: norms of every head's queries and keys, a scale of its own, two rotations."""
+    kinds = [SLIDING, SLIDING, FULL, SLIDING]
+    text = {"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 8, **UNTIED}
+    return windowed_llava(sliding_window=window, layer_types=kinds, **text)
+
+
 BREAK = 108
 """Ends a row of a Pixtral image; the last row ends with `END`."""
 
@@ -210,6 +217,8 @@ VARIANTS: dict[str, Callable[[], Tiny]] = {
     "gemma4 shared keys": partial(gemma4, per_layer=8, shared=2, layers=6),
     "mistral3 short window": partial(windowed_mistral3, SHORT),
     "llava mistral short window": partial(windowed_llava, model_type="mistral", sliding_window=SHORT),
+    "llava gemma3": gemma3_llava,
+    "llava gemma3 short window": partial(gemma3_llava, SHORT),
     "llava qwen2 mixed window": partial(windowed_llava, layer_types=[SLIDING, FULL, SLIDING, FULL], **qwen2_window),
     "llava qwen2 full first": partial(windowed_llava, layer_types=[FULL, SLIDING, FULL, SLIDING], **qwen2_window),
     "llava cohere2 mixed window": partial(windowed_llava, **cohere2_window),

@@ -174,31 +174,33 @@ def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[s
             work.seen[need] = values if of_text else _in_own_tokens(work, values)
             continue
         assert queries is not None
-        one = need.heads == "one"
-        rows = _raters_rows if need.kind == "raters" else _last_rows
-        work.seen[need] = _in_own_tokens(work, rows(work, attention, queries, keys, mask, one=one))
+        window = work.text.forward.parts.kinds[index].window
+        look = partial(decoder_rows, attention, window=window, one=need.heads == "one")
+        rows = _last_rows if need.kind == "last_text" else partial(_mean_rows, need.kind)
+        work.seen[need] = _in_own_tokens(work, rows(work, look, queries, keys, mask))
 
 
 def _last_rows(
-    work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
+    work: Prefill, look: Callable[..., Tensor], queries: Tensor, keys: Tensor, mask: Tensor | None
 ) -> list[Tensor]:
     """Compute the attention of the last prompt token to each image's tokens. -> per image (n,)"""
     last = work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True).to(keys.device)
-    rows = decoder_rows(attention, queries, keys, last, mask, one=one)[:, 0, -queries.shape[2] :]
+    rows = look(queries, keys, last, mask)[:, 0, -queries.shape[2] :]
     return [rows[span.row][span.columns.to(rows.device)] for span in work.prompt.spans]
 
 
-def _raters_rows(
-    work: Prefill, attention: Any, queries: Tensor, keys: Tensor, mask: Tensor | None, *, one: bool
+def _mean_rows(
+    kind: str, work: Prefill, look: Callable[..., Tensor], queries: Tensor, keys: Tensor, mask: Tensor | None
 ) -> list[Tensor]:
-    """Compute the mean attention of each image's raters to its tokens. -> per image (n,)"""
+    """Compute the mean attention of each image's raters, or of its question, to its tokens. -> per image (n,)"""
     values: list[Tensor] = []
-    for span, numbers in zip(work.prompt.spans, work.raters, strict=True):
+    for index, span in enumerate(work.prompt.spans):
         row = max(span.row, 0)  # -1 if no token of the image is left, and then no value is read
-        last = work.prompt.is_prompt[row].nonzero()[-1]
-        at = (work.prompt.text_of(row)[numbers] if numbers.numel() else last)[None].to(keys.device)
+        last, text = work.prompt.is_prompt[row].nonzero()[-1], work.prompt.text_of(row)
+        asking = text[work.raters[index]] if kind == "raters" else text[text > work.prompt.visual[row].nonzero().max()]
+        at = (asking if asking.numel() else last)[None].to(keys.device)
         mine = mask if mask is None or mask.shape[0] == 1 else mask[row : row + 1]
-        seen = decoder_rows(attention, queries[row : row + 1], keys[row : row + 1], at, mine, one=one)
+        seen = look(queries[row : row + 1], keys[row : row + 1], at, mine)
         mean = seen[0].mean(0)[-queries.shape[2] :]
         values.append(mean[span.columns.to(mean.device)])
     return values

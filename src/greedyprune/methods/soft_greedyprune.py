@@ -1,0 +1,100 @@
+"""SoftGreedyPrune: a token's saliency plus the logarithm of its distance from the closest kept token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from greedyprune.cues import Cues, Need
+from greedyprune.keep import Keep, SoftCertificate
+from greedyprune.method import Method
+from greedyprune.ops.barrier import log_barrier
+from greedyprune.ops.cosine import SLACK
+from greedyprune.ops.preprocess import Words, asked, narrowed
+from greedyprune.ops.relevance import from_0_to_1
+from greedyprune.ops.unit_centre import centred_cosines
+from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
+from greedyprune.shown import shown
+from greedyprune.stages import Layer, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+LARGEST = 1e6
+"""The largest weight. Any that large is top-k; a larger one would make ties of values that float64 tells apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftGreedyPrune(Method):
+    """Take the most salient token, then always the one with the largest a w_i + log(1 - max over kept s of u_i · u_s).
+
+        gp.prune(model, gp.SoftGreedyPrune(), keep=64)
+
+    u_i = x_i / |x_i|, m = mean of u_i, and the saliency is w_i = cos(u_i - m, t / |t| - m), t the last prompt token at
+    the same stage: relevance without what all tokens share. This is GreedyPrune's problem in a soft form, with the log
+    barrier of its constraint cos(u_i, u_s) <= τ at τ = 1. It is not the algorithm of the paper. A copy of a kept token
+    is out of reach; tokens that merely resemble one lose little. No threshold has to be found and no fallback fills the
+    budget. The first k of a larger selection are the selection of k. a = 0 is farthest-first from the most salient
+    token. A large a is top-k. Gains are those values; the first has no logarithm. With v_i = exp(a w_i / 2) the rule is
+    the greedy of weighted k-centre (see `SoftCertificate`).
+
+    Differs: it has no paper. The constant a and the layer were chosen on the dev questions of the bundled models.
+    Decisions are those of float64; ties go to the lowest index. A distance 1 - cosine below 1e-12 counts as 1e-12. Zero
+    rows, and rows at the mean, have saliency 0. Protected tokens come first and replace the first pick. At `Input()`
+    the last prompt token is a template token, so `text="last"` ignores the question there.
+    Cost: O(n d) for the saliency and O(k n d) for the picks. Memory: O(n d).
+    """
+
+    at: Stage = Layer(2)
+    weight: float = 8.0
+    """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
+    text: Words = "last"
+    """Saliency is the cosine with the last prompt token, with the question's mean token, or with its most similar
+    token, all scaled and centred by the same m."""
+    saliency: Worth = "cosine"
+    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
+    "question_attention" or the "key_norm", scaled to 0..1 over the image."""
+
+    def __post_init__(self) -> None:
+        check_saliency(self.saliency, self.text)
+        if self.text not in get_args(Words):
+            raise ValueError(f"text={shown(self.text)} is unknown: choose one of {', '.join(get_args(Words))}.")
+        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not number or not 0 <= self.weight <= LARGEST:
+            raise ValueError(f"weight={self.weight!r} is no weight: write a number from 0 to {LARGEST:g}.")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, and the text of the saliency."""
+        return narrowed(super().reads, self.text)
+
+    def select(self, cues: Cues, k: int) -> Keep:
+        """Choose the k rows that stay. (n, d) -> Keep"""
+        worth = self._saliencies(cues)
+        given = cues.protect if cues.protect is not None and cues.protect.numel() else None
+        found = log_barrier(cues.features, worth, k, self.weight, given=given)
+        return Keep.from_order(found.order, found.gains, cues.n, certificate=self._proof(worth, found.gains, given))
+
+    def _saliencies(self, cues: Cues) -> Tensor:
+        """The saliency of every token. -> (n,)"""
+        own = read_saliency(self.saliency, cues)
+        if own is not None:
+            return from_0_to_1(own)
+        return centred_cosines(cues.features, asked(self.text, cues.text, cues.question)).amax(1)
+
+    def _proof(self, worth: Tensor, gains: Tensor, given: Tensor | None) -> SoftCertificate | None:
+        """What is proven of the selection; None if the rule took no token. (n,), (k,), (p,) -> SoftCertificate"""
+        protected = 0 if given is None else given.numel()
+        if protected == gains.shape[0]:
+            return None
+        # The first token has no barrier, so its gain bounds no other's. A distance is at most 2.
+        level = float(gains[-1]) if gains.shape[0] > 1 else self.weight * float(worth.max()) + math.log(2)
+        equal = self.weight == 0 or float(worth.max() - worth.min()) <= SLACK
+        return SoftCertificate(level, None if protected else 2 if equal else 3)

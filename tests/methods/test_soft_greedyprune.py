@@ -1,0 +1,240 @@
+"""SoftGreedyPrune equals a float64 brute force, order and gains included; its bound holds against exhaustive search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+import brute
+import cases
+import greedyprune as gp
+from greedyprune.ops import barrier, nearest, unit_centre
+
+ROUNDS = 240
+"""For each of the nine kinds of rows: 2,160 cases in all."""
+WEIGHTS = (0.0, 0.5, 8.0, 8.0, 60.0)
+
+
+def direction(row: Tensor) -> Tensor:
+    """Scaled to length 1, but none if rounding alone is left of it."""
+    return row * 0 if float(row.square().sum()) <= 1e-24 else brute.unit(row)
+
+
+def saliencies(x: Tensor, words: Tensor) -> list[float]:
+    """The largest cosine of every row with a text row, all scaled and then centred. (n, d), (m, d) -> n floats"""
+    units = [brute.unit(row) for row in x]
+    mean = torch.stack(units).mean(0)
+
+    def centred(unit: Tensor) -> Tensor:
+        return direction(unit - mean) if bool(unit.any()) else unit
+
+    asked = [centred(brute.unit(row)) for row in words]
+    return [max(min(1.0, max(-1.0, float((centred(unit) * word).sum()))) for word in asked) for unit in units]
+
+
+def by_the_book(x: Tensor, worth: list[float], k: int, a: float, given: list[int]) -> tuple[list[int], list[float]]:
+    """The rule in plain loops: order, and each row's value when it was taken."""
+    units = torch.stack([brute.unit(row) for row in x])
+    gram = (units @ units.T).clamp(-1, 1).tolist()
+    order = given[:1] or [min(i for i, w in enumerate(worth) if w >= max(worth) - brute.SLACK)]
+    gains = [a * worth[order[0]]]
+    while len(order) < k:
+        keys, doubt = dict[int, float](), dict[int, float]()
+        for i in range(len(worth)):
+            if i not in order:
+                distance = 1 - max(gram[i][s] for s in order)
+                keys[i] = a * worth[i] + math.log(max(distance, brute.SLACK))
+                doubt[i] = brute.SLACK / 2 * (a + (1 / distance if distance > brute.SLACK else 1))
+        least = max(keys[i] - doubt[i] for i in keys)
+        best = min(i for i in keys if keys[i] + doubt[i] >= least)
+        order.append(given[len(order)] if len(order) < len(given) else best)
+        gains.append(keys[order[-1]])
+    return order, gains
+
+
+def drawn(kind: str, seed: int, most: int = 18) -> tuple[random.Random, Tensor, Tensor]:
+    """Rows and text in some precision. -> dice, (n, d), (m, d)"""
+    dice = random.Random(f"{kind} {seed}")
+    x, t = cases.draw(kind, dice.randint(1, most), dice.choice([1, 2, 3, 8, 16]), seed)
+    text = torch.stack([*torch.randn(3, x.shape[1], generator=torch.Generator().manual_seed(seed)), t])
+    how = dice.choice([lambda y: y, lambda y: y.double(), lambda y: y.clamp(-1e4, 1e4).bfloat16()])
+    return dice, how(x), how(text)
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(ROUNDS):
+        dice, x, text = drawn(kind, seed)
+        for name, value in zip(("LEAST", "MOST"), dice.choice([(1, 1), (3, 3), (96, 256)]), strict=True):
+            monkeypatch.setattr(nearest, name, value)
+        n, a, which = x.shape[0], dice.choice(WEIGHTS), dice.choice(["last", "question_mean", "question_max"])
+        k = dice.randint(1, n)
+        given = sorted(dice.sample(range(n), dice.choice([0, 0, min(k, 3)])))
+        words = text[-1:] if which == "last" else text[1:]
+        words = (
+            words.double().mean(0).to(torch.promote_types(x.dtype, torch.float32))[None] if "mean" in which else words
+        )
+        order, gains = by_the_book(x, saliencies(x, words), k, a, given)
+        cues = gp.Cues(x, text=text, question=slice(1, 4), protect=torch.tensor(given) if given else None)
+        keep = gp.select(gp.SoftGreedyPrune(weight=a, text=which), cues, k)
+        assert keep.order.tolist() == order, (seed, a, which)
+        torch.testing.assert_close(keep.gains.double(), torch.tensor(gains).double(), rtol=1e-6, atol=1e-6)
+
+
+# The bound ------------------------------------------------------------------------------------------------------------
+
+
+def radius(units: Tensor, v: Tensor, subsets: Tensor) -> Tensor:
+    """R(S) = max_i v_i min_{s in S} |u_i - u_s|. (n, d), (n,), (c, k) -> (c,)"""
+    distance = (2 - 2 * (units @ units.T).clamp(-1, 1)).clamp_min(0).sqrt().fill_diagonal_(0)  # of zero rows too
+    return (distance[subsets].amin(1) * v).amax(1)
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_no_subset_is_three_times_better_as_weighted_centres(kind: str) -> None:
+    """Exhaustive: 60 instances of each kind. It holds with any signs of the saliencies; with equal ones it is two."""
+    factors = set()
+    for seed in range(60):
+        dice, x, text = drawn(kind, seed, 9)
+        n, a = x.shape[0], dice.choice([0.0, 1.0, 8.0, 20.0])
+        k = dice.randint(1, min(n, 4))
+        text = text * 0 if seed % 5 == 4 else text
+        keep = gp.select(gp.SoftGreedyPrune(weight=a), gp.Cues(x, text=text), k)
+        units, proof = torch.stack([brute.unit(row) for row in x]), keep.certificate
+        worth = torch.tensor(saliencies(x, text[-1:]), dtype=torch.float64)
+        v = (a * worth / 2).exp()
+        found = float(radius(units, v, keep.order[None])[0])
+        best = float(radius(units, v, torch.tensor(list(itertools.combinations(range(n), k)))).min())
+        assert isinstance(proof, gp.SoftCertificate)
+        assert proof.factor == (2 if a == 0 or float(worth.max() - worth.min()) <= 1e-12 else 3)
+        rounding = 3e-6 * float(v.max())  # that of a distance: a cosine is known up to 1e-12
+        assert found <= proof.factor * best + rounding, (seed, found, best)
+        assert found <= math.sqrt(2 * math.exp(proof.level)) + rounding
+        factors.add(proof.factor)
+    assert factors == {2, 3}
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_the_certificate_is_true_of_every_token(kind: str) -> None:
+    for seed in range(40):
+        dice, x, text = drawn(kind, seed)
+        n, a = x.shape[0], dice.choice([0.0, 1.0, 8.0])
+        k = dice.randint(1, n)
+        given = sorted(dice.sample(range(n), dice.choice([0, min(k, 2)])))
+        cues = gp.Cues(x, text=text, protect=torch.tensor(given) if given else None)
+        keep = gp.select(gp.SoftGreedyPrune(weight=a), cues, k)
+        proof, order = keep.certificate, keep.order.tolist()
+        if given == sorted(order):
+            assert proof is None
+            continue
+        assert isinstance(proof, gp.SoftCertificate)
+        assert (proof.factor is None) == bool(given)
+        units = torch.stack([brute.unit(row) for row in x])
+        gram = (units @ units.T).clamp(-1, 1).tolist()
+        tau = [1 - math.exp(proof.level - a * w) for w in saliencies(x, text[-1:])]
+        near = 1e-10  # the rounding of the exponential
+        for place, i in enumerate(order):
+            if place and i not in given:
+                assert max(gram[i][s] for s in order[:place]) <= tau[i] + near
+        for i in set(range(n)) - set(order):
+            assert max(gram[i][s] for s in order) >= tau[i] - near
+
+
+# Its ends, and what it stands on --------------------------------------------------------------------------------------
+
+
+def image(seed: int, n: int = 40) -> gp.Cues:
+    x, t = cases.draw("clustered", n, 8, seed)
+    return gp.Cues(x, text=t[None])
+
+
+def test_a_smaller_selection_is_the_start_of_a_larger_one() -> None:
+    for seed in range(20):
+        whole = gp.select("soft_greedyprune", image(seed), 40).order.tolist()
+        assert sorted(whole) == list(range(40))
+        for k in (1, 2, 7, 23, 39):
+            assert gp.select("soft_greedyprune", image(seed), k).order.tolist() == whole[:k]
+
+
+def test_without_weight_it_is_farthest_first_from_the_most_salient_token() -> None:
+    for seed in range(20):
+        cues = image(seed)
+        keep = gp.select(gp.SoftGreedyPrune(weight=0), cues, 12)
+        first = torch.tensor([int(unit_centre.centred_cosines(cues.features, cues.text)[:, 0].argmax())])
+        far = gp.select("divprune", gp.Cues(cues.features, protect=first), 12)
+        assert keep.order.tolist() == far.order.tolist()
+        torch.testing.assert_close(keep.gains[1:].double().exp(), far.gains[1:].double(), rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_large_weight_it_is_the_most_salient_tokens() -> None:
+    for seed in range(20):
+        cues = image(seed)
+        worth = unit_centre.centred_cosines(cues.features, cues.text)[:, 0]
+        found = gp.select(gp.SoftGreedyPrune(weight=1e6), cues, 12).order
+        assert found.tolist() == worth.topk(12).indices.tolist()
+
+
+def test_copies_of_a_kept_token_come_last_and_cost_nothing_but_their_place() -> None:
+    x, t = cases.draw("iid", 12, 16, 3)
+    twice = gp.Cues(torch.cat([x, 3 * x]), text=t[None])
+    found = gp.select("soft_greedyprune", twice, 24)
+    assert [row % 12 for row in found.order[:12].tolist()] == gp.select(
+        "soft_greedyprune", gp.Cues(x, text=t[None]), 12
+    ).order.tolist()
+    assert sorted(row % 12 for row in found.order[12:].tolist()) == list(range(12))
+    assert bool(found.gains.isfinite().all())
+
+
+def test_saliency_is_blind_to_what_all_tokens_share() -> None:
+    """An offset of the text along the mean changes the cosine, and not the order of centred saliencies by much."""
+    x, t = cases.draw("offset", 30, 64, 5)
+    plain = torch.nn.functional.normalize(x.double(), dim=1)
+    mean = plain.mean(0)
+    word = brute.unit(t) - mean
+    expected = torch.nn.functional.cosine_similarity(plain - mean, word[None])
+    torch.testing.assert_close(unit_centre.centred_cosines(x, t[None])[:, 0], expected, rtol=0, atol=1e-12)
+    # Rows close to their mean: the terms of |u - m|^2 cancel.
+    close = torch.ones(64) + 1e-3 * x
+    plain = torch.nn.functional.normalize(close.double(), dim=1)
+    expected = torch.nn.functional.cosine_similarity(plain - plain.mean(0), (brute.unit(t) - plain.mean(0))[None])
+    torch.testing.assert_close(unit_centre.centred_cosines(close, t[None])[:, 0], expected, rtol=0, atol=1e-12)
+
+
+def circle(*angles: float) -> Tensor:
+    angle = torch.tensor(angles, dtype=torch.float64)
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def test_a_float32_cosine_does_not_decide() -> None:
+    # All rows are equally salient. Each is farther from row 0 than the row before it, by 1e-9.
+    g = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(64, 64, generator=g, dtype=torch.float64))[0]
+    cosine = 0.5 - 1e-9 * torch.arange(40, dtype=torch.float64)[:, None]
+    around = torch.nn.functional.normalize(torch.randn(40, 63, generator=g, dtype=torch.float64), dim=1) @ axes[1:]
+    x = torch.cat([axes[:1], cosine * axes[:1] + (1 - cosine**2).sqrt() * around])
+    zero = gp.Cues(x, text=torch.zeros(1, 64, dtype=torch.float64), protect=torch.tensor([0]))
+    assert gp.select("soft_greedyprune", zero, 2).order.tolist() == [0, 40]
+
+
+def test_rows_that_float32_takes_for_copies_are_told_apart() -> None:
+    # The distances of rows 1 and 2 from row 0 are 1.8e-7, near the rounding of a float32 cosine, and 1/2.
+    x, worth, first = circle(0.0, 6e-4, math.pi / 3), torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0])
+    apart = math.log(0.5) - math.log(1 - math.cos(6e-4))
+    assert barrier.log_barrier(x, worth, 2, apart + 1e-4, given=first).order.tolist() == [0, 1]
+    assert barrier.log_barrier(x, worth, 2, apart - 1e-4, given=first).order.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, 1e7, True, "8", None])
+def test_a_weight_that_is_none_is_refused(weight: object) -> None:
+    with pytest.raises(ValueError, match=r"weight=.* is no weight: write a number from 0 to 1e\+06"):
+        gp.SoftGreedyPrune(weight=weight)  # type: ignore[arg-type]
+
+
+def test_a_text_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max"):
+        gp.SoftGreedyPrune(text="first")  # type: ignore[arg-type]
