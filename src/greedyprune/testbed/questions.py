@@ -13,7 +13,7 @@ import numpy as np
 from greedyprune.ops.grid import covered_cells
 from greedyprune.testbed.assets import DIGITS
 from greedyprune.testbed.facts import Facts, Pair
-from greedyprune.testbed.layout import COLOURS, SHAPES, Box, Object, Rng, T, one
+from greedyprune.testbed.layout import COLOURS, PATCH, SHAPES, Box, Object, Rng, T, one
 
 TASKS = ("exist", "count", "color", "shape", "where", "rel", "digit", "ocr", "compare", "coverage")
 KINDS = (
@@ -246,11 +246,11 @@ def _side(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
 
 
 def _caption(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
-    """A help in training alone: everything there is, row by row and from left to right."""
-    height = facts.size[1] / len(ROWS)
-    ordered = sorted(facts.objects, key=lambda thing: (int(thing.centre[1] / height), thing.centre[0]))
-    named = (" ".join((thing.colour, thing.kind, *thing.text)) for thing in ordered)
-    yield _question("caption", "which objects are there ?", " , ".join(named), ordered)
+    """A help in training alone: everything there is, in the order of the visual tokens in the objects' middles."""
+    if want:
+        ordered = sorted(facts.objects, key=lambda thing: (thing.centre[1] // PATCH, thing.centre[0]))
+        named = (" ".join((thing.colour, thing.kind, *thing.text)) for thing in ordered)
+        yield _question("caption", "which objects are there ?", " , ".join(named), ordered)
 
 
 _SOURCES = {

@@ -65,7 +65,10 @@ def _arguments() -> argparse.Namespace:
         _bundled_arguments(_common_arguments(models.add_parser(name, help="a bundled model, trained from scratch")))
     gemma = _common_arguments(models.add_parser("gemma", help="a model with a pretrained decoder, Gemma 3 270M"))
     gemma.add_argument("--arm", choices=("words", "random"), default="words", help="where the projector starts")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.seed < 0:
+        parser.error(f"--seed {given.seed} is negative: write 0 or more.")
+    return given
 
 
 def _common_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -51,7 +51,10 @@ class Run:
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"step": self.step, "seconds": self.seconds, "history": self.history}
         with replacing(self.path) as fresh:
-            torch.save(state, fresh)
+            try:
+                torch.save(state, fresh)
+            except RuntimeError as error:  # which torch raises if the disk is full
+                raise OSError(f"cannot write {self.path}: {str(error).splitlines()[0]}") from error
 
     def record(self, **row: Any) -> None:
         """One row of the curve, also to the terminal."""
@@ -103,7 +106,9 @@ def train(
     rates = [group["lr"] for group in optimizer.param_groups]
     kept = {**parts, "optimizer": optimizer}
     run.load(kept)
-    while run.step < (run.stop or run.steps):
+    last = min(run.stop or run.steps, run.steps)
+    saved = run.step
+    while run.step < last:
         started = time.perf_counter()
         done = run.step / run.steps
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -119,7 +124,9 @@ def train(
             run.record(**test())
         if run.step % run.save_every == 0 or run.step == run.steps:
             run.save(kept)
-    run.save(kept)
+            saved = run.step
+    if saved != run.step or not run.path.exists():
+        run.save(kept)
 
 
 def _average(weights: Iterable[nn.Parameter], world: int) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
+from greedyprune.testbed.train.gemma.packages import NotReady
+
 FASTER = 1.5
 """Times as fast as float32 that bfloat16 must be on a CPU: it rounds, so it has to be worth it."""
 
@@ -21,8 +23,8 @@ def number_type(device: str) -> tuple[torch.dtype, str]:
     if gain >= FASTER:
         return torch.bfloat16, f"The decoder is trained in bfloat16, {gain:.1f} times as fast as float32 on this CPU."
     return torch.float32, (
-        "The decoder is trained in float32, about half as fast as on a CPU with instructions for bfloat16: on this one "
-        f"bfloat16 takes {1 / gain:.1f} times as long."
+        "The decoder is trained in float32, about half as fast as on a CPU with fast bfloat16: on this one bfloat16 is "
+        f"{gain:.2f} times as fast as float32."
     )
 
 
@@ -46,6 +48,7 @@ class Weights:
 
     def __init__(self, model_weights: Iterable[nn.Parameter]) -> None:
         self._held = list(model_weights)
+        self._hooks: list[Any] = []
         self._rounded = any(weight.dtype != torch.float32 for weight in self._held)
         self.exact = [self._copy_of(weight) for weight in self._held] if self._rounded else self._held
 
@@ -58,8 +61,14 @@ class Weights:
             exact.grad = gradient if exact.grad is None else exact.grad + gradient
             held.grad = None
 
-        weight.register_post_accumulate_grad_hook(move)
+        self._hooks.append(weight.register_post_accumulate_grad_hook(move))
         return exact
+
+    def release(self) -> None:
+        """Stop moving gradients, so that others can train the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     def to_model(self) -> None:
         """Round the weights into the model."""
@@ -72,10 +81,10 @@ class Weights:
         return {str(i): weight.detach() for i, weight in enumerate(self.exact)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take weights over. Raises ValueError if they are those of another model."""
+        """Take weights over. Raises NotReady if they are those of another model."""
         shapes = [tuple(weight.shape) for weight in self.exact]
         if [tuple(weight.shape) for weight in state.values()] != shapes:
-            raise ValueError("the checkpoint holds the weights of another model: choose another folder with --out.")
+            raise NotReady("the checkpoint holds the weights of another model: choose another folder with --out.")
         with torch.no_grad():
             for weight, found in zip(self.exact, state.values(), strict=True):
                 weight.copy_(found)

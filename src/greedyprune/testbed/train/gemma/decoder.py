@@ -69,7 +69,7 @@ class Answers:
         targets = packed.targets.to(states.device)
         there = targets != IGNORED
         found = torch.zeros(targets.shape, device=states.device)
-        logits = states[there] @ self.head[self.ids].T
+        logits = states[there].to(self.head.dtype) @ self.head[self.ids].T
         found[there] = cross_entropy(logits.float(), self.place[targets[there]], reduction="none")
         return found
 
@@ -78,9 +78,9 @@ class Answers:
         targets = packed.targets.to(states.device)
         there = (targets != IGNORED).nonzero()
         rows, columns = there[torch.randperm(len(there))[:most].to(there.device)].unbind(1)
-        logits = states[rows, columns] @ self.head.T
+        logits = states[rows, columns].to(self.head.dtype) @ self.head.T
         return cross_entropy(logits.float(), targets[rows, columns])
 
     def told(self, states: Tensor) -> Tensor:
         """The likeliest token of an answer at every place, as an id. (b, length, d) -> (b, length)"""
-        return self.ids[(states @ self.head[self.ids].T).argmax(-1)]
+        return self.ids[(states.to(self.head.dtype) @ self.head[self.ids].T).argmax(-1)]

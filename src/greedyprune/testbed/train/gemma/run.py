@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,13 +18,21 @@ from greedyprune.preprocessing.processors import load_processor
 from greedyprune.testbed import LEARNT, SHEET, TASKS, correct, prompt, sample
 from greedyprune.testbed.train.gemma.arithmetic import number_type
 from greedyprune.testbed.train.gemma.decoder import Gemma
-from greedyprune.testbed.train.gemma.packages import NotReady, check_packages, check_room, pretrained
+from greedyprune.testbed.train.gemma.packages import (
+    STAGE_ROOM,
+    NotReady,
+    check_packages,
+    check_room,
+    pretrained,
+)
 from greedyprune.testbed.train.gemma.stages import ARMS, Stage, finished, run_stage
 from greedyprune.testbed.train.gemma.start import Arm, prepare
 from greedyprune.testbed.train.loop import Run
 
-CHECKED = 20
+CHECKED = 60
 """Questions of each task that the finished model answers, of the dev split."""
+
+SETTINGS = "settings.json"
 
 CARD = """# A testbed model with a pretrained decoder
 
@@ -42,66 +51,91 @@ Right answers of {checked} questions of each task (dev split, all visual tokens,
 def train_gemma(folder: Path, arm: Arm, seed: int, scale: float = 1.0, stop: int | None = None) -> None:
     """Make the model in `folder/model`. Goes on where an earlier call in this folder left off.
 
-    `scale` multiplies the steps of every stage. `stop` ends the first unfinished stage after so many steps. Raises
-    NotReady if this machine cannot train it, or if the folder holds another run.
+    `scale` multiplies the steps of every stage. `stop` ends the first unfinished stage after so many steps, on the
+    schedule of the whole, and the call. Raises NotReady if this machine cannot train it, or if the folder holds a run
+    with other settings.
     """
     assert arm in get_args(Arm)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"arm": arm, "seed": seed, "scale": scale}
-    _check_settings(folder / "settings.json", settings)
-    if not (folder / "base").is_dir():
+    stages = ARMS[arm]
+    settings = {"arm": arm, "seed": seed, "scale": scale, "stages": [asdict(stage) for stage in stages]}
+    found = _settings(folder)
+    if found is not None and {**found, "type": None} != {**settings, "type": None}:
+        told = {name: found.get(name) for name in ("arm", "seed", "scale")}
+        raise NotReady(f"{folder} holds a run with {told}, or of another version: choose another folder with --out.")
+    _remove_leftovers(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if found is None:
         check_packages()
         check_room(folder)
         _base(folder, arm, seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype, reason = number_type(device)
-    _say(reason)
-    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=dtype)
-    model = loaded.to(device)
-    processor: Any = load_processor(str(folder / "base"))
-    if not _learn(folder, model, Gemma.of(processor), settings, stop, device):
-        return
-    _export(folder, model, processor, settings)
+        dtype, reason = number_type(device)
+        _say(reason)
+        found = {**settings, "type": str(dtype).removeprefix("torch.")}
+        write_text(folder / SETTINGS, json.dumps(found) + "\n")
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=found["type"])
+    model, processor = loaded.to(device), load_processor(str(folder / "base"))
+    if _learn(folder, model, Gemma.of(processor), stages, found, stop, device):
+        _export(folder, model, processor, found)
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raise NotReady if the folder holds a run with other settings; else write them."""
-    if not path.exists():
-        write_text(path, json.dumps(settings) + "\n")
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found != settings:
-        raise NotReady(f"{path.parent} holds a run with {found}, not {settings}: choose another folder with --out.")
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run that this folder holds; None if it holds none."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a call that was killed left half written."""
+    for path in folder.glob("passing-*"):
+        shutil.rmtree(path)
+    for path in folder.glob(".*.pt"):
+        path.unlink()
 
 
 def _base(folder: Path, arm: Arm, seed: int) -> None:
     """The model that training starts from, in `folder/base`: written whole or not at all."""
     _say("Reading the pretrained decoder from its packages; this takes a minute.")
     torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory(dir=folder) as passing:
+    shutil.rmtree(folder / "base", ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="passing-", dir=folder) as passing:
         error = prepare(Path(passing) / "base", arm, *pretrained(folder))
         os.replace(Path(passing) / "base", folder / "base")
-    _say("The projector starts at random." if error is None else f"The projector starts {error:.2f} away from words.")
+    fitted = "" if error is None else f" fitted to words, with a relative error of {error:.2f}"
+    _say(f"The projector starts{fitted or ' at random'}.")
 
 
 def _learn(
-    folder: Path, model: Any, architecture: Gemma, settings: dict[str, Any], stop: int | None, device: str
+    folder: Path,
+    model: Any,
+    architecture: Gemma,
+    stages: Sequence[Stage],
+    settings: dict[str, Any],
+    stop: int | None,
+    device: str,
 ) -> bool:
-    """Train all stages. -> False if `stop` ended one early"""
-    stages: tuple[Stage, ...] = ARMS[settings["arm"]]
-    last = max((i for i, stage in enumerate(stages) if finished(folder, stage)), default=-1)
-    weights = finished(folder, stages[last]) if last >= 0 else None
-    for i, stage in enumerate(stages[last + 1 :], start=last + 1):
+    """Train all stages. -> False if `stop` ended the training early"""
+    weights: dict[str, torch.Tensor] | None = None
+    left = list(stages)
+    for stage in reversed(stages):
+        if (weights := finished(folder, stage)) is not None:
+            left = left[stages.index(stage) + 1 :]
+            break
+    if weights is not None:
+        _take(architecture, model, weights)
+    for stage in left:
         steps = max(1, round(stage.steps * settings["scale"]))
         run = Run(stage.name, folder, settings["seed"], steps, stop, device=device, save_every=20)
+        check_room(folder, STAGE_ROOM - (run.path.stat().st_size if run.path.exists() else 0))
         run_stage(run, stage, architecture, model, weights)
         if run.step < steps:
             return False
         weights = _keep_weights(run)
-        if i:
-            (folder / f"{stages[i - 1].name}.pt").unlink(missing_ok=True)
-    if weights is not None and last == len(stages) - 1:
-        _take(architecture, model, weights)
+        for other in stages:
+            if other != stage:
+                (folder / f"{other.name}.pt").unlink(missing_ok=True)
+        if stop is not None and stage != stages[-1]:
+            return False
     return True
 
 
@@ -109,7 +143,7 @@ def _keep_weights(run: Run) -> dict[str, torch.Tensor]:
     """Leave the optimizer out of a finished stage's checkpoint, which is most of it. -> the weights"""
     saved = torch.load(run.path, map_location="cpu", weights_only=True)
     saved.pop("optimizer")
-    with tempfile.TemporaryDirectory(dir=run.folder) as passing:
+    with tempfile.TemporaryDirectory(prefix="passing-", dir=run.folder) as passing:
         torch.save(saved, Path(passing) / "weights.pt")
         os.replace(Path(passing) / "weights.pt", run.path)
     return saved["weights"]
@@ -125,23 +159,28 @@ def _take(architecture: Gemma, model: Any, weights: dict[str, torch.Tensor]) -> 
 
 def _export(folder: Path, model: Any, processor: Any, settings: dict[str, Any]) -> None:
     """The trained model, with its processor, its card, and what it learnt, in `folder/model`."""
-    shares = shares_right(model.eval(), processor)
+    text = model.model.language_model
+    with torch.no_grad():
+        for weight in text.parameters():  # so that what is scored is what is written
+            weight.copy_(weight.to(torch.bfloat16))
+    shares = shares_right(model.eval(), processor, CHECKED)
     learnt = [task for task, share in shares.items() if share >= LEARNT]
-    with tempfile.TemporaryDirectory(dir=folder) as passing:
+    about = {name: settings[name] for name in ("arm", "seed", "scale")}
+    with tempfile.TemporaryDirectory(prefix="passing-", dir=folder) as passing:
         made = Path(passing) / "model"
-        model.to(torch.bfloat16).save_pretrained(made)
+        text.to(torch.bfloat16)
+        model.save_pretrained(made)
         processor.save_pretrained(made)
         rows = "".join(f"| {task} | {100 * share:.0f} % |\n" for task, share in shares.items())
         table = f"| task | right |\n|---|---|\n{rows}"
-        write_text(made / "README.md", CARD.format(checked=CHECKED, table=table, **settings))
-        write_text(made / SHEET, json.dumps({**settings, "right": shares, "tasks": learnt}, indent=2) + "\n")
-        with suppress(FileNotFoundError):
-            shutil.rmtree(folder / "model")
+        write_text(made / "README.md", CARD.format(checked=CHECKED, table=table, **about))
+        write_text(made / SHEET, json.dumps({**about, "right": shares, "tasks": learnt}, indent=2) + "\n")
+        shutil.rmtree(folder / "model", ignore_errors=True)
         os.replace(made, folder / "model")
-    _say(f"{folder / 'model'} answers {', '.join(learnt) or 'no task'}: at least {100 * LEARNT:.0f} % right.")
+    _say(f"{folder / 'model'} learnt {', '.join(learnt) or 'no task'}: at least {100 * LEARNT:.0f} % right.")
 
 
-def shares_right(model: Any, processor: Any, each: int = CHECKED, batch: int = 20) -> dict[str, float]:
+def shares_right(model: Any, processor: Any, each: int, batch: int = 20) -> dict[str, float]:
     """The share of right answers of each task, with all visual tokens and greedy decoding, on the dev split."""
     items = sample(each * len(TASKS), "dev")
     right: dict[str, list[bool]] = {task: [] for task in TASKS}

@@ -19,9 +19,7 @@ from greedyprune.testbed.train.labels import label
 from greedyprune.testbed.train.loop import Attention, Run, Schedule, train
 from greedyprune.testbed.train.packing import IGNORED, Packed, pack
 
-BATCH = 6  # pictures of a step
-LENGTH = 160  # tokens of questions and answers about one picture
-HELD_OUT = 40  # pictures of the dev split
+HELD_OUT = 24  # pictures of the dev split
 SIZE = (168, 168)
 
 WANTED = {
@@ -29,6 +27,8 @@ WANTED = {
     "count-colour": 1,
 }  # fmt: skip
 """Questions asked about a scene in training, of which as many are used as fit."""
+FIRST = 1e6
+"""The weight of a caption: where there is one, it comes before the questions."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,25 @@ class Stage:
     """The share of pictures whose objects are listed."""
     decoder_rate: float
     projector_rate: float
+    asked: bool = True
+    """False: objects are listed and nothing is asked."""
     among_all: bool = False
     """True: the tokens of answers compete with all words."""
+    constant: float = 1.0
+    """The share of the steps at the full learning rate."""
+    batch: int = 6
+    """Pictures of a step."""
+    length: int = 160
+    """Tokens of questions and answers about one picture."""
 
 
+PICTURES = Stage("pictures", 120, 144, 0.1, 2e-4, 3e-4, among_all=True, constant=0.3)
 ARMS = {
-    "words": (
-        Stage("objects", 280, 44, 0.3, 2e-4, 5e-4),
-        Stage("pictures", 140, 144, 0.1, 1e-4, 3e-4, among_all=True),
-    ),
+    "words": (Stage("objects", 260, 44, 0.3, 2e-4, 5e-4), PICTURES),
     "random": (
-        Stage("captions", 400, 24, 1.0, 2e-4, 1e-3),
-        Stage("objects", 400, 44, 0.4, 2e-4, 5e-4),
-        Stage("pictures", 140, 144, 0.1, 1e-4, 3e-4, among_all=True),
+        Stage("captions", 200, 24, 1.0, 3e-4, 3e-3, asked=False, batch=16, length=64),
+        Stage("objects", 350, 32, 0.3, 3e-4, 1e-3),
+        PICTURES,
     ),
 }
 """The stages of each arm: the projector starts at word embeddings, or at random."""
@@ -76,13 +82,14 @@ def draw(
 ) -> Pictures:
     """Pictures of a split, and questions about them."""
     rng = np.random.default_rng(seed)
-    training = split == "train"
-    drawn = [picture(rng, split, SIZE, hands=HANDS if training else 1) for _ in range(n)]
+    drawn = [picture(rng, split, SIZE, hands=HANDS if split == "train" else 1) for _ in range(n)]
+    asked = WANTED if stage.asked else {}
     questions = [
-        ask(objects, SIZE, rng, WANTED | {"caption": int(training and rng.random() < stage.captions)})
-        for _, objects in drawn
+        ask(objects, SIZE, rng, {**asked, "caption": int(rng.random() < stage.captions)}) for _, objects in drawn
     ]
-    packed = pack(questions, rng, LENGTH, attention.weights, architecture.wording)
+    weights = attention.weights
+    weights["caption"] = FIRST
+    packed = pack(questions, rng, stage.length, weights, architecture.wording)
     pixels = to_pixels([np.asarray(image) for image, _ in drawn])
     return Pictures(pixels, packed, _shown([objects for _, objects in drawn], stage, rng))
 
@@ -99,21 +106,18 @@ def _shown(scenes: list[tuple[Object, ...]], stage: Stage, rng: np.random.Genera
 
 def states_of(architecture: Gemma, model: Any, batch: Pictures, device: str) -> Tensor:
     """The decoder's last states of the turns. -> (b, length, d)"""
-    with torch.autocast(
-        device, torch.bfloat16, enabled=next(model.model.language_model.parameters()).dtype != torch.float32
-    ):
-        _, tokens = architecture.see(model, batch.pixels.to(device))
-        rows = batch.rows.to(device) if batch.rows is not None else None
-        if rows is not None:
-            tokens = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
-        grid = SIZE[1] // PATCH, SIZE[0] // PATCH
-        return architecture.states(model, tokens, rows, grid, batch.packed)
+    _, tokens = architecture.see(model, batch.pixels.to(device))
+    rows = batch.rows.to(device) if batch.rows is not None else None
+    if rows is not None:
+        tokens = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
+    return architecture.states(model, tokens, rows, (SIZE[1] // PATCH, SIZE[0] // PATCH), batch.packed)
 
 
 def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: dict[str, Tensor] | None = None) -> None:
     """Train the decoder and the projector in place, from the weights of the stage before.
 
-    The curve's rows are shares of held-out answers that are right; the tokens of answers compete among themselves.
+    The curve's rows are shares of held-out answers that are right, and of the tokens of lists; the tokens of answers
+    compete among themselves.
     """
     model.requires_grad_(False)
     decoder, projector = list(architecture.decoder_weights(model)), list(architecture.projector(model).parameters())
@@ -127,7 +131,7 @@ def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: d
     def loss(step: int, done: float) -> Tensor:
         weights.to_model()
         torch.manual_seed(random.Random(f"{run.seed} {stage.name} {step}").getrandbits(31))
-        batch = draw(architecture, stage, (run.seed, *stage.name.encode(), step), BATCH, "train", attention)
+        batch = draw(architecture, stage, (run.seed, *stage.name.encode(), step), stage.batch, "train", attention)
         states = states_of(architecture, model, batch, run.device)
         losses = answers.losses(states, batch.packed)
         see_kinds(losses.detach(), batch.packed, attention)
@@ -136,20 +140,27 @@ def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: d
 
     def test() -> dict[str, Any]:
         weights.to_model()
-        score = Score()
+        score, listed = Score(), list[bool]()
         with torch.no_grad():
             for batch in held_out:
-                told = answers.told(states_of(architecture, model, batch, run.device))
-                score.see(told.cpu() == batch.packed.targets, batch.packed)
-        return score.row()
+                told = answers.told(states_of(architecture, model, batch, run.device)).cpu()
+                same = told == batch.packed.targets
+                score.see(same, batch.packed)
+                for row, turns in zip(same, batch.packed.turns, strict=True):
+                    some = [row[turn.first : turn.first + turn.length] for turn in turns if turn.kind == "caption"]
+                    listed += torch.cat(some).tolist() if some else []
+        return score.row() | ({"caption tokens": f"{sum(listed) / len(listed):.3f}"} if listed else {})
 
     groups = [
         {"params": weights.exact[: len(decoder)], "lr": stage.decoder_rate},
         {"params": weights.exact[len(decoder) :], "lr": stage.projector_rate},
     ]
-    schedule = Schedule(0.6, warm=30, betas=(0.9, 0.98), decay=0.0, test_every=20)
-    with fast_norms():
-        train(run, {"weights": weights, "attention": attention}, groups, loss, test, schedule)
+    schedule = Schedule(stage.constant, warm=30, betas=(0.9, 0.98), decay=0.0, test_every=40)
+    try:
+        with fast_norms():
+            train(run, {"weights": weights, "attention": attention}, groups, loss, test, schedule)
+    finally:
+        weights.release()
     weights.to_model()
 
 
@@ -158,5 +169,5 @@ def finished(folder: Path, stage: Stage) -> dict[str, Tensor] | None:
     path = folder / f"{stage.name}.pt"
     if not path.exists():
         return None
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return saved["weights"] if "optimizer" not in saved else None

@@ -13,12 +13,15 @@ from greedyprune.testbed.layout import PATCH, SIZES
 from greedyprune.testbed.questions import COLUMNS, ROWS
 from greedyprune.testbed.train.gemma.wording import IMAGE, TEMPLATE, English
 from greedyprune.testbed.train.labels import CHARACTERS, KINDS, PAINTS, Labels
+from greedyprune.testbed.train.models import ARCHITECTURES
 from greedyprune.testbed.train.vision import pictures
 
 Arm = Literal["words", "random"]
 NEW_TOKENS = 40  # of an answer, at most: a list of all objects is the longest
 PICTURES = 60  # from which the projector's start is computed
 RIDGE = 1e-2
+FLOOR = 1e-3  # of the largest variance, which whitening adds to all
+WHITENED = 12  # pictures whose patches say what whitening is
 
 
 def assemble(text: Any, tokenizer: Any) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -86,17 +89,23 @@ def tokenizer_of(tokenizer: Any) -> PreTrainedTokenizerFast:
 
 
 def start_random(model: Any) -> None:
-    """Draw the projector at random, and scale its rows to the length of word embeddings. It shares nothing with words.
+    """Draw the projector at random. It shares nothing with words.
 
-    The scale is that of rows drawn like the tower's: the projector's biases are zero.
+    Its first layer sees the tower's rows without their mean, whitened (with a floor), since the rows are much alike.
+    Its output is scaled to the length of word embeddings.
     """
     first, second = _layers(model)
+    rows = _rows(model, WHITENED)[0].flatten(0, 1).double()
     with torch.no_grad():
-        for layer in (first, second):
-            nn.init.normal_(layer.weight, 0, layer.in_features**-0.5)
-            nn.init.zeros_(layer.bias)
-        rows = model.model.multi_modal_projector(_rows(model, 4)[0])
-        second.weight.mul_(_length_of_words(model) / rows.norm(dim=-1).mean())
+        values, vectors = torch.linalg.eigh(torch.cov(rows.T))
+        white = vectors * (values + FLOOR * values[-1]).rsqrt() @ vectors.T
+        drawn = torch.randn(first.weight.shape, dtype=torch.float64) * first.in_features**-0.5
+        first.weight.copy_(drawn @ white)
+        first.bias.copy_(-(drawn @ white) @ rows.mean(0))
+        nn.init.normal_(second.weight, 0, second.in_features**-0.5)
+        nn.init.zeros_(second.bias)
+        made = model.model.multi_modal_projector(rows.float())
+        second.weight.mul_(_length_of_words(model) / made.norm(dim=-1).mean())
 
 
 def start_at_words(model: Any, wording: English, count: int) -> float:
@@ -131,10 +140,9 @@ def _layers(model: Any) -> tuple[nn.Linear, nn.Linear]:
 
 def _rows(model: Any, count: int) -> tuple[Tensor, Labels]:
     """The tower's rows of some pictures of the train split, and what their patches show. -> (count, n, c), labels"""
-    from greedyprune.testbed.train.models import ARCHITECTURES
-
     pixels, labels, _ = pictures(ARCHITECTURES["llava"], (5, 5), count, "train")
-    return model.model.vision_tower(pixels).last_hidden_state[:, 1:], labels
+    with torch.no_grad():
+        return model.model.vision_tower(pixels).last_hidden_state[:, 1:], labels
 
 
 def _length_of_words(model: Any) -> float:
@@ -164,11 +172,13 @@ def _named(model: Any, wording: English, labels: Labels) -> Tensor:
 def prepare(folder: Path, arm: Arm, text: Any, tokenizer: Any) -> float | None:
     """Write the model that training starts from. -> the relative error of the projector's start, if it starts at words
 
-    Weights are rounded to bfloat16, which is more precise than those that the packages hold.
+    The decoder is rounded to bfloat16, which is more precise than the weights of four to six bits in the packages.
     """
     made: tuple[Any, Any] = assemble(text, tokenizer)
     model, processor = made
     error = start_at_words(model, English(processor.tokenizer), PICTURES) if arm == "words" else None
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.model.language_model.to(torch.bfloat16)
+    model.tie_weights()
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return error
