@@ -198,6 +198,14 @@ def test_a_stream_says_what_is_returned(family: str, options: dict[str, Any]) ->
 # Beams and samples ----------------------------------------------------------------------------------------------------
 
 
+def repeats_prompts_right(made: Any, rows: Any) -> bool:
+    """True if the unpruned model gives a prompt that `generate` repeats the logits of one that the caller repeats."""
+    wanted = {"max_new_tokens": 1, "do_sample": True, "return_dict_in_generate": True, "output_logits": True}
+    repeated = made.model.generate(**made.prompt(rows), **wanted, num_return_sequences=3).logits[0]
+    given = made.model.generate(**made.prompt(tuple(row for row in rows for _ in range(3))), **wanted).logits[0]
+    return torch.allclose(repeated, given, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", some([*WINDOWS[:2], STATES, "llava_next", "qwen3_vl"], WINDOWS[0], STATES))
 @pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}], ids=["beams", "samples"])
@@ -216,6 +224,8 @@ def test_beams_and_samples_are_scored_right(family: str, at: gp.Stage, options: 
     run = proofs.Run(out.sequences, tokens, torch.stack(out.logits, 1), None)
     dropped = proofs.dropped_columns(inputs["input_ids"], handle.selections)
     expected = proofs.truth_of(family, case, run, dropped, at)
+    if family == STATES and not repeats_prompts_right(made, rows):
+        pytest.skip("this release of transformers mixes up the images of repeated prompts, pruned or not")
     if "do_sample" in options:
         near(run.logits, expected)
         assert tokens[:3].unique(dim=0).shape[0] == 3

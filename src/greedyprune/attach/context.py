@@ -78,6 +78,8 @@ class Forward:
     """The placeholders of each kind of input that this call brings, (b, q) bool on the CPU; empty while decoding."""
     cache: Any
     """The KV cache that the caller passed; None if there is none."""
+    past: int
+    """The number of tokens that it holds, as `length_of` says."""
     mask: Tensor | None
     """The attention mask that the caller passed."""
     generation: Generation | None

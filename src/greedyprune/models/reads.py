@@ -35,9 +35,14 @@ class DecoderLayer(Protocol):
     """The attention module, with `q_proj`, `k_proj`, `head_dim` and `scaling`."""
 
 
-def is_empty(cache: Any) -> bool:
-    """True if there is no cache, or if it holds no token yet. A paged cache of many prompts has no length: False."""
-    return cache is None or (hasattr(cache, "get_seq_length") and not cache.get_seq_length())
+def length_of(cache: Any) -> int:
+    """Return the number of tokens that a cache holds, 0 without a cache.
+
+    The paged cache of `generate_batch`, which text-only prompts may use, holds many prompts and has no length: 1.
+    """
+    if cache is None:
+        return 0
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 1
 
 
 def layers_of(cache: object) -> Sequence[CacheLayer]:

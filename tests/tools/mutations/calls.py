@@ -317,15 +317,15 @@ REQUESTS = [
     Mutation(
         "a text prompt of one token is taken for a step of decoding",
         "attach/hooks/outer.py:OuterHooks._enter",
-        "if places or ids.shape[1] > 1 or is_empty(cache):",
+        "if places or ids.shape[1] > 1 or not past:",
         "if places or ids.shape[1] > 1:",
         f"{REQUEST}test_a_text_prompt_of_one_token_clears_the_result_as_a_longer_one_does[forward]",
     ),
     Mutation(
         "a step of decoding is taken for a text prompt of one token",
-        "models/reads.py:is_empty",
-        "not cache.get_seq_length()",
-        "True",
+        "models/reads.py:length_of",
+        'int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 1',
+        "0",
         f"{REQUEST}test_a_step_of_decoding_leaves_the_result[input]",
     ),
     Mutation(

@@ -52,12 +52,10 @@ class TextInputs:
         fresh, held = forward.brings_images, Held.by(cache)
         if not fresh and held.place is None:
             return None
-        # The paged cache of generate_batch, which text-only prompts may use, holds many prompts and has no length.
-        past = 0 if cache is None else cache.get_seq_length() if hasattr(cache, "get_seq_length") else 1
         outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
         padding = forward.mask if outer_masks else mask
         length = arguments["inputs_embeds"].shape[1]
-        return cls(forward, fresh, held, past, length, padding, arguments.get("position_ids"), outer_masks)
+        return cls(forward, fresh, held, forward.past, length, padding, arguments.get("position_ids"), outer_masks)
 
     @property
     def total(self) -> int:

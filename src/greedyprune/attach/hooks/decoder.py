@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from greedyprune.attach.context import TRIAL
+from greedyprune.attach.context import FORWARD, TRIAL
 from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Keys
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
-from greedyprune.models.reads import is_empty
 from greedyprune.models.release import argument_names, cache_of
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
 
@@ -82,7 +81,7 @@ class DecoderHooks(Attached):
             return None
         text = TextInputs.read(forward, kwargs)
         if text is None:
-            forward.work, forward.plain_prompt = None, forward.wish is not None and is_empty(forward.cache)
+            forward.work, forward.plain_prompt = None, forward.wish is not None and not forward.past
             return None
         if not text.fresh:
             forward.work = Decode.begin(text, kwargs)
@@ -115,8 +114,8 @@ class DecoderHooks(Attached):
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        forward = self._running()
-        if forward is None or (work := forward.work) is None:
+        forward = FORWARD.get()  # as `running` does, without the call: every layer of every step asks
+        if forward is None or forward.parts is not self._parts or (work := forward.work) is None:
             return None
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
             return None  # the usual step: one check for each layer

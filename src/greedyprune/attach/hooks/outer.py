@@ -16,7 +16,7 @@ from greedyprune.attach.context import FORWARD, GENERATION, TRIAL, Forward
 from greedyprune.attach.forward import refusals
 from greedyprune.attach.hooks.selftest import prove
 from greedyprune.models._front import Attached, put_in_front
-from greedyprune.models.reads import is_empty
+from greedyprune.models.reads import length_of
 from greedyprune.models.release import argument_names, cache_in
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class OuterHooks(Attached):
                     places[medium.kind] = ids.cpu() == token
         else:
             refusals.refuse_unclear(ids, mask, cache, images=False)
-        wish = None
-        if places or ids.shape[1] > 1 or is_empty(cache):  # one token behind others is a step of decoding
+        wish, past = None, length_of(cache)
+        if places or ids.shape[1] > 1 or not past:  # one token behind others is a step of decoding
             refusals.warn_if_unbrought(self._parts, kwargs, ids, {*places, *computed})
             wish = self._wish() if trial is None else trial.wish
         if places and wish is not None:
@@ -124,8 +124,8 @@ class OuterHooks(Attached):
             if wish.policy.starts:
                 refusals.refuse_checkpointing(self._parts)
             self._prove(wish, module, kwargs)
-        seen = {kind: self._carried(features) for kind, features in computed.items()}
-        forward = Forward(self._parts, wish, ids, places, cache, mask, generation, computed, seen)
+        seen = {kind: self._carried(features) for kind, features in computed.items()} if computed else {}
+        forward = Forward(self._parts, wish, ids, places, cache, past, mask, generation, computed, seen)
         with self._lock:
             if self._closing:
                 return
