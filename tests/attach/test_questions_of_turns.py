@@ -12,8 +12,9 @@ import greedyprune as gp
 import proofs
 from field import prompt_of
 from greedyprune.models.parts import find_parts
+from looks import all_near, asking
 from proofs import MODEL, forward
-from tiny import IMAGE
+from tiny import IMAGE, tiny
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
@@ -106,6 +107,18 @@ def test_prompts_of_a_batch_have_their_own_questions(ends, at) -> None:
 def test_all_text_is_the_question_of_a_turn_without_text(ends) -> None:
     ids = [5, 6, END, *IMG, END, 7]
     assert asked(prompt_of(ids), gp.Input()) == [[5, 6, END, END, 7]]
+
+
+def test_the_questions_attention_is_that_of_the_tokens_that_ask(ends) -> None:
+    ids = [*FIRST, *ANSWER, *SECOND, 9]
+    inputs, visual = prompt_of(ids, ((0, 1, 2),)), torch.tensor(ids) == IMAGE
+    weights = forward(tiny("llava", "eager").model, inputs, output_attentions=True).attentions[1][0].mean(0)
+    questions = gp.question_rows(inputs["input_ids"], visual[None], ends)[0]
+    images = visual.nonzero()[:, 0].reshape(3, 16)
+    seen: list[Tensor] = []
+    with gp.prune(MODEL, asking(seen, gp.Attention("question"), gp.Layer(2)), 9):
+        forward(MODEL, inputs)
+    all_near(seen, [weights[asked][:, image].mean(0) for asked, image in zip(questions, images, strict=True)])
 
 
 @pytest.mark.parametrize(

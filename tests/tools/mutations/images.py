@@ -180,9 +180,16 @@ IMAGES = [
     Mutation(
         "the question begins in front of its image",
         "attach/hooks/decoder.py:_mean_rows",
-        "text[text > work.prompt.visual[row].nonzero().max()]",
-        "text",
+        'text[work.raters[index] if kind == "raters" else work.decider.questions[index]]',
+        'text[work.raters[index]] if kind == "raters" else text',
         "test_decoder_probes.py::test_the_questions_rows_are_those_of_eager_attention[ragged-sdpa-llava]",
+    ),
+    Mutation(
+        "text of later turns asks about an image, too",
+        "attach/hooks/decoder.py:_mean_rows",
+        "work.decider.questions[index]",
+        "slice(None)",
+        "test_questions_of_turns.py::test_the_questions_attention_is_that_of_the_tokens_that_ask[one]",
     ),
     Mutation(
         "the norms of a head's queries and keys are left out",

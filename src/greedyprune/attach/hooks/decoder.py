@@ -196,7 +196,9 @@ def _mean_rows(
     for index, span in enumerate(work.prompt.spans):
         row = max(span.row, 0)  # -1 if no token of the image is left, and then no value is read
         last, text = work.prompt.is_prompt[row].nonzero()[-1], work.prompt.text_of(row)
-        asking = text[work.raters[index]] if kind == "raters" else text[text > work.prompt.visual[row].nonzero().max()]
+        asking = text[work.raters[index] if kind == "raters" else work.decider.questions[index]]
+        behind = int(span.columns[-1]) if span.columns.numel() else -1
+        asking = asking[asking > behind]  # a token before the image does not attend to it
         at = (asking if asking.numel() else last)[None].to(keys.device)
         mine = mask if mask is None or mask.shape[0] == 1 else mask[row : row + 1]
         seen = look(queries[row : row + 1], keys[row : row + 1], at, mine)
