@@ -23,8 +23,10 @@ from greedyprune.models.parts import Parts
 from greedyprune.models.prompt import Prompt
 from greedyprune.models.reads import layers_of
 from greedyprune.models.release import argument_names, cache_of
-from greedyprune.ops.cosine import SLACK, unit64
+from greedyprune.ops.cosine import unit64
 from greedyprune.ops.preprocess import mean_row
+from greedyprune.ops.relevance import cosines_with
+from greedyprune.ops.unit_centre import centred_cosines
 
 COSINES = ("cosine last", "cosine mean", "cosine max")
 CENTRED = tuple(f"{name} centred" for name in COSINES)
@@ -184,25 +186,10 @@ class _Reader:
 
 
 def cosines(visual: Tensor, question: Tensor, last: Tensor) -> dict[str, Tensor]:
-    """The saliencies that are cosines, see `saliencies`. (n, d), (m, d), (d,) -> (n,) each, in float64
-
-    Centred rows shorter than 1e-12 are rounding errors and count as zero rows, whose cosine is 0.
-    """
-    u, words, end = unit64(visual), unit64(question), unit64(last[None])
-    middle = u.mean(0)
-    w = _direction(u - middle)
-    plain = {COSINES[0]: end, COSINES[1]: unit64(mean_row(question)[None]), COSINES[2]: words}
-    centred = {CENTRED[0]: end, CENTRED[1]: unit64(words.mean(0, keepdim=True)), CENTRED[2]: words}
-    return {name: _largest(u, rows) for name, rows in plain.items()} | {
-        name: _largest(w, _direction(rows - middle)) for name, rows in centred.items()
+    """The saliencies that are cosines, see `saliencies`. (n, d), (m, d), (d,) -> (n,) each, in float64"""
+    plain = last[None], mean_row(question)[None], question
+    centred = last[None], unit64(question).mean(0, keepdim=True), question
+    return {
+        **{name: cosines_with(visual, rows).amax(1) for name, rows in zip(COSINES, plain, strict=True)},
+        **{name: centred_cosines(visual, rows).amax(1) for name, rows in zip(CENTRED, centred, strict=True)},
     }
-
-
-def _largest(units: Tensor, rows: Tensor) -> Tensor:
-    """The largest cosine of each unit row with any of `rows`, unit rows too. (n, d), (m, d) -> (n,)"""
-    return (units @ rows.T).clamp(-1, 1).amax(1)
-
-
-def _direction(rows: Tensor) -> Tensor:
-    """Rows scaled to length 1; zero rows, and those that only rounding tells from them, are zero. (n, d) -> (n, d)"""
-    return unit64(torch.where(rows.square().sum(-1, keepdim=True) < SLACK**2, 0.0, rows))
