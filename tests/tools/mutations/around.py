@@ -171,9 +171,9 @@ EVALUATION = [
     ),
     Mutation(
         "rows are not scaled before they lose their mean",
-        "ops/unit_centre.py:_lengths_and_mean",
-        "lengths[-1].clamp_min(TINY).reciprocal() @ rows",
-        "rows.sum(0)",
+        "ops/unit_centre.py:centred_cosines",
+        "apart(unit64(words), mean)",
+        "apart(words.double(), mean)",
         f"{CUES}test_every_saliency_is_that_of_plain_loops_in_any_batch",
     ),
     Mutation(
