@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,8 +101,6 @@ def cues(
 
 def _measure(name: str, asked: _plan.Questions, running: _plan.Running, own: list[Item] | None) -> Measured:
     """The rows of one model. Raises Failure if it cannot be loaded or measured."""
-    from dataclasses import replace
-
     import torch
 
     from greedyprune.eval.cues import cue_rows

@@ -12,9 +12,9 @@ import torch
 
 from greedyprune.attach.handle import prune
 from greedyprune.eval.configs import USUAL
-from greedyprune.eval.engine import Batch, Engine
+from greedyprune.eval.engine import Batch, Engine, few_logits
 from greedyprune.eval.features import shared_features
-from greedyprune.eval.items import Item
+from greedyprune.eval.items import Item, with_boxes
 from greedyprune.eval.loop import make_batches
 from greedyprune.eval.stats import auc
 from greedyprune.method import Method
@@ -35,12 +35,8 @@ def rankings() -> dict[str, Method]:
 
 def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: int = 32) -> list[Row]:
     """One row per method, stage and task: the mean AUC over at most `per_task` questions whose answer has a region."""
-    chosen: dict[str, list[Item]] = {}
-    for item in items:
-        if item.boxes and len(chosen.setdefault(item.task, [])) < per_task:
-            chosen[item.task].append(item)
     found: dict[tuple[str, str, str], list[float]] = {}
-    for number, some in enumerate(make_batches(engine, [item for task in chosen.values() for item in task], batch)):
+    for number, some in enumerate(make_batches(engine, with_boxes(items, per_task), batch)):
         prepared = engine.prepare(number, some)
         for name, method in rankings().items():
             for stage in STAGES:
@@ -62,7 +58,7 @@ def _values(engine: Engine, batch: Batch, method: Method, stage: Stage) -> list[
             shared_features(engine.parts, batch.features, method),
             prune(engine.model, method, keep, at=stage) as pruned,
         ):
-            engine.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+            engine.model(**batch.inputs, **few_logits(engine.model, engine.parts), use_cache=False)
     except (ValueError, NotImplementedError):
         return []
     values: list[float] = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from greedyprune.budget import Ratio, count
 from greedyprune.eval.engine import Batch, Engine
-from greedyprune.eval.items import Item
+from greedyprune.eval.items import Item, with_boxes
 from greedyprune.eval.loop import make_batches
 from greedyprune.eval.reader import CHANGE, SALIENCIES, Found, saliencies
 from greedyprune.eval.stats import Bootstrap, auc, interval, recall
@@ -67,7 +67,9 @@ def cue_rows(
     Every task gives at most `per_task` questions with boxes. What a layer does not show is left out, with one warning.
     Raises ValueError if no question has boxes, or if no box covers a token, as on a model whose images lie on no grid.
     """
-    chosen = _with_boxes(items, per_task)
+    chosen = with_boxes(items, per_task)
+    if not chosen:
+        raise ValueError(NO_BOXES)
     measured: list[Measured] = []
     done = 0
     for number, some in enumerate(make_batches(engine, chosen, batch)):
@@ -83,17 +85,6 @@ def cue_rows(
         )
     keys = _shown(measured, engine)
     return [row for against in (OBJECTS, ALL) for row in _rows(measured, against, keys)]
-
-
-def _with_boxes(items: Iterable[Item], per_task: int) -> list[Item]:
-    """At most `per_task` questions of each task, of those that have boxes."""
-    by_task: dict[str, list[Item]] = {}
-    for item in items:
-        if item.boxes and len(mine := by_task.setdefault(item.task, [])) < per_task:
-            mine.append(item)
-    if not by_task:
-        raise ValueError(NO_BOXES)
-    return [item for mine in by_task.values() for item in mine]
 
 
 def _measure(engine: Engine, batch: Batch) -> list[Measured]:

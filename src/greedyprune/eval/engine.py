@@ -6,6 +6,7 @@ does the vision tower, unless the method looks into it, and so do the decoder la
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from greedyprune.eval.prefix import Prefix, shared_prefix
 from greedyprune.eval.regions import tokens_of
 from greedyprune.models.flops import prefill_flops
 from greedyprune.models.locate import images
-from greedyprune.models.parts import find_parts
+from greedyprune.models.parts import Parts, find_parts
 from greedyprune.models.prompt import Span
 from greedyprune.ops.grid import Box
 from greedyprune.policy import Policy
@@ -214,6 +215,16 @@ class Engine:
                 for rows, n in zip(batch.regions, self.visual_tokens(batch.inputs), strict=True)
             ]
         return prune(self.model, config.method, config.keep, at=config.at, **more)
+
+
+def few_logits(model: Any, parts: Parts) -> dict[str, int]:
+    """The argument that asks for the logits of the last token alone, if nobody reads them; empty if there is none.
+
+    A decoder whose late layers use the keys of early ones would run those on the last token alone, so it is not asked.
+    """
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    shared = getattr(parts.text.config, "num_kv_shared_layers", 0)
+    return {"logits_to_keep": 1} if known and not shared else {}
 
 
 def _region_tokens_kept(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:

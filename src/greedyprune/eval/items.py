@@ -79,6 +79,15 @@ def checked(items: Iterable[Item]) -> list[Item]:
     return listed
 
 
+def with_boxes(items: Iterable[Item], per_task: int) -> list[Item]:
+    """At most `per_task` items of each task, of those whose answer has boxes; task by task."""
+    by_task: dict[str, list[Item]] = {}
+    for item in items:
+        if item.boxes and len(mine := by_task.setdefault(item.task, [])) < per_task:
+            mine.append(item)
+    return [item for mine in by_task.values() for item in mine]
+
+
 def digest(items: Sequence[Item]) -> str:
     """A digest of texts, answers, regions and pixels. Other questions have another digest."""
     sha, pictures = hashlib.sha256(), set[str]()

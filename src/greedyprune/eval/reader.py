@@ -9,7 +9,6 @@ Hooks read a layer while it runs and keep one value per visual token, so no atte
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.eval.engine import Batch, Engine
+from greedyprune.eval.engine import Batch, Engine, few_logits
 from greedyprune.models.parts import Parts
 from greedyprune.models.prompt import Prompt
 from greedyprune.models.reads import layers_of
@@ -63,19 +62,9 @@ def saliencies(engine: Engine, batch: Batch) -> list[Found]:
     """
     reader = _Reader(engine.parts, _prompt(engine, batch), batch.inputs["input_ids"].cpu())
     with torch.inference_mode(), eager(engine.model), reader.attached():
-        output = engine.model(**batch.inputs, **_few_logits(engine), use_cache=True)
+        output = engine.model(**batch.inputs, **few_logits(engine.model, engine.parts), use_cache=True)
         reader.read_cache(cache_of(output))
     return reader.found
-
-
-def _few_logits(engine: Engine) -> dict[str, int]:
-    """The argument that asks for the logits of the last token alone, since nobody reads them; empty if there is none.
-
-    A decoder whose late layers use the keys of early ones would run those on the last token alone, so it is not asked.
-    """
-    known = "logits_to_keep" in inspect.signature(engine.model.forward).parameters
-    shared = getattr(engine.parts.text.config, "num_kv_shared_layers", 0)
-    return {"logits_to_keep": 1} if known and not shared else {}
 
 
 @contextmanager
