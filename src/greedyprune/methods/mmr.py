@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from greedyprune.cues import Cues, Need
 from greedyprune.keep import Keep
 from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring
 from greedyprune.ops.marginal import marginal_relevance
-from greedyprune.ops.preprocess import Words, asked, comparable, narrowed
+from greedyprune.ops.preprocess import Words, asked, check_words, comparable, narrowed
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
 from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
-from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 
@@ -48,8 +46,7 @@ class MMR(Method):
     def __post_init__(self) -> None:
         check_saliency(self.saliency, self.text)
         check_centring(self.preprocess)
-        if self.text not in get_args(Words):
-            raise ValueError(f"text={shown(self.text)} is unknown: choose one of {', '.join(get_args(Words))}.")
+        check_words(self.text)
         if not 0 <= self.trade <= 1:
             raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from greedyprune.cues import Cues, Need
 from greedyprune.keep import Keep, SoftCertificate
 from greedyprune.method import Method
 from greedyprune.ops.barrier import log_barrier
 from greedyprune.ops.cosine import SLACK
-from greedyprune.ops.preprocess import Words, asked, narrowed
+from greedyprune.ops.preprocess import Words, asked, check_words, narrowed
 from greedyprune.ops.relevance import from_0_to_1
 from greedyprune.ops.unit_centre import centred_cosines
 from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
-from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
@@ -59,8 +58,7 @@ class SoftGreedyPrune(Method):
 
     def __post_init__(self) -> None:
         check_saliency(self.saliency, self.text)
-        if self.text not in get_args(Words):
-            raise ValueError(f"text={shown(self.text)} is unknown: choose one of {', '.join(get_args(Words))}.")
+        check_words(self.text)
         number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
         if not number or not 0 <= self.weight <= LARGEST:
             raise ValueError(f"weight={self.weight!r} is no weight: write a number from 0 to {LARGEST:g}.")

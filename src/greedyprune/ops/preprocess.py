@@ -6,12 +6,13 @@ float64 with one common scale.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from greedyprune.ops.unit_centre import unit_centred
+from greedyprune.shown import shown
 
 Preprocess = Literal["none", "rmsnorm", "center"]
 Words = Literal["last", "question_mean", "question_max"]
@@ -64,6 +65,12 @@ def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
         return text[-1:]
     words = text[question] if question is not None else text
     return mean_row(words)[None] if which == "question_mean" else words
+
+
+def check_words(which: str) -> None:
+    """Raise ValueError for an unknown reading of the text."""
+    if which not in get_args(Words):
+        raise ValueError(f"text={shown(which)} is unknown: choose one of {', '.join(get_args(Words))}.")
 
 
 def part_of(which: Words) -> str:
