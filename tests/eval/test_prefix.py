@@ -95,7 +95,7 @@ def test_other_inputs_run_and_the_model_is_left_as_it_was(engine: Engine) -> Non
     engine.answer(first, config)
     second.prefix.update(first.prefix)  # runs of another picture
     assert engine.answer(second, config).told == told
-    assert not torch.equal(first.prefix[0].given[0], second.prefix[0].given[0])
+    assert not torch.equal(first.prefix[0].given[0][0], second.prefix[0].given[0][0])
     with pytest.raises(ZeroDivisionError), shared_prefix(engine.parts, {}, 2):
         raise ZeroDivisionError
     assert [dict(vars(layer)) for layer in engine.parts.layers] == before

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Ran:
     """One layer's run over a whole prompt."""
 
-    given: tuple[Any, ...]
-    """Its arguments, without the cache."""
+    given: tuple[tuple[Any, ...], dict[str, Any]]
+    """Its arguments by position and by name, without the cache."""
     output: Any
     """What it returned: a tensor, or a tuple of tensors and None."""
     keys: Tensor
@@ -61,7 +61,7 @@ def _in_front(parts: Parts, remembered: Prefix, index: int) -> Any:
         held = layers_of(cache)
         if index >= len(held) or held[index].get_seq_length():
             return real(*args, **kwargs)
-        given = *args, *(value for name, value in sorted(kwargs.items()) if name not in CACHE_NAMES)
+        given = args, {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         ran = remembered.get(index)
         if ran is not None and _same(ran.given, given):
             cache.update(ran.keys.clone(), ran.values.clone(), index)
