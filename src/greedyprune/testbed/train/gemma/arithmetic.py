@@ -23,8 +23,8 @@ def number_type(device: str) -> tuple[torch.dtype, str]:
     if gain >= FASTER:
         return torch.bfloat16, f"The decoder is trained in bfloat16, {gain:.1f} times as fast as float32 on this CPU."
     return torch.float32, (
-        "The decoder is trained in float32, about half as fast as on a CPU with fast bfloat16: on this one bfloat16 "
-        f"takes {1 / gain:.1f} times as long as float32."
+        "The decoder is trained in float32, which is slower than on a CPU with fast bfloat16: on this one bfloat16 "
+        f"takes {1 / gain:.1f} times as long."
     )
 
 
