@@ -79,7 +79,7 @@ def load(
 
     from greedyprune.preprocessing.processors import load_processor
 
-    folder = FOLDERS.get(str(name), Path(name))
+    folder = _folder(name)
     if not (folder / "config.json").is_file():
         known = ", ".join(MODELS)
         raise ValueError(f"{str(name)!r} is neither a bundled model ({known}) nor a folder with a config.json.")
@@ -94,7 +94,7 @@ def learnt(name: str | os.PathLike[str]) -> "tuple[str, ...]":
 
     Raises ValueError if it learnt none.
     """
-    sheet = FOLDERS.get(str(name), Path(name)) / SHEET
+    sheet = _folder(name) / SHEET
     if not sheet.is_file():
         from greedyprune.testbed.questions import TASKS
 
@@ -103,6 +103,11 @@ def learnt(name: str | os.PathLike[str]) -> "tuple[str, ...]":
     if not tasks:
         raise ValueError(f"{str(name)!r} learnt no task: {SHEET} in its folder says so.")
     return tasks
+
+
+def _folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of a bundled model, or the one that is named."""
+    return FOLDERS.get(str(name), Path(name))
 
 
 def prompt(processor: Any, question: "Question | str") -> str:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import PATCH, one
 from greedyprune.testbed.questions import KINDS, ask
+from greedyprune.testbed.train.labels import Labels
 from greedyprune.testbed.train.loop import Attention, Run, Schedule, train
 from greedyprune.testbed.train.models import MEAN, STD, Architecture
 from greedyprune.testbed.train.packing import IGNORED, Packed, pack
@@ -72,6 +73,11 @@ def choose(kind: Tensor, sure: Tensor, k: int) -> Tensor:
     """k rows of each scene: all that are `sure`, then objects, then background, at random. (b, n), (b, n) -> (b, k)"""
     worth = torch.rand(kind.shape) + 0.8 * (kind > 0) + 3.0 * sure
     return worth.topk(k, 1).indices.sort(1).values
+
+
+def choose_shown(labels: Labels, k: int) -> Tensor:
+    """k rows of each labelled scene: all in the middle of an object or with a character, then as `choose`. -> (b, k)"""
+    return choose(labels.kind, (labels.centre > 0) | (labels.slot >= 0), k)
 
 
 def run_answers(run: Run, architecture: Architecture, model: Any) -> None:

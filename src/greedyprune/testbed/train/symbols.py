@@ -8,7 +8,7 @@ import torch
 
 from greedyprune.testbed.layout import PATCH, layout, one
 from greedyprune.testbed.questions import ask
-from greedyprune.testbed.train.answers import WANTED, Score, answer_loss, choose
+from greedyprune.testbed.train.answers import WANTED, Score, answer_loss, choose_shown
 from greedyprune.testbed.train.codebook import symbols
 from greedyprune.testbed.train.labels import Labels, label
 from greedyprune.testbed.train.loop import Attention, Run, train
@@ -71,7 +71,7 @@ def _batch(
 
 def _logits(architecture: Architecture, model: Any, batch: Batch) -> torch.Tensor:
     labels, grid, packed = batch
-    rows = choose(labels.kind, (labels.centre > 0) | (labels.slot >= 0), TOKENS)
+    rows = choose_shown(labels, TOKENS)
     tokens = symbols(labels, grid, NOISE)
     shown = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
     return architecture.logits(model, shown, rows, grid, packed)

@@ -121,7 +121,7 @@ def _learn(
         if (weights := finished(folder, stage)) is not None:
             left = left[stages.index(stage) + 1 :]
             break
-    if weights is not None:
+    if weights is not None and not left:  # a stage takes over the weights before it by itself
         _take(architecture, model, weights)
     for stage in left:
         steps = max(1, round(stage.steps * settings["scale"]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import PATCH, Object
 from greedyprune.testbed.questions import ask
-from greedyprune.testbed.train.answers import HANDS, Score, choose, see_kinds, to_pixels
+from greedyprune.testbed.train.answers import HANDS, Score, choose_shown, see_kinds, to_pixels
 from greedyprune.testbed.train.gemma.arithmetic import Weights, fast_norms
 from greedyprune.testbed.train.gemma.decoder import Answers, Gemma
 from greedyprune.testbed.train.labels import label
@@ -101,7 +101,7 @@ def _shown(scenes: list[tuple[Object, ...]], stage: Stage, rng: np.random.Genera
     labels = label(scenes, SIZE)
     with torch.random.fork_rng():
         torch.manual_seed(int(rng.integers(2**31)))
-        return choose(labels.kind, (labels.centre > 0) | (labels.slot >= 0), stage.shown)
+        return choose_shown(labels, stage.shown)
 
 
 def states_of(architecture: Gemma, model: Any, batch: Pictures, device: str) -> Tensor:
