@@ -14,6 +14,7 @@ import pytest
 
 from commands import complaint, greedy
 from greedyprune import testbed
+from greedyprune.budget import LayerAverage
 from greedyprune.cli import _evaluate
 from greedyprune.cli._load import Loaded
 from greedyprune.cli._plan import budget_of
@@ -160,6 +161,10 @@ def test_budgets_are_shares_or_numbers() -> None:
     assert budget_of("1/1").of(144) == 144  # type: ignore[union-attr]
     assert budget_of("25%").of(144) == 36  # type: ignore[union-attr]
     assert budget_of("64") == 64
+    assert budget_of("36 per layer") == LayerAverage(36)
+    for word in ("layer:1 50%", "64 total"):
+        with pytest.raises(ValueError, match="is no budget of an image"):
+            budget_of(word)
 
 
 @pytest.mark.parametrize("json_too", [False, True])

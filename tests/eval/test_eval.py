@@ -16,7 +16,7 @@ from PIL import Image
 
 import greedyprune as gp
 import tiny
-from greedyprune.budget import Ratio
+from greedyprune.budget import LayerAverage, Ratio
 from greedyprune.cli._suite import loader
 from greedyprune.eval import Engine, Item, Job, configurations, evaluate, rows
 from greedyprune.eval.auc import auc_rows
@@ -26,6 +26,7 @@ from greedyprune.eval.loop import _answer_queue, _next_outcome, make_batches, re
 from greedyprune.eval.scenes import Scenes
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
+from greedyprune.stages import Input, Layer
 
 for extra in ("sklearn", "skimage", "matplotlib"):
     pytest.importorskip(extra)
@@ -317,3 +318,20 @@ def test_images_of_several_sizes_and_down_scaling(native: Engine, tmp_path: Path
     assert by["downscale"]["region_recall"] is None
     assert by["oracle"]["region_recall"] == 1
     assert by["random"]["hard_n"] is not None
+
+
+@pytest.mark.parametrize("at", [Input(), Layer(1)])
+def test_equal_layer_averages_are_equal_wherever_tokens_are_cut(at: gp.Stage, native: Engine, tmp_path: Path) -> None:
+    depth, n, average = len(native.parts.layers), 16, 9
+    start = at.index if isinstance(at, Layer) else 0
+    kept = (average * depth - n * start) // (depth - start)
+    picture = Image.effect_noise((32, 32), 80).convert("RGB")
+    found = [Item(f"q{i}", "t", picture, f"p{i}", "a", ("1",), ((0, 0, 9, 9),)) for i in range(3)]
+    configs = configurations(["random", "downscale", "oracle"], {"9 per layer": LayerAverage(average)}, [at])
+    made = rows(evaluate(native, Job(found, configs), tmp_path), resamples=50)
+    by = {row["method"]: row for row in made}
+    assert by["random"]["kept"] == by["oracle"]["kept"] == kept
+    assert by["random"]["averaged"] == by["oracle"]["averaged"] == (n * start + kept * (depth - start)) / depth
+    assert average - 1 < float(str(by["random"]["averaged"])) <= average
+    assert by["downscale"]["kept"] == by["downscale"]["averaged"] <= average
+    assert by["oracle"]["region_recall"] == 1

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from greedyprune.budget import Budget
+    from greedyprune.budget import Budget, LayerAverage
     from greedyprune.eval import Answers, Engine
     from greedyprune.method import Method
     from greedyprune.stages import Stage
@@ -46,7 +46,7 @@ class Compared:
     methods: list[Method | str] | None
     """None: the usual methods that the model can do, or every one if `every` is set."""
     every: bool
-    budgets: dict[str, Budget]
+    budgets: dict[str, Budget | LayerAverage]
     """By the text that the results show."""
     stages: list[Stage | None]
     seeds: list[int]
@@ -141,17 +141,17 @@ def _words(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str
     return list(found.items())
 
 
-def budget_of(word: str) -> Budget:
-    """A budget of one image: `1/9`, `25%` or `64`. Raises ValueError for anything else."""
-    from greedyprune.budget import Ratio, Total, parse_budget
+def budget_of(word: str) -> Budget | LayerAverage:
+    """A budget of one image: `1/9`, `25%`, `64` or `64 per layer`. Raises ValueError for anything else."""
+    from greedyprune.budget import PerLayer, Ratio, Total, parse_budgets
 
     above, slash, below = word.partition("/")
     if slash and above.isdecimal() and below.isdecimal() and 0 < int(above) <= int(below):
         return Ratio(int(above) / int(below))
     if slash:
         raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
-    budget = parse_budget(word)
-    if isinstance(budget, Total):
+    budget = parse_budgets(word)
+    if isinstance(budget, (Total, PerLayer)):
         raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
     return budget
 

@@ -47,7 +47,12 @@ Methods = Annotated[
         show_default="one of each kind, and controls",
     ),
 ]
-Keep = Annotated[str, typer.Option("--keep", metavar="1/9,25%,64", help="Budgets: shares or numbers of visual tokens.")]
+Keep = Annotated[
+    str,
+    typer.Option(
+        "--keep", metavar="1/9,25%,64", help="Budgets: shares or numbers of visual tokens; '36 per layer' averages."
+    ),
+]
 At = Annotated[
     str | None,
     typer.Option("--at", metavar="input,layer:2", help="Where to cut.", show_default="each method's own place"),

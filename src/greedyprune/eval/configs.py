@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from greedyprune.budget import Budget
+from greedyprune.budget import Budget, LayerAverage
 from greedyprune.cues import Cues, Grid, Need
 from greedyprune.keep import Keep
 from greedyprune.method import Method
@@ -66,7 +66,7 @@ class Config:
     """A registered method, or `dense`, `oracle`, `downscale`."""
     method: Method | None = None
     """None for the dense model and for down-scaling."""
-    keep: Budget | None = None
+    keep: Budget | LayerAverage | None = None
     budget: str = "all"
     """The text of the budget on the command line, such as "1/9"."""
     at: Stage | None = None
@@ -107,7 +107,7 @@ class Config:
 
 def configurations(
     methods: Iterable[Method | str | Mapping[str, object]],
-    budgets: Mapping[str, Budget],
+    budgets: Mapping[str, Budget | LayerAverage],
     stages: Sequence[Stage | None] = (None,),
     seeds: Sequence[int] = (0,),
 ) -> list[Config]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from greedyprune.attach.handle import prune
-from greedyprune.budget import count
+from greedyprune.budget import LayerAverage, count
 from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
@@ -161,7 +161,8 @@ class Engine:
         """Generate the answers. -> answers, the model's inputs, and one selection per image (None if nothing is cut)"""
         inputs = batch.inputs
         if config.name == DOWNSCALE:
-            small = downscale(batch.pictures, config.keep or 0, self.processor)
+            keep = config.keep.tokens if isinstance(config.keep, LayerAverage) else config.keep
+            small = downscale(batch.pictures, keep or 0, self.processor)
             inputs = self.inputs(batch.items, small.images)
         sharing = shared_features(self.parts, batch.features, config.method)
         prefix = shared_prefix(self.parts, batch.prefix, self._layers_before(config))
@@ -199,19 +200,29 @@ class Engine:
 
     def _layers_before(self, config: Config) -> int:
         """The number of decoder layers before the first cut; 0 for the dense model, which runs its layers once."""
+        return min(self._starts(config), default=0)
+
+    def _starts(self, config: Config) -> list[int]:
+        """The decoder layers that a cut precedes."""
         if config.method is None:
-            return 0
-        policy = Policy(config.method, config.keep or 1, config.stage or config.method.at).on(len(self.parts.layers))
-        return min(policy.starts, default=0)
+            return []
+        return Policy(config.method, 1, config.stage or config.method.at).on(len(self.parts.layers)).starts
+
+    def _tokens_kept(self, config: Config, n: int) -> int:
+        """The number of an image's n visual tokens that stay after the last cut."""
+        assert config.keep is not None
+        if not isinstance(config.keep, LayerAverage):
+            return count(config.keep, n)
+        starts = self._starts(config) or [0]
+        return config.keep.solve(n, starts, len(self.parts.layers), lambda k: [k] * len(starts))
 
     def _pruned(self, batch: Batch, config: Config) -> Any:
         if config.method is None:
             return nullcontext()
         more: dict[str, Any] = {}
         if config.name == ORACLE:
-            assert config.keep is not None
             more["protect"] = [
-                evenly(rows, count(config.keep, n)).tolist()
+                evenly(rows, self._tokens_kept(config, n)).tolist()
                 for rows, n in zip(batch.regions, self.visual_tokens(batch.inputs), strict=True)
             ]
         return prune(self.model, config.method, config.keep, at=config.at, **more)
