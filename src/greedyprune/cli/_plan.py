@@ -151,7 +151,7 @@ def budget_of(word: str) -> Budget | LayerAverage:
     if slash:
         raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
     budget = parse_budgets(word)
-    if isinstance(budget, (Total, PerLayer)):
+    if isinstance(budget, (Total, PerLayer, tuple)):
         raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
     return budget
 
