@@ -5,54 +5,33 @@ python docs/make_cues.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pages import RESULTS, ROOT, Row, models, of, rewrite
 
 from greedyprune.outputs import read_csv
 from greedyprune.plots.cues import ALL, OBJECTS, markdown
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "results" / "cues"
+TEST, DEV = RESULTS / "cues" / "test.csv", RESULTS / "cues" / "dev.csv"
 PAGE = ROOT / "docs" / "cues.md"
+MARKS = "cues"
 LOOKUPS = ("color", "shape", "where", "digit", "ocr")
 """The tasks whose answer one object carries."""
-MARKS = "<!-- cues: begin -->\n", "<!-- cues: end -->"
-Row = Mapping[str, str]
 
 
 def main() -> None:
     """Rewrite what stands between the markers of the page, and the pictures."""
     from greedyprune.plots.cue_lines import cue_lines
 
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
-    PAGE.write_text(f"{before}{MARKS[0]}{tables()}{MARKS[1]}{after}", encoding="utf-8", newline="\n")
-    rows = read_csv(RESULTS / "test.csv")
+    rewrite(PAGE, MARKS, tables())
+    rows = read_csv(TEST)
     for model in models(rows):
-        figure = cue_lines(of(rows, model), f"testbed model {model!r}, by decoder layer")
+        figure = cue_lines(of(rows, model=model), f"testbed model {model!r}, by decoder layer")
         figure.savefig(ROOT / "docs" / f"cues-{model}.png", dpi=110, bbox_inches="tight")
-
-
-def between(text: str) -> str:
-    """What stands between the markers."""
-    begin, end = MARKS
-    return text[text.index(begin) + len(begin) : text.index(end)]
-
-
-def models(rows: Iterable[Row]) -> list[str]:
-    """The models in these rows, in their order."""
-    return list(dict.fromkeys(row["model"] for row in rows))
-
-
-def of(rows: Iterable[Row], model: str) -> list[Row]:
-    """The rows of one model."""
-    return [row for row in rows if row["model"] == model]
 
 
 def tables() -> str:
     """For every model: the look-up tasks against objects and against all tokens, recall, and the dev split."""
-    test, dev = read_csv(RESULTS / "test.csv"), read_csv(RESULTS / "dev.csv")
-    return "\n\n".join(_model(model, of(test, model), of(dev, model)) for model in models(test)) + "\n"
+    test, dev = read_csv(TEST), read_csv(DEV)
+    return "\n\n".join(_model(model, of(test, model=model), of(dev, model=model)) for model in models(test))
 
 
 def _model(model: str, test: list[Row], dev: list[Row]) -> str:

@@ -18,6 +18,7 @@ from greedyprune.models import table
 from greedyprune.models._family import Family
 from greedyprune.models.support import ATTENTION, markdown
 from greedyprune.naming import method_class
+from greedyprune.outputs import read_csv
 from greedyprune.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -54,22 +55,24 @@ def test_the_matrix_claims_the_attention_of_the_proofs() -> None:
 def test_the_accuracy_tables_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_accuracy
+    import pages
 
-    rows = make_accuracy.read(make_accuracy.ROWS)
+    rows = read_csv(make_accuracy.ROWS)
     page = make_accuracy.PAGE.read_text(encoding="utf-8")
-    assert make_accuracy.between(README) == make_accuracy.summary(rows), "run python docs/make_accuracy.py"
-    assert make_accuracy.between(page) == make_accuracy.table(rows), "run python docs/make_accuracy.py"
-    for model in make_accuracy.models(rows):
+    assert pages.between(README, "accuracy") == make_accuracy.summary(rows), "run python docs/make_accuracy.py"
+    assert pages.between(page, "accuracy") == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    for model in pages.models(rows):
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
 
 
 def test_the_tables_of_cues_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_cues
+    import pages
 
     page = make_cues.PAGE.read_text(encoding="utf-8")
-    assert make_cues.between(page) == make_cues.tables(), "run python docs/make_cues.py"
-    for model in make_cues.models(make_cues.read_csv(make_cues.RESULTS / "test.csv")):
+    assert pages.between(page, "cues") == make_cues.tables(), "run python docs/make_cues.py"
+    for model in pages.models(read_csv(make_cues.TEST)):
         assert (ROOT / "docs" / f"cues-{model}.png").is_file()
 
 

@@ -1,0 +1,102 @@
+"""Write the tables of `docs/real-decoder.md`, from the rows of `results/eval/gemma-dev.csv` and `gemma-test.csv`.
+
+python docs/make_real_decoder.py
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite
+
+from greedyprune.outputs import read_csv
+
+PAGE = ROOT / "docs" / "real-decoder.md"
+MARKS = "rules"
+SPLITS = {"test": RESULTS / "eval" / "gemma-test.csv", "dev": RESULTS / "eval" / "gemma-dev.csv"}
+"""The test split first: what was chosen on the dev split is confirmed there."""
+
+
+def main() -> None:
+    """Rewrite what stands between the markers of the page."""
+    rewrite(PAGE, MARKS, tables())
+
+
+def tables() -> str:
+    """For every split and model one table per place of the cut."""
+    return "\n\n".join(
+        part
+        for split, path in SPLITS.items()
+        for rows in [read_csv(path)]
+        for model in models(rows)
+        for part in _model(model, split, of(rows, model=model))
+    )
+
+
+def _model(model: str, split: str, rows: list[Row]) -> list[str]:
+    """What all tokens answer, then the table of every place and every kind of budget."""
+    cut = [row for row in of(rows, task="mean") if row["method"] != "dense"]
+    parts = [f"### `{model}`, {split} split", _dense(rows)]
+    for place in dict.fromkeys(row["stage"] for row in cut):
+        here = of(cut, stage=place)
+        for averaged in (False, True):
+            some = [row for row in here if row["budget"].endswith(" per layer") == averaged]
+            if some:
+                parts += [_title(place, some, averaged), _table(some)]
+    return parts
+
+
+def _dense(rows: list[Row]) -> str:
+    """A sentence about the model that sees all tokens."""
+    dense = {row["task"]: row for row in of(rows, method="dense")}
+    tasks = ", ".join(f"{task} {percent(row['accuracy'])}" for task, row in dense.items() if task != "mean")
+    return f"All {float(dense['mean']['tokens']):.0f} tokens answer {percent(dense['mean']['accuracy'])}: {tasks}."
+
+
+def _title(place: str, rows: list[Row], averaged: bool) -> str:
+    count = max(int(row["n"]) for row in rows)
+    equal = "equal averages over the layers" if averaged else "equal counts"
+    return f"**Cut at `{place}`**, {equal}, {count} questions for every cell:"
+
+
+def _table(rows: list[Row]) -> str:
+    """Accuracy, and the 95 % interval of its difference to random choice in points. The best mean comes first."""
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    lines = ["| method | " + " | ".join(budgets) + " | mean |", "|---|" + "---|" * (len(budgets) + 1)]
+    found: list[tuple[float, str]] = []
+    for method, options in dict.fromkeys((row["method"], row["options"]) for row in rows):
+        some = of(rows, method=method, options=options)
+        each = [of(some, budget=budget) for budget in budgets]
+        level = sum(mean(one, "accuracy") for one in each) / len(each)
+        cells = " | ".join(_cell(one) for one in each)
+        found.append((level, f"| {label(method, options)} | {cells} | {percent(level)} |"))
+    return "\n".join(lines + [line for _, line in sorted(found, key=lambda one: -one[0])])
+
+
+def label(method: str, options: str) -> str:
+    """A method and its options in one line: `greedyprune` tau quantile 0.95, preprocess center."""
+    given = json.loads(options) if options else {}
+    told = ", ".join(f"{name} {_value(value)}" for name, value in given.items())
+    return f"`{method}` {told}".strip()
+
+
+def _value(value: Any) -> str:
+    return " ".join(str(part) for part in (value["type"], *_others(value))) if isinstance(value, dict) else str(value)
+
+
+def _others(value: dict[str, Any]) -> list[Any]:
+    return [part for name, part in value.items() if name != "type"]
+
+
+def _cell(rows: list[Row]) -> str:
+    """Seeds averaged."""
+    told = percent(mean(rows, "accuracy"))
+    if not rows[0]["random_low"]:
+        return told
+    low, high = (100 * mean(rows, name) for name in ("random_low", "random_high"))
+    return f"{told} ({low:+.0f} to {high:+.0f})"
+
+
+if __name__ == "__main__":
+    main()
