@@ -5,7 +5,7 @@ python docs/make_cues.py
 
 from __future__ import annotations
 
-from pages import RESULTS, ROOT, Row, models, of, rewrite
+from pages import RESULTS, ROOT, Row, models, of, rewrite, short
 
 from greedyprune.outputs import read_csv
 from greedyprune.plots.cues import ALL, OBJECTS, markdown
@@ -24,14 +24,14 @@ def main() -> None:
     rewrite(PAGE, MARKS, tables())
     rows = read_csv(TEST)
     for model in models(rows):
-        figure = cue_lines(of(rows, model=model), f"testbed model {model!r}, by decoder layer")
-        figure.savefig(ROOT / "docs" / f"cues-{model}.png", dpi=110, bbox_inches="tight")
+        figure = cue_lines(of(rows, model=model), f"testbed model {short(model)!r}, by decoder layer")
+        figure.savefig(ROOT / "docs" / f"cues-{short(model)}.png", dpi=110, bbox_inches="tight")
 
 
 def tables() -> str:
     """For every model: the look-up tasks against objects and against all tokens, recall, and the dev split."""
     test, dev = read_csv(TEST), read_csv(DEV)
-    return "\n\n".join(_model(model, of(test, model=model), of(dev, model=model)) for model in models(test))
+    return "\n\n".join(_model(short(model), of(test, model=model), of(dev, model=model)) for model in models(test))
 
 
 def _model(model: str, test: list[Row], dev: list[Row]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite
+from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite, short
 
 from greedyprune.outputs import read_csv
 
@@ -37,7 +37,7 @@ def tables() -> str:
 def _model(model: str, split: str, rows: list[Row]) -> list[str]:
     """What all tokens answer, then the table of every place and every kind of budget."""
     cut = [row for row in of(rows, task="mean") if row["method"] != "dense"]
-    parts = [f"### `{model}`, {split} split", _dense(rows)]
+    parts = [f"### `{short(model)}`, {split} split", _dense(rows)]
     for place in dict.fromkeys(row["stage"] for row in cut):
         here = of(cut, stage=place)
         for averaged in (False, True):

@@ -30,6 +30,11 @@ def models(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["model"] for row in rows))
 
 
+def short(model: str) -> str:
+    """The name of a model in a page and in a file's name: of one that the testbed's training made, its folder."""
+    return model.removesuffix("/model")
+
+
 def of(rows: Iterable[Row], **columns: str) -> list[Row]:
     """The rows with these values, as in of(rows, model="llava", task="mean")."""
     return [row for row in rows if all(row[name] == value for name, value in columns.items())]

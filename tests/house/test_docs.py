@@ -73,7 +73,7 @@ def test_the_tables_of_cues_are_those_of_the_results(monkeypatch: pytest.MonkeyP
     page = make_cues.PAGE.read_text(encoding="utf-8")
     assert pages.between(page, "cues") == make_cues.tables(), "run python docs/make_cues.py"
     for model in pages.models(read_csv(make_cues.TEST)):
-        assert (ROOT / "docs" / f"cues-{model}.png").is_file()
+        assert (ROOT / "docs" / f"cues-{pages.short(model)}.png").is_file()
 
 
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:

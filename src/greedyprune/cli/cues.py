@@ -43,10 +43,16 @@ QUICK = 10
 SPARE = 3
 """Questions are drawn in so many times the number that is measured, since some, such as those answered "no", have no
 boxes."""
+DESCRIBED = 20
+"""The most questions of a task whose states --states describes."""
 WIDEST = 9
 """Layers that the screen shows; the file has all of them."""
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]
+States = Annotated[
+    Path | None,
+    typer.Option("--states", metavar="CSV", help="Write how the states look at every layer: lengths, cosines, sinks."),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Few questions: half a minute.")]
 
 
@@ -56,6 +62,8 @@ class Measured:
 
     name: str
     rows: list[dict[str, Any]]
+    states: list[dict[str, Any]]
+    """Rows of --states; empty without it."""
 
 
 def cues(
@@ -66,6 +74,7 @@ def cues(
     split: Split = "test",
     seed: Seed = 0,
     out: Out = None,
+    states: States = None,
     quick: Quick = False,
     batch: BatchSize = 8,
     device: Device = "cpu",
@@ -80,6 +89,7 @@ def cues(
     asked = _plan.questions(suite, data, QUICK if quick else questions, split, seed)
     running = _plan.Running(device, dtype, 1, batch, 1)
     check_path("--out", out)
+    check_path("--states", states)
     own = None if data is None else _suite.own(data, None)
     found: list[Measured] = []
     unwritten: list[Failure | None] = []
@@ -87,11 +97,15 @@ def cues(
     def take(one: Measured) -> None:
         found.append(one)
         rows = [row for each in found for row in each.rows]
-        unwritten[:] = [written("--out", out, lambda path: results.write(path, rows))]
+        described = [row for each in found for row in each.states]
+        unwritten[:] = [
+            written("--out", out, lambda path: results.write(path, rows)),
+            written("--states", states, lambda path: results.write(path, described)),
+        ]
         if not as_json:
             _print(one)
 
-    failed = _models.each(model or list(MODELS), lambda name: _measure(name, asked, running, own), take)
+    failed = _models.each(model or list(MODELS), lambda name: _measure(name, asked, running, own, states is not None), take)
     if not found and len(failed) == 1:
         raise next(iter(failed.values()))
     if as_json:
@@ -99,12 +113,16 @@ def cues(
     _models.raise_problems([one.name for one in found], failed, [problem for problem in unwritten if problem])
 
 
-def _measure(name: str, asked: _plan.Questions, running: _plan.Running, own: list[Item] | None) -> Measured:
-    """The rows of one model. Raises Failure if it cannot be loaded or measured."""
+def _measure(
+    name: str, asked: _plan.Questions, running: _plan.Running, own: list[Item] | None, describe: bool
+) -> Measured:
+    """The rows of one model, of its states too if asked. Raises Failure if it cannot be loaded or measured."""
     import torch
 
     from greedyprune.eval.cues import cue_rows
     from greedyprune.eval.engine import ItemError
+    from greedyprune.eval.items import with_boxes
+    from greedyprune.eval.states import state_rows
 
     engine = _models.engine(name, running)
     native = not engine.parts.family.takes_one_size(engine.parts.config)
@@ -112,11 +130,13 @@ def _measure(name: str, asked: _plan.Questions, running: _plan.Running, own: lis
     try:
         with progress(f"{name}: reading prompts", total=1) as say:
             rows = cue_rows(engine, items, asked.each, running.batch, lambda done, total: say(done=done / total))
+            seen = state_rows(engine, with_boxes(items, min(asked.each, DESCRIBED)), running.batch) if describe else []
     except (ItemError, OSError, ValueError, RuntimeError) as error:
         raise Failure(f"{name}: {error}") from error
     where = {"split": asked.split, "question_seed": asked.seed, "device": engine.model.device.type}
     run = {"dtype": str(engine.model.dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
-    return Measured(name, [{"suite": asked.suite, "model": name, **row, **where, **run} for row in rows])
+    mine = {"suite": asked.suite, "model": name}
+    return Measured(name, *([{**mine, **row, **where, **run} for row in each] for each in (rows, seen)))
 
 
 def _print(one: Measured) -> None:
