@@ -131,7 +131,7 @@ def arc(angles: list[float], others: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize(("equal", "least"), [(True, 1.9), (False, 2.7)])
 def test_the_factors_are_nearly_reached_and_never_passed(equal: bool, least: float) -> None:
-    """On a short arc, an end and then the other end are taken, or the far end before a token of twice its v."""
+    """On a short arc, the rule takes an end instead of the middle, or the far end before a token of twice its v."""
     ratios = list[float]()
     for seed in range(100):
         dice = random.Random(seed)
