@@ -318,6 +318,22 @@ def test_with_a_large_weight_it_is_the_most_salient_tokens() -> None:
         assert found.tolist() == worth.topk(12).indices.tolist()
 
 
+def test_a_weight_is_large_if_it_makes_30_of_every_difference_of_saliencies() -> None:
+    """Copies, at the limit of their distance, come before duller tokens too."""
+    found = 0
+    for seed in range(20):
+        x, t = cases.draw("iid", 12, 8, seed)
+        cues = gp.Cues(torch.cat([x, 2 * x]), text=t[None])
+        worth = unit_centre.centred_cosines(cues.features, cues.text)[:, 0]
+        steps = worth.sort().values.diff()
+        large = 30 / float(steps[steps > 1e-9].min())
+        if large <= 1e6:
+            order = gp.select(gp.SoftGreedyPrune(weight=large), cues, 24).order
+            assert bool((worth[order].diff() < 1e-9).all())
+            found += 1
+    assert found > 15
+
+
 def test_copies_of_a_kept_token_come_last_and_cost_nothing_but_their_place() -> None:
     x, t = cases.draw("iid", 12, 16, 3)
     twice = gp.Cues(torch.cat([x, 3 * x]), text=t[None])
