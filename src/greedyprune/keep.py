@@ -47,7 +47,8 @@ class SoftCertificate:
     - No token that the rule took has a cosine above its τ_i with a token taken before it.
     - Every dropped token has a kept one whose cosine with it is at least its τ_i, so none could be added.
     - Let R(S) = max over all i of exp(a w_i / 2) min over s in S of |u_i - u_s|. Then R of the kept tokens is at most
-      sqrt(2 exp(g)), and at most `factor` times the smallest R that any k tokens have (weighted k-centre).
+      sqrt(2 exp(g)), and at most `factor` times the smallest R that any k tokens have (weighted k-centre). Here a zero
+      row counts as a direction of its own. docs/rule.md has the proofs.
     """
 
     level: float

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 LARGEST = 1e6
-"""The largest weight. Any that large is top-k; a larger one would make ties of values that float64 tells apart."""
+"""The largest weight. It is top-k of saliencies 3e-5 apart; a larger one would make ties of values that float64 tells
+apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class SoftGreedyPrune(Method):
     is out of reach; tokens that merely resemble one lose little. No threshold has to be found and no fallback fills the
     budget. The first k of a larger selection are the selection of k. a = 0 is farthest-first from the most salient
     token. A large a is top-k. Gains are those values; the first has no logarithm. With v_i = exp(a w_i / 2) the rule is
-    the greedy of weighted k-centre (see `SoftCertificate`).
+    the greedy of weighted k-centre (see `SoftCertificate`). docs/rule.md has the proofs.
 
     Differs: it has no paper. The constant a and the layer were chosen on the dev questions of the bundled models.
     Decisions are those of float64; ties go to the lowest index. A distance 1 - cosine below 1e-12 counts as 1e-12. Zero
