@@ -105,7 +105,9 @@ def cues(
         if not as_json:
             _print(one)
 
-    failed = _models.each(model or list(MODELS), lambda name: _measure(name, asked, running, own, states is not None), take)
+    failed = _models.each(
+        model or list(MODELS), lambda name: _measure(name, asked, running, own, states is not None), take
+    )
     if not found and len(failed) == 1:
         raise next(iter(failed.values()))
     if as_json:

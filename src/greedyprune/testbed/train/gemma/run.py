@@ -31,6 +31,8 @@ from greedyprune.testbed.train.loop import Run
 
 CHECKED = 60
 """Questions of each task that the finished model answers, of the dev split."""
+LONGEST = 8
+"""The most new tokens of an answer, as in `greedyprune eval`."""
 
 SETTINGS = "settings.json"
 
@@ -180,7 +182,7 @@ def _export(folder: Path, model: Any, processor: Any, settings: dict[str, Any]) 
     _say(f"{folder / 'model'} learnt {', '.join(learnt) or 'no task'}: at least {100 * LEARNT:.0f} % right.")
 
 
-def shares_right(model: Any, processor: Any, each: int, batch: int = 20) -> dict[str, float]:
+def shares_right(model: Any, processor: Any, each: int, batch: int = 60) -> dict[str, float]:
     """The share of right answers of each task, with all visual tokens and greedy decoding, on the dev split."""
     items = sample(each * len(TASKS), "dev")
     right: dict[str, list[bool]] = {task: [] for task in TASKS}
@@ -190,7 +192,9 @@ def shares_right(model: Any, processor: Any, each: int, batch: int = 20) -> dict
         inputs = processor(images=[item.image for item in some], text=text, return_tensors="pt", padding=True)
         pixels = inputs.pop("pixel_values").to(model.device, model.dtype)
         with torch.inference_mode():
-            told = model.generate(**inputs.to(model.device), pixel_values=pixels, do_sample=False)
+            told = model.generate(
+                **inputs.to(model.device), pixel_values=pixels, do_sample=False, max_new_tokens=LONGEST
+            )
         texts = processor.batch_decode(told[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for item, answer in zip(some, texts, strict=True):
             right[item.question.task].append(correct(item.question, answer))
