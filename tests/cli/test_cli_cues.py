@@ -39,8 +39,13 @@ def test_rows_of_all_models_stand_in_one_file(tmp_path: Path) -> None:
 
     seed = next(seed for seed in range(50) if boxes(seed) == [False, True])  # the first answer is "no", the next "yes"
     out = tmp_path / "rows.csv"
-    result = greedy(*FEW, "--model", "qwen", "--split", "dev", "--seed", seed, "--out", out)
+    files = ("--out", out, "--states", tmp_path / "states.csv")
+    result = greedy(*FEW, "--model", "qwen", "--split", "dev", "--seed", seed, *files)
     assert result.exit_code == 0, result.output
+    states = read_csv(tmp_path / "states.csv")
+    places = ["input", *(f"layer:{layer}" for layer in range(1, 5))]
+    assert [(row["model"], row["layer"]) for row in states] == [(m, at) for m in ("llava", "qwen") for at in places]
+    assert all(float(row["norm"]) > 0 and row["command"] and row["dtype"] for row in states)
     rows = read_csv(out)
     assert {row["model"] for row in rows} == {"llava", "qwen"}
     assert {row["task"] for row in rows if row["model"] == "llava"} == set(testbed.TASKS)
@@ -86,6 +91,7 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
         (("--suite", "vqa"), 2, "--suite 'vqa' is unknown"),
         (("--split", "train"), 2, "--split 'train' is unknown"),
         (("--out", "nowhere/rows.csv"), 1, "--out 'nowhere/rows.csv' cannot be written"),
+        (("--states", "nowhere/rows.csv"), 1, "--states 'nowhere/rows.csv' cannot be written"),
         (("--methods", "none"), 2, "No such option"),
     ):
         assert words in complaint(greedy(*FEW, *arguments), status)

@@ -406,3 +406,21 @@ def test_every_answer_is_made_of_the_answers_vocabulary():
     for _ in range(40):
         for question in ask(picture(rng, "train", SIZE)[1], SIZE, rng, stages.WANTED | {"caption": 1}):
             assert set(english.answer(question.answer)) <= known, question
+
+
+@pytest.mark.parametrize("model", ["gemma", "llava"])
+def test_an_interrupt_is_one_line(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from greedyprune.testbed.train import __main__ as command
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_train_gemma", interrupt)
+    monkeypatch.setattr(command, "_start", interrupt)
+    monkeypatch.setattr(sys, "argv", ["train", model, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from the last checkpoint.\n"

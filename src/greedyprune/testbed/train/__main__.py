@@ -22,9 +22,23 @@ STEPS = {"symbols": symbols.STEPS, "vision": vision.STEPS, "answers": answers.ST
 STAGES = (*STEPS, "export")
 
 
+STOPPED = "stopped: the same command goes on from the last checkpoint."
+INTERRUPTED = 130
+"""The status of a process that Ctrl-C ended."""
+
+
 def main() -> None:
     """Run all stages, or one. Each continues from its own checkpoint in the folder."""
     given = _arguments()
+    try:
+        _train(given)
+    except KeyboardInterrupt:
+        if not given.led:  # the process that started this one says it
+            sys.stderr.write(f"{STOPPED}\n")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _train(given: argparse.Namespace) -> None:
     if given.model == "gemma":
         _train_gemma(given)
         return
@@ -65,6 +79,7 @@ def _arguments() -> argparse.Namespace:
         _bundled_arguments(_common_arguments(models.add_parser(name, help="a bundled model, trained from scratch")))
     gemma = _common_arguments(models.add_parser("gemma", help="a model with a pretrained decoder, Gemma 3 270M"))
     gemma.add_argument("--arm", choices=("words", "random"), default="words", help="where the projector starts")
+    gemma.set_defaults(led=False)
     given = parser.parse_args()
     if given.seed < 0:
         parser.error(f"--seed {given.seed} is negative: write 0 or more.")
