@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from greedyprune.models.table import IMPOSSIBLE, READABLE_TOWERS, family_of
 from greedyprune.stages import Layer, Stage
 
@@ -110,9 +112,19 @@ class Parts:
 
     @property
     def norm(self) -> Tensor | None:
-        """The weight of the decoder's final norm; None if there is none or if it is offloaded."""
-        weight = getattr(getattr(self.text, self.family.norm, None), "weight", None)
-        return None if weight is None or weight.is_meta else weight.detach()
+        """The factors that the decoder's final norm puts on coordinates; None if it has none or is offloaded. -> (d,)
+
+        They are its weight in most families, and 1 + its weight in Gemma's, so the module is asked.
+        """
+        module = getattr(self.text, self.family.norm, None)
+        weight = getattr(module, "weight", None)
+        if module is None or weight is None or weight.is_meta:
+            return None
+        signs = torch.ones_like(weight, dtype=torch.float32)
+        signs[1::2] = -1.0  # a mean of 0 and a mean square of 1, which no norm changes
+        with torch.no_grad():
+            up, down = type(module).forward(module, torch.stack([signs, -signs])[:, None])[:, 0]  # past all hooks
+        return (up - down) / 2 * signs
 
     @property
     def ends(self) -> list[int]:
