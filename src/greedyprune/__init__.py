@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from greedyprune.choosing import select as select
     from greedyprune.choosing import select_batch as select_batch
     from greedyprune.cues import Attention as Attention
+    from greedyprune.cues import Change as Change
     from greedyprune.cues import Cues as Cues
     from greedyprune.cues import Encoded as Encoded
     from greedyprune.cues import Grid as Grid
     from greedyprune.cues import Keys as Keys
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
-    from greedyprune.cues import Tiles as Tiles
+    from greedyprune.cues import Values as Values
     from greedyprune.hints import Hints as Hints
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from greedyprune.stages import Layer as Layer
     from greedyprune.stages import Layers as Layers
     from greedyprune.stages import Stage as Stage
+    from greedyprune.tiles import Tiles as Tiles
 
 __version__ = "0.1.0.dev0"
 
@@ -108,6 +110,7 @@ _HOMES = {
     "AveragePool": "methods.pool",
     "CDPruner": "methods.cdpruner",
     "Certificate": "keep",
+    "Change": "cues",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
     "DART": "methods.dart",
@@ -160,11 +163,12 @@ _HOMES = {
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
     "Text": "cues",
-    "Tiles": "cues",
+    "Tiles": "tiles",
     "ToDRE": "methods.todre",
     "ToMe": "methods.tome",
     "Total": "budget",
     "UniformGrid": "methods.grid",
+    "Values": "cues",
     "VidCom2": "methods.vidcom2",
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",

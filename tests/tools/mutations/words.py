@@ -178,8 +178,8 @@ SALIENCIES = [
     ),
     Mutation(
         "a text that nobody reads is taken",
-        "saliencies.py:check_saliency",
-        'if saliency != "cosine" and text != "last":',
+        "saliencies.py:Weighing.__post_init__",
+        'if self.saliency != "cosine" and self.text != "last":',
         "if False:",
         "test_saliencies.py::test_a_word_that_is_none_or_a_text_that_nobody_reads_is_refused[mmr]",
     ),
