@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.hiprune import HiPrune as HiPrune
     from greedyprune.methods.hired import HiRED as HiRED
     from greedyprune.methods.holov import HoloV as HoloV
+    from greedyprune.methods.idselection import IDSelection as IDSelection
     from greedyprune.methods.mmr import MMR as MMR
     from greedyprune.methods.mmtok import MMTok as MMTok
     from greedyprune.methods.pool import AveragePool as AveragePool
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
     from greedyprune.methods.scope import SCOPE as SCOPE
+    from greedyprune.methods.score import SCoRe as SCoRe
     from greedyprune.methods.soft_greedyprune import SoftGreedyPrune as SoftGreedyPrune
     from greedyprune.methods.sparsevlm import SparseVLM as SparseVLM
     from greedyprune.methods.sparsevlm import SparseVLMRecycle as SparseVLMRecycle
@@ -129,6 +131,7 @@ _HOMES = {
     "HiRED": "methods.hired",
     "Hints": "hints",
     "HoloV": "methods.holov",
+    "IDSelection": "methods.idselection",
     "Input": "stages",
     "Keep": "keep",
     "Keys": "cues",
@@ -155,6 +158,7 @@ _HOMES = {
     "Report": "selection",
     "Request": "attach.request",
     "SCOPE": "methods.scope",
+    "SCoRe": "methods.score",
     "Saliency": "methods.saliency",
     "Selection": "selection",
     "SoftCertificate": "keep",
