@@ -17,7 +17,7 @@ from greedyprune.testing import check_method
 from proofs import CASES, forward, generate
 from tiny import tiny
 
-METHODS = ("greedyprune", "soft_greedyprune", "mmr", "saliency")
+METHODS = ("greedyprune", "soft_greedyprune", "mmr", "saliency", "score", "idselection")
 OTHERS = [word for word in NEEDS if word != "cosine"]
 every = pytest.mark.parametrize("name", METHODS)
 word = pytest.mark.parametrize("word", OTHERS)

@@ -130,9 +130,8 @@ def suppressed(x: Tensor, worth: list[float], k: int, gamma: float, given: list[
             break
         order.append(i)
         gains.append(scores[i])
-        scores = [
-            max(0.0, s - math.exp(-gamma * (1 - min(1.0, gram[i][j])) ** 2) * gains[-1]) for j, s in enumerate(scores)
-        ]
+        shares = [math.exp(-gamma * (1 - min(1.0, cosine)) ** 2) for cosine in gram[i]]
+        scores = [max(0.0, s - share * gains[-1]) for s, share in zip(scores, shares, strict=True)]
     rest = [i for i in brute.ranking_of(worth) if i not in order][: k - len(order)]
     return (order + rest, gains + [0.0] * len(rest)), len(order)
 
@@ -194,9 +193,7 @@ both = pytest.mark.parametrize("kind", BOTH)
 
 
 @both
-@pytest.mark.parametrize(
-    "options", [{}, {"saliency": "cosine", "text": "question_max"}, {"saliency": "change"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"saliency": "cosine", "text": "question_max"}], ids=str)
 def test_the_contract_holds(kind: type[gp.Method], options: dict[str, str]) -> None:
     check_method(kind(**options))  # type: ignore[arg-type]
 

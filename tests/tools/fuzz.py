@@ -163,6 +163,7 @@ def options(name: str, rng: random.Random) -> gp.Method:
         "text": ["last", "question_mean", "question_max"],
         "theta": [None, 0.0, 0.5, 0.998],
         "alpha": [0.0, 0.3, 0.5, 1.0],
+        "gamma": [0, 1.0, 1e6],
         "weights": ["uniform", "saliency"],
         "weight": [0, 0.5, 8.0, 1e6],
         "saliency": list(NEEDS),
@@ -197,7 +198,7 @@ def options(name: str, rng: random.Random) -> gp.Method:
     if name == "dart":
         knobs["text"], knobs["visual"] = [0, 4, 100], [1, 4, 100]
     here = {key: rng.choice(values) for key, values in knobs.items() if hasattr(method, key) and rng.random() < 0.6}
-    if here.get("saliency", "cosine") != "cosine":
+    if here.get("saliency", getattr(method, "saliency", "cosine")) != "cosine":
         here.pop("text", None)  # which the cosine alone reads
     return replace(method, **here)
 

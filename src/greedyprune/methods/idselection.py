@@ -27,10 +27,11 @@ class IDSelection(Weighing):
     GreedyPrune's threshold. Gains are scores. Zhaohong Huang et al., arXiv 2604.05601.
 
     Differs: the source takes cross-modal attention, visual saliency or both for the importance. Here it is the
-    attention in the vision tower, at the published place before the decoder, or any other `saliency`. Rows are those
-    of the stage. If no token has a score above 0 (1e-12), which the source leaves open, the rest are the most important
-    ones, with gains of 0. Protected tokens come first and lower the scores of others by theirs. Decisions are those of
-    float64; ties go to the lowest index. Cost: O(k n d). Memory: O(n d).
+    attention in the vision tower, or any other `saliency`. The cut is before the decoder, since the source reports over
+    97 % fewer FLOPs, which no later cut reaches. Rows are those of the stage. If no token has a score above 0 (1e-12),
+    which the source leaves open, the rest are the most important ones, with gains of 0. Protected tokens come first and
+    lower the scores of others by theirs. Decisions are those of float64; ties go to the lowest index. Cost: O(k n d).
+    Memory: O(n d).
     """
 
     at: Stage = Input()
