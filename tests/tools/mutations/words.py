@@ -177,6 +177,20 @@ SALIENCIES = [
         "test_saliencies.py::test_each_method_weighs_what_it_is_given[key_norm]",
     ),
     Mutation(
+        "keys stand for values",
+        "probes/decoder.py:decoder_values",
+        '"v"',
+        '"k"',
+        "test_decoder_probes.py::test_keys_values_and_changes_are_those_of_this_turn_alone",
+    ),
+    Mutation(
+        "a change is the states behind it",
+        "attach/hooks/decoder.py:_complete_changes",
+        "now - old.to(now)",
+        "now",
+        "test_decoder_probes.py::test_keys_values_and_changes_are_those_of_this_turn_alone",
+    ),
+    Mutation(
         "a text that nobody reads is taken",
         "saliencies.py:Weighing.__post_init__",
         'if self.saliency != "cosine" and self.text != "last":',
