@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from greedyprune.choosing import select as select
     from greedyprune.choosing import select_batch as select_batch
     from greedyprune.cues import Attention as Attention
+    from greedyprune.cues import Change as Change
     from greedyprune.cues import Cues as Cues
     from greedyprune.cues import Encoded as Encoded
     from greedyprune.cues import Grid as Grid
     from greedyprune.cues import Keys as Keys
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
-    from greedyprune.cues import Tiles as Tiles
+    from greedyprune.cues import Values as Values
     from greedyprune.hints import Hints as Hints
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.hiprune import HiPrune as HiPrune
     from greedyprune.methods.hired import HiRED as HiRED
     from greedyprune.methods.holov import HoloV as HoloV
+    from greedyprune.methods.idselection import IDSelection as IDSelection
     from greedyprune.methods.mmr import MMR as MMR
     from greedyprune.methods.mmtok import MMTok as MMTok
     from greedyprune.methods.pool import AveragePool as AveragePool
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.random import Random as Random
     from greedyprune.methods.saliency import Saliency as Saliency
     from greedyprune.methods.scope import SCOPE as SCOPE
+    from greedyprune.methods.score import SCoRe as SCoRe
     from greedyprune.methods.soft_greedyprune import SoftGreedyPrune as SoftGreedyPrune
     from greedyprune.methods.sparsevlm import SparseVLM as SparseVLM
     from greedyprune.methods.sparsevlm import SparseVLMRecycle as SparseVLMRecycle
@@ -98,6 +101,7 @@ if TYPE_CHECKING:
     from greedyprune.stages import Layer as Layer
     from greedyprune.stages import Layers as Layers
     from greedyprune.stages import Stage as Stage
+    from greedyprune.tiles import Tiles as Tiles
 
 __version__ = "0.1.0.dev0"
 
@@ -108,6 +112,7 @@ _HOMES = {
     "AveragePool": "methods.pool",
     "CDPruner": "methods.cdpruner",
     "Certificate": "keep",
+    "Change": "cues",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
     "DART": "methods.dart",
@@ -126,6 +131,7 @@ _HOMES = {
     "HiRED": "methods.hired",
     "Hints": "hints",
     "HoloV": "methods.holov",
+    "IDSelection": "methods.idselection",
     "Input": "stages",
     "Keep": "keep",
     "Keys": "cues",
@@ -152,6 +158,7 @@ _HOMES = {
     "Report": "selection",
     "Request": "attach.request",
     "SCOPE": "methods.scope",
+    "SCoRe": "methods.score",
     "Saliency": "methods.saliency",
     "Selection": "selection",
     "SoftCertificate": "keep",
@@ -160,11 +167,12 @@ _HOMES = {
     "SparseVLMRecycle": "methods.sparsevlm",
     "Stage": "stages",
     "Text": "cues",
-    "Tiles": "cues",
+    "Tiles": "tiles",
     "ToDRE": "methods.todre",
     "ToMe": "methods.tome",
     "Total": "budget",
     "UniformGrid": "methods.grid",
+    "Values": "cues",
     "VidCom2": "methods.vidcom2",
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from greedyprune.checks import as_grid, check_floats, check_protect, check_question, check_tensor
+from greedyprune.tiles import Tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ class Need:
 
         needs: ClassVar[tuple[Need, ...]] = (Text(), Attention("cls"))
 
-    Use a subclass: `Text`, `Grid`, `Attention`, `Keys` or `Encoded`.
+    Use a subclass: `Text`, `Grid`, `Attention`, `Keys`, `Values`, `Change` or `Encoded`.
     """
 
     def met(self, cues: Cues) -> bool:
@@ -130,6 +131,40 @@ class Keys(Need):
 
 
 @dataclass(frozen=True)
+class Values(Need):
+    """The attention values of the visual tokens in one decoder layer, for all value heads: (n, h, c).
+
+    needs = (Values(),)
+    """
+
+    layer: int | None = None
+    """The layer, 0 the first. None: the last layer before the cut."""
+
+    remedy = "pass them in more=, such as more={Values(): values}, the visual tokens' (n, h, c) values"
+
+    def met(self, cues: Cues) -> bool:
+        return self in cues.more
+
+
+@dataclass(frozen=True)
+class Change(Need):
+    """What one decoder layer adds to the state of each visual token: (n, d).
+
+    needs = (Change(),)
+
+    It is h' - h, h the states that enter the layer and h' those that enter the next one, in float32 or better.
+    """
+
+    layer: int | None = None
+    """The layer, as in `Values`."""
+
+    remedy = "pass it in more=, such as more={Change(): rows}, the (n, d) rows that a decoder layer added"
+
+    def met(self, cues: Cues) -> bool:
+        return self in cues.more
+
+
+@dataclass(frozen=True)
 class Encoded(Need):
     """The vision tower's row of each visual token, before the projector: (n, c).
 
@@ -155,39 +190,8 @@ class Encoded(Need):
 Features = Encoded
 """The name of an earlier release for `Encoded`."""
 
-
-@dataclass(frozen=True, eq=False)
-class Tiles:
-    """The view that each token shows, if a model sees an image as a whole and in crops.
-
-        Tiles(crop, layout=(2, 2), whole=(24, 24))      # four crops, and a whole view of 576 tokens
-
-    Tokens of crops have any order: some models keep a crop's tokens together, others lay all crops out as one map.
-    The tokens of the whole view are in raster order among themselves. Raises ValueError if the parts do not fit.
-    """
-
-    crop: Tensor
-    """(n,) the crop that each token shows, counted from 0 in raster order; -1 for tokens of the whole view."""
-    layout: tuple[int, int]
-    """(rows, columns) of the crops, which divide the image evenly. A crop of padding may have no tokens."""
-    whole: tuple[int, int]
-    """(h, w) of the whole view, which has all of its h*w tokens."""
-
-    def __post_init__(self) -> None:
-        check_tensor("tiles: crop", self.crop, what="an (n,) int64")
-        if self.crop.ndim != 1 or self.crop.dtype != torch.int64:
-            raise ValueError(
-                f"tiles: crop has shape {tuple(self.crop.shape)} and type {self.crop.dtype}: pass (n,) crop numbers, "
-                "int64, -1 for tokens of the whole view."
-            )
-        count, listed = self.layout[0] * self.layout[1], self.crop.cpu()
-        if min(self.layout) < 1 or not bool(((listed >= -1) & (listed < count)).all()):
-            raise ValueError(f"tiles: layout={self.layout} has crops 0 to {count - 1}, and crop holds others.")
-        if min(self.whole) < 1 or int((listed < 0).sum()) != self.whole[0] * self.whole[1]:
-            raise ValueError(
-                f"tiles: whole={self.whole} does not hold the {int((listed < 0).sum())} tokens of the whole view: "
-                "(h, w) needs h*w tokens whose crop is -1."
-            )
+Seen: TypeAlias = Attention | Keys | Values | Change | Encoded
+"""The needs that are read inside a model. `Cues.more` may hold each of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +305,7 @@ class Cues:
         for need, value in self.more.items():
             if not isinstance(need, Need):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"more has the key {need!r}: write a need, such as Keys('tower') or Attention('cls').")
-            axes = next((_AXES[name] for name, kind in _KINDS.items() if isinstance(need, kind)), "")
+            axes = next((axes for kind, axes in _SEEN.items() if isinstance(need, kind)), "")
             found.append((repr(need), value, getattr(need, "of", "visual"), axes))
         return found
 
@@ -334,5 +338,11 @@ class Cues:
 
 _AXES = {"attention": "n", "keys": "n, h, c", "encoded": "n, c", "relevance": "n"}
 """The fields of `Cues` that hold a value for each visual token besides its row, and the axes of each."""
-_KINDS: dict[str, type[Need]] = {"attention": Attention, "keys": Keys, "encoded": Encoded}
-"""The kind of need that each of these fields can meet. The need has the field's axes."""
+_SEEN: dict[type[Need], str] = {
+    Attention: _AXES["attention"],
+    Keys: _AXES["keys"],
+    Values: _AXES["keys"],
+    Change: "n, d",
+    Encoded: _AXES["encoded"],
+}
+"""The axes of each need that is read inside a model."""

@@ -76,7 +76,7 @@ class Method:
         - "text": all text rows, `text`; "question": only those of the question; "last_text": only the last one;
         - "grid", "tiles", "norm", "relevance", "protect": the fields of that name;
         - "attention", "keys", "encoded": the fields of that name, or the needs of that kind in `more`;
-        - "text_keys": keys of the text, in `more`.
+        - "values", "change": the needs of that kind in `more`; "text_keys": keys of the text there.
 
         They follow from `needs`. A method overrides this if its `select` reads an optional cue, or only a part of the
         text. `greedyprune.testing.check_method` finds a word that is missing.

@@ -48,6 +48,8 @@ METHODS: dict[str, str] = {
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",
+    "score": "greedyprune.methods.score:SCoRe",
+    "idselection": "greedyprune.methods.idselection:IDSelection",
     "zspaprune": "greedyprune.methods.zspaprune:ZSPAPrune",
     "todre": "greedyprune.methods.todre:ToDRE",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",

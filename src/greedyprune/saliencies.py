@@ -1,12 +1,14 @@
-"""Saliencies: what may be a token's saliency in methods that weigh one. Each is one word and one line of a table."""
+"""Saliencies: what may be a token's saliency in methods that weigh tokens. Each is a word and one line of a table."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from greedyprune.cues import Attention, Keys, Text
+from greedyprune.cues import Attention, Change, Keys, Text, Values
+from greedyprune.method import Method
 from greedyprune.shown import shown
 
 if TYPE_CHECKING:
@@ -14,29 +16,60 @@ if TYPE_CHECKING:
 
     from greedyprune.cues import Cues, Need
 
-Worth = Literal["cosine", "attention", "question_attention", "key_norm"]
-"""A token's saliency:
-
-- "cosine": its cosine with a text row, which the method's `text` names;
-- "attention": the attention that the last prompt token pays to it, in the decoder layer before the cut;
-- "question_attention": the same, the mean over the question's tokens;
-- "key_norm": the length of its key in that layer, all key heads together."""
+Worth = Literal["cosine", "tower", "attention", "question_attention", "key_norm", "value_norm", "change"]
+Words = Literal["last", "question_mean", "question_max"]
 
 NEEDS: dict[Worth, Need] = {
     "cosine": Text(),
+    "tower": Attention("tower"),
     "attention": Attention("last_text"),
     "question_attention": Attention("question"),
     "key_norm": Keys("decoder"),
+    "value_norm": Values(),
+    "change": Change(),
 }
-"""The cue that each saliency is read from."""
+"""The cue that each saliency is read from. If that has several numbers of a token, the saliency is their length."""
 
 
-def check_saliency(saliency: str, text: str = "last") -> None:
-    """Raise ValueError unless the saliency is known, and reads the text if a text is named."""
-    if saliency not in get_args(Worth):
-        raise ValueError(f"saliency={shown(saliency)} is unknown: choose one of {', '.join(get_args(Worth))}.")
-    if saliency != "cosine" and text != "last":
-        raise ValueError(f'text={text!r} is read by saliency="cosine" alone: leave it out with {saliency!r}.')
+@dataclass(frozen=True, kw_only=True)
+class Weighing(Method):
+    """A method that weighs tokens. Its options say what a token's saliency is, and its needs follow from them.
+
+    MMR(saliency="key_norm").needs  # (Keys("decoder"),)
+    """
+
+    text: Words = "last"
+    """The text of the cosine: the last prompt token, the mean of the question's tokens, or the question's most similar
+    token."""
+    saliency: Worth = "cosine"
+    """A token's saliency:
+
+    - "cosine": its cosine with a text row, which `text` names;
+    - "tower": the attention that it gets in the vision tower, from the class token if there is one, else from all;
+    - "attention": the attention that the last prompt token pays to it, in the decoder layer before the cut;
+    - "question_attention": the same, the mean over the question's tokens;
+    - "key_norm", "value_norm": the length of its key or value in that layer, all heads together;
+    - "change": the length of what that layer adds to its state."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("saliency", Worth), ("text", Words)):
+            if (given := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
+        if self.saliency != "cosine" and self.text != "last":
+            raise ValueError(
+                f'text={self.text!r} is read by saliency="cosine" alone: leave it out with {self.saliency!r}.'
+            )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The cue of its saliency."""
+        return (NEEDS[self.saliency],)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The tokens, and what the saliency is read from: the last text row, the question, or another cue."""
+        asked = "last_text" if self.text == "last" else "question"
+        return frozenset(asked if word == "text" else word for word in super().reads)
 
 
 def read_saliency(saliency: Worth, cues: Cues) -> Tensor | None:
@@ -47,9 +80,9 @@ def read_saliency(saliency: Worth, cues: Cues) -> Tensor | None:
     return values if values.ndim == 1 else _lengths(values.flatten(1))
 
 
-def _lengths(keys: Tensor) -> Tensor:
-    """The length of every key; in units of the largest entry if one would overflow. (n, c) -> (n,)"""
-    largest = keys.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    lengths = (keys / largest).square().sum(1).sqrt()
+def _lengths(rows: Tensor) -> Tensor:
+    """The length of every row; in units of the largest entry if one would overflow. (n, c) -> (n,)"""
+    largest = rows.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    lengths = (rows / largest).square().sum(1).sqrt()
     scaled = lengths * largest
     return scaled if bool(scaled.isfinite().all()) else lengths

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 
 from greedyprune.choosing import kept_count, select, select_batch
-from greedyprune.cues import Attention, Cues, Encoded, Keys, Tiles
+from greedyprune.cues import Attention, Change, Cues, Encoded, Keys, Seen
 from greedyprune.naming import as_method
 from greedyprune.plain import from_plain, to_plain
 from greedyprune.selection import PruneWarning
+from greedyprune.tiles import Tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def example_cues(method: Method, seed: int) -> Cues:
     cues = example_cues(GreedyPrune(), seed=0)
     """
     g = torch.Generator("cpu").manual_seed(seed)
-    more = {need: _made(need, g) for need in method.needs if isinstance(need, (Attention, Keys, Encoded))}
+    more = {need: _made(need, g) for need in method.needs if isinstance(need, Seen)}
     return Cues(
         _noise(g, N, D),
         text=_noise(g, M, D),
@@ -88,13 +89,15 @@ def example_cues(method: Method, seed: int) -> Cues:
     )
 
 
-def _made(need: Attention | Keys | Encoded, g: torch.Generator) -> Tensor:
+def _made(need: Seen, g: torch.Generator) -> Tensor:
     """Made-up values of one cue."""
     if isinstance(need, Attention):
         return _noise(g, N).softmax(0)
     if isinstance(need, Encoded):
         return _noise(g, N, D - 2)
-    return _noise(g, N if need.of == "visual" else M, 2, 4)
+    if isinstance(need, Change):
+        return _noise(g, N, D)
+    return _noise(g, M if isinstance(need, Keys) and need.of == "text" else N, 2, 4)
 
 
 def _noise(g: torch.Generator, *shape: int) -> Tensor:
@@ -303,7 +306,7 @@ def _question(cues: Cues, g: torch.Generator) -> Cues:
 def _others(cues: Cues, g: torch.Generator, word: str) -> Cues:
     """Other values of every cue that a word of `reads` names."""
     more = {
-        need: _made(need, g) if need.word == word and isinstance(need, (Attention, Keys, Encoded)) else value
+        need: _made(need, g) if need.word == word and isinstance(need, Seen) else value
         for need, value in cues.more.items()
     }
     return replace(cues, more=more)
@@ -332,6 +335,8 @@ _CHANGES: dict[str, Callable[[Cues, torch.Generator], Cues]] = {
     "attention": lambda cues, g: _others(cues, g, "attention"),
     "keys": lambda cues, g: _others(cues, g, "keys"),
     "text_keys": lambda cues, g: _others(cues, g, "text_keys"),
+    "values": lambda cues, g: _others(cues, g, "values"),
+    "change": lambda cues, g: _others(cues, g, "change"),
     "encoded": lambda cues, g: _others(cues, g, "encoded"),
     "norm": lambda cues, g: replace(cues, norm=_noise(g, cues.features.shape[1]).exp()),
     "relevance": lambda cues, g: replace(cues, relevance=_noise(g, cues.n).sigmoid()),

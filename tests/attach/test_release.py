@@ -84,7 +84,7 @@ def test_attributes_of_cache_layers_are_looked_for_too(name: str, monkeypatch: A
 
 @pytest.mark.parametrize("seam", PROBED, ids=lambda seam: seam.name)
 def test_what_probes_rely_on_is_looked_for_where_a_method_asks(seam: Seam, monkeypatch: Any) -> None:
-    if seam.name in ("input_layernorm", "self_attn", "q_proj", "k_proj"):
+    if seam.name in ("input_layernorm", "self_attn", "q_proj", "k_proj", "v_proj"):
         monkeypatch.delitem(seam.owner._modules, seam.name)
     else:
         monkeypatch.delattr(seam.owner, seam.name)

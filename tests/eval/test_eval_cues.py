@@ -29,6 +29,7 @@ from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import cache_of
 from greedyprune.ops.grid import covered_cells
+from greedyprune.saliencies import NEEDS, Weighing, read_saliency
 from greedyprune.verify.traces import changed, fingerprint
 
 for extra in ("sklearn", "skimage", "matplotlib"):
@@ -139,6 +140,41 @@ def test_the_questions_tokens_are_those_of_the_cues(llava: Engine, items: list[I
         llava.model(**batch.inputs)
     for found, mine in zip(saliencies(llava, batch), seen, strict=True):
         torch.testing.assert_close(found[2, "cosine max centred"], mine.float(), **CLOSE)
+
+
+NAMED: dict[str, tuple[str, int]] = {
+    "attention": ("attention last", 1),
+    "question_attention": ("attention question", 1),
+    "key_norm": ("key norm", 1),
+    "value_norm": ("value norm", 1),
+    "change": ("change", 0),
+}
+"""The names here of the words that methods know, and by how many layers a cut comes after what its saliency reads."""
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("name", testbed.MODELS)
+def test_a_method_weighs_what_is_told_of_the_layer_before_its_cut(name: str, cut: int, items: list[Item]) -> None:
+    """The method's probes compute it again under the model's usual attention; here the model's eager one returns it."""
+    engine = Engine(*testbed.load(name))
+    batch = engine.prepare(0, items)
+    told = saliencies(engine, batch)
+    assert set(NAMED) == set(NEEDS) - {"cosine", "tower"}
+    seen: list[Tensor] = []
+
+    class Looking(Weighing):
+        def select(self, cues: gp.Cues, k: int) -> gp.Keep:
+            worth = read_saliency(self.saliency, cues)
+            assert worth is not None
+            seen.append(worth)
+            return gp.Keep.from_order(torch.arange(k), torch.zeros(k), cues.n)
+
+    for word, (mine, before) in NAMED.items():
+        seen.clear()
+        with gp.prune(engine.model, Looking(saliency=word), 20, at=gp.Layer(cut)), torch.no_grad():
+            engine.model(**batch.inputs)
+        for found, worth in zip(told, seen, strict=True):
+            torch.testing.assert_close(found[cut - before, mine], worth.float(), **CLOSE, msg=word)
 
 
 def read(name: str) -> tuple[Any, Batch, list[of_layers.Found]]:

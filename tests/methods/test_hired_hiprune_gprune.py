@@ -33,10 +33,11 @@ from golden import (
     problems,
     quota,
 )
-from greedyprune.cues import Attention, Grid, Tiles
+from greedyprune.cues import Attention, Grid
 from greedyprune.ops.crops import cells_in_crops, crop_budgets, top_in_crops
 from greedyprune.ops.neighbours import beside
 from greedyprune.ops.propagation import propagate
+from greedyprune.tiles import Tiles
 
 
 def hired(look: list[float], first: list[float], tiles: Tiles | None, alpha: float, k: int, guard: list[int]):

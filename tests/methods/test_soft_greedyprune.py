@@ -37,26 +37,6 @@ def saliencies(x: Tensor, words: Tensor) -> list[float]:
     return [max(min(1.0, max(-1.0, float((centred(unit) * word).sum()))) for word in asked) for unit in units]
 
 
-def by_the_book(x: Tensor, worth: list[float], k: int, a: float, given: list[int]) -> tuple[list[int], list[float]]:
-    """The rule in plain loops: order, and each row's value when it was taken."""
-    units = torch.stack([brute.unit(row) for row in x])
-    gram = (units @ units.T).clamp(-1, 1).tolist()
-    order = given[:1] or [min(i for i, w in enumerate(worth) if w >= max(worth) - brute.SLACK)]
-    gains = [a * worth[order[0]]]
-    while len(order) < k:
-        keys, doubt = dict[int, float](), dict[int, float]()
-        for i in range(len(worth)):
-            if i not in order:
-                distance = 1 - max(gram[i][s] for s in order)
-                keys[i] = a * worth[i] + math.log(max(distance, brute.SLACK))
-                doubt[i] = brute.SLACK / 2 * (a + (1 / distance if distance > brute.SLACK else 1))
-        least = max(keys[i] - doubt[i] for i in keys)
-        best = min(i for i in keys if keys[i] + doubt[i] >= least)
-        order.append(given[len(order)] if len(order) < len(given) else best)
-        gains.append(keys[order[-1]])
-    return order, gains
-
-
 def drawn(kind: str, seed: int, most: int = 18) -> tuple[random.Random, Tensor, Tensor]:
     """Rows and text in some precision. -> dice, (n, d), (m, d)"""
     dice = random.Random(f"{kind} {seed}")
@@ -79,7 +59,7 @@ def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pyte
         words = (
             words.double().mean(0).to(torch.promote_types(x.dtype, torch.float32))[None] if "mean" in which else words
         )
-        order, gains = by_the_book(x, saliencies(x, words), k, a, given)
+        order, gains = brute.log_barrier(x, saliencies(x, words), k, a, given)
         cues = gp.Cues(x, text=text, question=slice(1, 4), protect=torch.tensor(given) if given else None)
         keep = gp.select(gp.SoftGreedyPrune(weight=a, text=which), cues, k)
         assert keep.order.tolist() == order, (seed, a, which)

@@ -1,10 +1,12 @@
-"""What text raters look at, and the keys of a decoder layer: those of the model's own eager attention and its cache, on
-every family, for every image and cut."""
+"""What text raters look at, the keys and values of a decoder layer, and what it adds to states: those of the model's
+own eager attention, its cache and its states, on every family, for every image and cut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.cues import Attention, Keys, Need
+from greedyprune.cues import Attention, Change, Keys, Need, Values
 from greedyprune.probes.decoder import raters
 from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
 from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
@@ -27,6 +29,10 @@ attention = pytest.mark.parametrize("attention", proofs.ATTENTIONS)
 
 HEADED = ("gemma3", "llava gemma3")
 """Models with Gemma 3's decoder."""
+DEEP = ("qwen3_vl", "qwen3_5")
+"""Models with DeepStack, and without attention in all layers."""
+STATES = 1e-4
+"""The rounding of states, which are far larger than attention weights."""
 
 
 @pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
@@ -117,9 +123,9 @@ def test_without_a_rater_behind_the_image_the_last_token_rates() -> None:
 @pytest.mark.parametrize("family", some([*CORE, "qwen2_vl", "qwen3_vl_moe", *HEADED], *FIRST, *HEADED))
 @attention
 @case
-@pytest.mark.parametrize("of", ["visual", "text"])
+@pytest.mark.parametrize("what", ["keys", "text keys", "values"])
 @pytest.mark.parametrize("named", [False, True])
-def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, case, of, named) -> None:
+def test_keys_and_values_are_those_that_the_layer_keeps_in_its_cache(family, attention, case, what, named) -> None:
     eager, inputs, _, images = prompt_of(family, case)
     layer = 0 if named else 1
     # Without position ids a plain forward counts padding too, so keys are turned otherwise than by generate().
@@ -129,17 +135,56 @@ def test_keys_are_those_that_the_layer_keeps_in_its_cache(family, attention, cas
     )
     seen: list[Tensor] = []
     made = tiny(family, attention)
-    need = Keys("decoder", layer if named else None, of)
+    at = layer if named else None
+    need = {"keys": Keys("decoder", at), "text keys": Keys("decoder", at, "text"), "values": Values(at)}[what]
     with gp.prune(made.model, asking(seen, need, gp.Layer(2)), keep_of(case)):
         forward(made.model, inputs)
         generate(made.model, inputs, max_new_tokens=2)
-    places = [(row, c if of == "visual" else torch.tensor(text_of(inputs, row))) for row, c in images]
-    expected = [cache.layers[layer].keys[row][:, c].transpose(0, 1) for cache in caches for row, c in places]
+    places = [(row, torch.tensor(text_of(inputs, row)) if what == "text keys" else c) for row, c in images]
+    held = [getattr(cache.layers[layer], what.split()[-1]) for cache in caches]
+    expected = [rows[row][:, c].transpose(0, 1) for rows in held for row, c in places]
     assert seen[0].shape == (len(places[0][1]), 2, 16 if family == "llava gemma3" else 8)
     all_near(seen, expected)
 
 
-EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"))
+@pytest.mark.parametrize(
+    "family", some([*CORE, "qwen3_vl", "qwen3_5", "lfm2_vl", *HEADED], *FIRST, "qwen3_vl", "qwen3_5")
+)
+@attention
+@case
+@pytest.mark.parametrize("named", [False, True])
+def test_a_change_is_what_a_layer_adds_to_the_states_that_enter_the_next(family, attention, case, named) -> None:
+    """DeepStack's features, which the model adds between early layers, are part of it."""
+    eager, inputs, _, images = prompt_of(family, case)
+    layer = 0 if named else 1
+    expected: list[Tensor] = []
+    for run in (forward, generate):
+        with entering(eager.model) as states:
+            run(eager.model, inputs)
+        expected += [(states[layer + 1] - states[layer])[row, columns] for row, columns in images]
+    seen: list[Tensor] = []
+    made = tiny(family, attention)
+    with gp.prune(made.model, asking(seen, Change(layer if named else None), gp.Layer(2)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    all_near(seen, expected, STATES)
+
+
+@contextmanager
+def entering(model: Any) -> Iterator[list[Tensor]]:
+    """The states that enter each decoder layer of the first forward inside, (b, q, d), before any cut there."""
+    states: list[Tensor] = []
+
+    def note(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    with ExitStack() as hooks:
+        for layer in model.get_decoder().layers:
+            hooks.enter_context(proofs.hooked(layer.register_forward_pre_hook(note, prepend=True, with_kwargs=True)))
+        yield states
+
+
+EVERY = (LAST, RATERS, Keys("decoder"), Keys("decoder", of="text"), Values(), Change())
 
 
 @pytest.mark.parametrize("family", some([*CORE, *HEADED], *FIRST, "qwen3_vl", *HEADED))
@@ -158,25 +203,30 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
 
     with gp.prune(tiny(family, attention).model, Every(choose=choose), schedule):
         forward(tiny(family, attention).model, inputs)
-    with gp.prune(eager.model, Every(choose=noting([], LAST)), schedule):
+    with gp.prune(eager.model, Every(choose=noting([], LAST)), schedule), entering(eager.model) as states:
         out = forward(eager.model, inputs, output_attentions=True, use_cache=True)
+    before = torch.arange(inputs["input_ids"].shape[1]).expand(inputs["input_ids"].shape)
     there, kept = inputs["attention_mask"].bool().clone(), [columns for _, columns in images]
     for cut in range(3):
-        weights, keys = out.attentions[cut].mean(1), proofs.cache_of(out).layers[cut].keys
+        weights, held = out.attentions[cut].mean(1), proofs.cache_of(out).layers[cut]
         # Where the original columns are in the sequence of this layer: short rows are padded on the left.
         short = there.cumsum(1) - 1 + there.sum(1).max() - there.sum(1, keepdim=True)
         for cues, (row, columns), left in zip(given[3 * cut : 3 * cut + 3], images, kept, strict=True):
             visual, text = short[row, left], short[row, text_of(inputs, row)]
             rated = short[row, raters_of(inputs, embeds, row, columns)]
             all_near(
-                [cues[need] for need in EVERY],
+                [cues[need] for need in EVERY[:-1]],
                 [
                     weights[row, -1, visual],
                     weights[row][rated][:, visual].mean(0),
-                    keys[row][:, visual].transpose(0, 1),
-                    keys[row][:, text].transpose(0, 1),
+                    held.keys[row][:, visual].transpose(0, 1),
+                    held.keys[row][:, text].transpose(0, 1),
+                    held.values[row][:, visual].transpose(0, 1),
                 ],
             )
+            added = states[cut + 1][row, visual] - states[cut][row, before[row, left]]
+            all_near([cues[Change()]], [added], STATES)
+        before = short
         if cut < 2:
             counts = [cues.n for cues in given[3 * cut + 3 : 3 * cut + 6]]
             for image, k in enumerate(counts):
@@ -186,7 +236,7 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
                 there[images[image][0], kept[image]] = True
 
 
-def test_keys_are_those_of_this_turn_alone() -> None:
+def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
     made, given = fresh("llava"), list[gp.Cues]()
 
     @dataclass(frozen=True, kw_only=True)
@@ -203,14 +253,13 @@ def test_keys_are_those_of_this_turn_alone() -> None:
         ids = more["input_ids"][:, first.cache.get_seq_length() :]
         pixels, mask = torch.cat([proofs.ONE["pixel_values"]] * 2), more["attention_mask"]
         given.clear()
-        forward(
-            made.model,
-            {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels},
-            past_key_values=first.cache,
-        )
-        held = first.cache.layers[1].keys[:, :, -ids.shape[1] :]
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+        with entering(made.model) as states:
+            forward(made.model, inputs, past_key_values=first.cache)
+        held = first.cache.layers[1]
+        keys, values = (each[:, :, -ids.shape[1] :].transpose(1, 2) for each in (held.keys, held.values))
     for row, cues in enumerate(given):
-        visual = held[row][:, ids[row] == IMAGE].transpose(0, 1)
-        text = held[row][:, ids[row] != IMAGE].transpose(0, 1)
-        all_near([cues[Keys("decoder")], cues[Keys("decoder", of="text")]], [visual, text])
+        visual, text = ids[row] == IMAGE, ids[row] != IMAGE
+        all_near([cues[need] for need in EVERY[2:-1]], [keys[row, visual], keys[row, text], values[row, visual]])
+        all_near([cues[Change()]], [(states[2] - states[1])[row, visual]], STATES)
     assert len(given) == 2

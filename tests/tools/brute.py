@@ -128,3 +128,23 @@ def greedy(
             rest = [i for i, value in zip(rest, worst, strict=True) if value <= min(worst) + SLACK]
         taken.append(rest[0])
     return taken, own
+
+
+def log_barrier(x: Tensor, worth: list[float], k: int, a: float, given: list[int]) -> tuple[list[int], list[float]]:
+    """The rule of the log barrier: order, and each row's value a w_i + log(1 - cosine) when it was taken."""
+    units = torch.stack([unit(row) for row in x])
+    gram = (units @ units.T).clamp(-1, 1).tolist()
+    order = given[:1] or [min(i for i, w in enumerate(worth) if w >= max(worth) - SLACK)]
+    gains = [a * worth[order[0]]]
+    while len(order) < k:
+        keys, doubt = dict[int, float](), dict[int, float]()
+        for i in range(len(worth)):
+            if i not in order:
+                distance = 1 - max(gram[i][s] for s in order)
+                keys[i] = a * worth[i] + math.log(max(distance, SLACK))
+                doubt[i] = SLACK / 2 * (a + (1 / distance if distance > SLACK else 1))
+        least = max(keys[i] - doubt[i] for i in keys)
+        best = min(i for i in keys if keys[i] + doubt[i] >= least)
+        order.append(given[len(order)] if len(order) < len(given) else best)
+        gains.append(keys[order[-1]])
+    return order, gains

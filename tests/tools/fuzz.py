@@ -25,6 +25,7 @@ import brute
 import greedyprune as gp
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
+from greedyprune.saliencies import NEEDS
 
 REFUSALS = (ValueError, TypeError, NotImplementedError)
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -32,7 +33,7 @@ COMPARED: Counter[bool] = Counter()
 """How many decisions were compared with those of `brute.py`."""
 NAMED = (
     "features", "text", "question", "grid", "tiles", "attention", "keys", "encoded", "relevance", "norm", "protect",
-    "Keys(", "keep",
+    "Keys(", "values", "Values(", "change", "Change(", "keep",
 )  # fmt: skip
 """What a refusal may be about: its message has one of these words."""
 BRUTE = 40
@@ -162,9 +163,10 @@ def options(name: str, rng: random.Random) -> gp.Method:
         "text": ["last", "question_mean", "question_max"],
         "theta": [None, 0.0, 0.5, 0.998],
         "alpha": [0.0, 0.3, 0.5, 1.0],
+        "gamma": [0, 1.0, 1e6],
         "weights": ["uniform", "saliency"],
         "weight": [0, 0.5, 8.0, 1e6],
-        "saliency": ["cosine", "attention", "question_attention", "key_norm"],
+        "saliency": list(NEEDS),
         "trade": [0.0, 0.3, 1.0],
         "core": [0.0, 0.5, 1.0],
         "adaptive": [True, False],
@@ -196,7 +198,7 @@ def options(name: str, rng: random.Random) -> gp.Method:
     if name == "dart":
         knobs["text"], knobs["visual"] = [0, 4, 100], [1, 4, 100]
     here = {key: rng.choice(values) for key, values in knobs.items() if hasattr(method, key) and rng.random() < 0.6}
-    if here.get("saliency", "cosine") != "cosine":
+    if here.get("saliency", getattr(method, "saliency", "cosine")) != "cosine":
         here.pop("text", None)  # which the cosine alone reads
     return replace(method, **here)
 
@@ -289,8 +291,10 @@ def draw(number: int) -> Case:
     maybe("encoded", 0.95, lambda: alike(6))
     maybe("relevance", 0.3, lambda: noise(n, 1, g)[:, 0].to(other))
     maybe("norm", 0.7, lambda: (torch.rand(d, generator=g) + 0.5).to(other))
-    if "text" in given or rng.random() < 0.2:
-        maybe("more", 0.95, lambda: {WORDS: noise(m, heads * 4, g).reshape(m, heads, 4).to(other)})
+    more: dict[gp.Need, Tensor] = {gp.Values(): alike(heads * 4).reshape(n, heads, 4), gp.Change(): alike(d)}
+    if ("text" in given or rng.random() < 0.2) and rng.random() < 0.95:
+        more[WORDS] = noise(m, heads * 4, g).reshape(m, heads, 4).to(other)
+    maybe("more", 0.95, lambda: more)
     maybe("protect", 0.25, lambda: torch.randperm(n, generator=g)[: rng.choice([0, 1, 1, 3, n])].sort().values)
     keep: Any = rng.choice([*range(min(n, 6) + 1), n // 2, n - 1, n, n + 3, gp.Ratio(rng.random())])
     framed = rng.random() < 0.1 and not method.compares_frames

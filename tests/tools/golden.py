@@ -17,7 +17,8 @@ from torch import Tensor
 import brute
 import cases
 import greedyprune as gp
-from greedyprune.cues import Attention, Tiles
+from greedyprune.cues import Attention
+from greedyprune.tiles import Tiles
 
 Rows = list[list[float]]
 

@@ -41,15 +41,15 @@ def noting(seen: list[Tensor], need: Need) -> Any:
     return choose
 
 
-def near(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+def near(a: Tensor, b: Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
-def all_near(seen: list[Tensor], expected: list[Tensor]) -> None:
+def all_near(seen: list[Tensor], expected: list[Tensor], atol: float = 1e-5) -> None:
     """As many cues as expected, each near its own, and the cases tell tokens apart."""
     assert len(seen) == len(expected) > 0
     for mine, wanted in zip(seen, expected, strict=True):
-        near(mine, wanted)
+        near(mine, wanted, atol)
         assert wanted.max() - wanted.min() > 1e-3
 
 

@@ -23,6 +23,8 @@ KNOBS: list[gp.Method] = [
     gp.GreedyPrune(text="question_max", fallback="none", tau=0.4),
     gp.MMR(text="question_max", trade=0.8),
     gp.SoftGreedyPrune(text="question_mean", weight=2),
+    gp.Saliency(text="question_max"),
+    gp.Saliency(saliency="change"),
     gp.FacilityLocation(weights="saliency"),
     gp.DART(exact_budget=False),
     gp.PruMerge(adaptive=True, neighbours=3),
@@ -64,6 +66,9 @@ def test_what_is_read_goes_by_the_knobs() -> None:
     assert gp.GreedyPrune().reads == {"tokens", "last_text", "protect"}
     assert gp.GreedyPrune(text="question_mean").reads == {"tokens", "question", "protect"}
     assert gp.GreedyPrune(preprocess="rmsnorm").reads == {"tokens", "last_text", "norm", "protect"}
+    assert gp.MMR(saliency="value_norm").reads == {"tokens", "values", "protect"}
+    assert gp.Saliency(saliency="change").reads == {"change", "protect"}
+    assert gp.Saliency(text="question_max").reads == {"tokens", "question", "protect"}
     assert gp.FacilityLocation().reads == {"tokens", "protect"}
     assert gp.FacilityLocation(weights="saliency").reads == {"tokens", "last_text", "protect"}
     assert gp.CDPruner().reads == {"tokens", "question", "relevance", "protect"}

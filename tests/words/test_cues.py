@@ -84,6 +84,8 @@ def test_what_is_no_tensor_of_numbers_is_refused_by_name(
         ("more", {"attention": torch.ones(N)}, TypeError, r"more has the key 'attention': write a need, such as Keys"),
         ("more", {gp.Attention("cls"): torch.ones(N, 2)}, ValueError, r"Attention\(.* \(24, 2\): pass \(n\)"),
         ("more", {gp.Keys("tower"): torch.ones(N, 2)}, ValueError, r"Keys\(.* \(24, 2\): pass \(n, h, c\)"),
+        ("more", {gp.Values(): torch.ones(N, 2)}, ValueError, r"Values\(.* \(24, 2\): pass \(n, h, c\), n = 24"),
+        ("more", {gp.Change(): torch.ones(N)}, ValueError, r"Change\(.* \(24,\): pass \(n, d\), n = 24"),
         ("more", {gp.Encoded(): torch.ones(N)}, ValueError, r"Encoded\(.* \(24,\): pass \(n, c\), n = 24"),
     ],
 )  # fmt: skip

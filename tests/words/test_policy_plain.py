@@ -36,6 +36,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     "facility": {"weights": "saliency"},
     "hiprune": {"layer": -2},
     "mmr": {"trade": 1, "text": "question_mean"},
+    "score": {"alpha": 1, "saliency": "change"},
+    "idselection": {"gamma": 5.0, "saliency": "cosine", "text": "question_mean"},
     "soft_greedyprune": {"weight": 3, "saliency": "key_norm"},
 }
 OWN = '''"""Methods of somebody else."""

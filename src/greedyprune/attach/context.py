@@ -18,8 +18,8 @@ from torch import Tensor
 from greedyprune.models.reads import layers_of
 
 if TYPE_CHECKING:
+    from greedyprune.cues import Seen
     from greedyprune.hints import Hints
-    from greedyprune.models.needs import Seen
     from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
     from greedyprune.policy import Policy

@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from greedyprune.cues import Cues, Need
+from greedyprune.cues import Cues
 from greedyprune.keep import Certificate, Keep, protected_first
-from greedyprune.method import Method
 from greedyprune.ops.cosine import UnitRows, saliency
-from greedyprune.ops.preprocess import Preprocess, Words, asked, comparable, narrowed
+from greedyprune.ops.preprocess import Preprocess, asked, comparable
 from greedyprune.ops.ranking import ranked
 from greedyprune.ops.redundancy import Fallback, filled
 from greedyprune.ops.suppression import share_of_best, suppress
 from greedyprune.ops.threshold import Quantile, Threshold
-from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
+from greedyprune.saliencies import Weighing, read_saliency
 from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedyPrune(Method):
+class GreedyPrune(Weighing):
     """Choose S, |S| = k, with the largest total saliency such that cos(x_i, x_j) <= τ for all pairs in S, greedily.
 
         gp.prune(model, gp.GreedyPrune(), keep=64)
@@ -32,7 +31,8 @@ class GreedyPrune(Method):
     Differs: the paper's layer and τ are not public. Here the cut is before decoder layer 2, and τ is the image's own
     0.8 quantile of pairwise cosines: the best such rule on the dev questions of the bundled models, or within 0.1
     points of the best. Decisions are those of float64; ties go to the lowest index. `fallback`, `preprocess`, `text`
-    are additions. At `Input()` the last prompt token is a template token, so `text="last"` ignores the question there.
+    and `saliency` are additions. At `Input()` the last prompt token is a template token, so `text="last"` ignores the
+    question there.
     Cost: O(n d) for the saliency, about O(V k d) for the suppression of V tokens; a quantile adds O(n^2 d).
     """
 
@@ -44,32 +44,20 @@ class GreedyPrune(Method):
     preprocess: Preprocess = "none"
     """Before any cosine: no change; the decoder's final RMS norm; or "center": all rows are scaled to length 1, then
     lose the mean of the visual ones. Cen-Prune subtracts the mean of rows as they are."""
-    text: Words = "last"
-    """Saliency is the cosine with the last prompt token, or, unlike the paper, with the question's mean token or its
-    most similar token."""
-    saliency: Worth = "cosine"
-    """The cosine; or, unlike the paper, the "attention" of the last prompt token, the "question_attention" or the
-    "key_norm", in the decoder layer before the cut."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("fallback", Fallback), ("preprocess", Preprocess), ("text", Words)):
+        super().__post_init__()
+        for name, choices in (("fallback", Fallback), ("preprocess", Preprocess)):
             if (given := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
-        check_saliency(self.saliency, self.text)
         number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
         if not isinstance(self.tau, Threshold) and not (number and self.tau >= -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property
-    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The cue of its saliency."""
-        return (NEEDS[self.saliency],)
-
-    @property
     def reads(self) -> frozenset[str]:
-        """The tokens, the text of the saliency, and the final norm if `preprocess` uses it."""
-        words = narrowed(super().reads, self.text)
-        return words | {"norm"} if self.preprocess == "rmsnorm" else words
+        """The tokens, what its saliency is read from, and the final norm if `preprocess` uses it."""
+        return super().reads | {"norm"} if self.preprocess == "rmsnorm" else super().reads
 
     @property
     def exact(self) -> bool:

@@ -4,61 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greedyprune.cues import Cues, Need
+from greedyprune.cues import Cues
 from greedyprune.keep import Keep
-from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring
 from greedyprune.ops.marginal import marginal_relevance
-from greedyprune.ops.preprocess import Words, asked, check_words, comparable, narrowed
+from greedyprune.ops.preprocess import asked, comparable
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
-from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
+from greedyprune.saliencies import Weighing, read_saliency
 from greedyprune.stages import Layer, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMR(Method):
+class MMR(Weighing):
     """Take the token with the largest λ w_i - (1 - λ) max over kept s of cos(x_i, x_s), and repeat.
 
         gp.prune(model, gp.MMR(), keep=64)
 
-    The importance w_i is cos(x_i, t), t the last prompt token at the same stage. It is scaled per image to 0 for the
-    least and 1 for the most important token. Gains are those values. Carbonell and Goldstein, SIGIR 1998. With λ = 0.5
-    it is the rule of IDPruner, arXiv 2602.13315.
+    The importance w_i is cos(x_i, t), t the last prompt token at the same stage, or another `saliency`. It is scaled
+    per image to 0 for the least and 1 for the most important token. Gains are those values. Carbonell and Goldstein,
+    SIGIR 1998. With λ = 0.5 it is the rule of IDPruner, arXiv 2602.13315.
 
     Differs: IDPruner cuts before the decoder, and a trained selector gives its importance. Here the importance and the
     layer are those of GreedyPrune, so that the two rules can be compared. IDPruner's several picks per step are left
-    out. Ties go to the lowest index. `text` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
+    out. Ties go to the lowest index. `text`, `saliency` and `preprocess` are additions. Cost: O(k n d). Memory: O(n d).
     """
 
     at: Stage = Layer(2)
     trade: float = 0.5
     """λ, from 0 (diversity alone, after the first token) to 1 (importance alone)."""
-    text: Words = "last"
-    """Importance is the cosine with the last prompt token, with the mean of the question's tokens, or with the
-    question's most similar token."""
     preprocess: Centring = "none"
     """Before any cosine: "none" changes no row; "center" scales all rows to length 1, then subtracts the mean of the
     visual ones. Cen-Prune subtracts the mean of rows as they are."""
-    saliency: Worth = "cosine"
-    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
-    "question_attention" or the "key_norm"."""
 
     def __post_init__(self) -> None:
-        check_saliency(self.saliency, self.text)
+        super().__post_init__()
         check_centring(self.preprocess)
-        check_words(self.text)
         if not 0 <= self.trade <= 1:
             raise ValueError(f"trade={self.trade!r} is no balance: write a number from 0 to 1.")
-
-    @property
-    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The cue of its saliency."""
-        return (NEEDS[self.saliency],)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """The tokens, and the text of the importance."""
-        return narrowed(super().reads, self.text)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""

@@ -6,39 +6,34 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from greedyprune.cues import Cues, Need
+from greedyprune.cues import Cues
 from greedyprune.keep import Keep, SoftCertificate
-from greedyprune.method import Method
-from greedyprune.ops.barrier import log_barrier
+from greedyprune.ops.barrier import check_weight, log_barrier
 from greedyprune.ops.cosine import SLACK
-from greedyprune.ops.preprocess import Words, asked, check_words, narrowed
+from greedyprune.ops.preprocess import asked
 from greedyprune.ops.relevance import from_0_to_1
 from greedyprune.ops.unit_centre import centred_cosines
-from greedyprune.saliencies import NEEDS, Worth, check_saliency, read_saliency
+from greedyprune.saliencies import Weighing, read_saliency
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-LARGEST = 1e6
-"""The largest weight. It is top-k of saliencies 3e-5 apart; a larger one would make ties of values that float64 tells
-apart."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class SoftGreedyPrune(Method):
+class SoftGreedyPrune(Weighing):
     """Take the most salient token, then always the one with the largest a w_i + log(1 - max over kept s of u_i · u_s).
 
         gp.prune(model, gp.SoftGreedyPrune(), keep=64)
 
     u_i = x_i / |x_i|, m = mean of u_i, and the saliency is w_i = cos(u_i - m, t / |t| - m), t the last prompt token at
-    the same stage: relevance without what all tokens share. This is GreedyPrune's problem in a soft form, with the log
-    barrier of its constraint cos(u_i, u_s) <= τ at τ = 1. It is not the algorithm of the paper. A copy of a kept token
-    is out of reach; tokens that merely resemble one lose little. No threshold has to be found and no fallback fills the
-    budget. The first k of a larger selection are the selection of k. a = 0 is farthest-first from the most salient
-    token. A large a is top-k. Gains are those values; the first has no logarithm. With v_i = exp(a w_i / 2) the rule is
-    the greedy of weighted k-centre (see `SoftCertificate`). docs/rule.md has the proofs.
+    the same stage: relevance without what all tokens share. Another `saliency` is scaled to 0..1 over the image. This
+    is GreedyPrune's problem in a soft form, with the log barrier of its constraint cos(u_i, u_s) <= τ at τ = 1. It is
+    not the algorithm of the paper. A copy of a kept token is out of reach; tokens that merely resemble one lose little.
+    No threshold has to be found and no fallback fills the budget. The first k of a larger selection are the selection
+    of k. a = 0 is farthest-first from the most salient token. A large a is top-k. Gains are those values; the first has
+    no logarithm. With v_i = exp(a w_i / 2) the rule is the greedy of weighted k-centre (see `SoftCertificate`).
+    docs/rule.md has the proofs.
 
     Differs: it has no paper. The constant a and the layer were chosen on the dev questions of the bundled models.
     Decisions are those of float64; ties go to the lowest index. A distance 1 - cosine below 1e-12 counts as 1e-12. Zero
@@ -50,29 +45,10 @@ class SoftGreedyPrune(Method):
     at: Stage = Layer(2)
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
-    text: Words = "last"
-    """Saliency is the cosine with the last prompt token, with the question's mean token, or with its most similar
-    token, all scaled and centred by the same m."""
-    saliency: Worth = "cosine"
-    """The cosine; or in the decoder layer before the cut the "attention" of the last prompt token, the
-    "question_attention" or the "key_norm", scaled to 0..1 over the image."""
 
     def __post_init__(self) -> None:
-        check_saliency(self.saliency, self.text)
-        check_words(self.text)
-        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not number or not 0 <= self.weight <= LARGEST:
-            raise ValueError(f"weight={self.weight!r} is no weight: write a number from 0 to {LARGEST:g}.")
-
-    @property
-    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The cue of its saliency."""
-        return (NEEDS[self.saliency],)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """The tokens, and the text of the saliency."""
-        return narrowed(super().reads, self.text)
+        super().__post_init__()
+        check_weight("weight", self.weight)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""

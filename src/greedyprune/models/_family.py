@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from greedyprune.cues import Attention, Grid, Keys
+from greedyprune.cues import Attention, Change, Grid, Seen
 from greedyprune.stages import Input, Layer, Stage
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Family:
     grid: Literal["yes", "one tile", "no"] = "yes"
     """The grid of an image's tokens: always there, there for an image of one tile, or never, as far as is known."""
     readable: bool = True
-    """True if methods can read attention and keys of its decoder."""
+    """True if methods can read attention, keys and values of its decoder."""
     sizes: Sizes = "unknown"
     """The way its image processor treats the size of an image, see `Sizes`."""
     without: tuple[tuple[str, str], ...] = ()
@@ -220,6 +220,6 @@ class Family:
         if isinstance(need, Grid):
             return self.grid != "no"
         if not need.in_tower:
-            return self.readable or not isinstance(need, (Attention, Keys))
+            return self.readable or not isinstance(need, Seen) or isinstance(need, Change)
         by_class = isinstance(need, Attention) and need.kind == "cls"
         return self.tower is not None and (not by_class or self.tower.class_token is not None)

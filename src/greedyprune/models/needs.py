@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from greedyprune.cues import Attention, Encoded, Keys
+from greedyprune.cues import Attention, Change, Encoded, Keys, Seen, Values
 from greedyprune.models.release import probe_seams
 from greedyprune.models.table import READABLE, READABLE_TOWERS
 from greedyprune.naming import as_method
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from greedyprune.method import Method
     from greedyprune.models.parts import Parts
     from greedyprune.policy import Policy
-
-Seen: TypeAlias = Attention | Keys | Encoded
-"""The needs that are read inside the model: attention, keys and rows of the vision tower."""
 
 WORDS: dict[str, str] = {
     "tower": "the attention inside the vision tower",
@@ -46,9 +43,9 @@ def in_tower(policy: Policy) -> list[Seen]:
     return [need for need in policy.method.needs if isinstance(need, Seen) and need.in_tower]
 
 
-def in_decoder(policy: Policy) -> list[Attention | Keys]:
+def in_decoder(policy: Policy) -> list[Seen]:
     """The method's needs that are read in a decoder layer."""
-    return [need for need in policy.method.needs if isinstance(need, (Attention, Keys)) and not need.in_tower]
+    return [need for need in policy.method.needs if isinstance(need, Seen) and not need.in_tower]
 
 
 def told(need: Seen) -> str:
@@ -57,6 +54,10 @@ def told(need: Seen) -> str:
         return WORDS[need.kind]
     if isinstance(need, Encoded):
         return "the vision tower's rows"
+    if isinstance(need, Values):
+        return "a token's value"
+    if isinstance(need, Change):
+        return "what a layer adds to a token's state"
     return "the vision tower's keys" if need.where == "tower" else "a token's key"
 
 
@@ -89,6 +90,8 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
         return f"{need!r} names a share of the depth, which is for vision towers: name a decoder layer by its number"
     if need.layer is not None and not 0 <= need.layer < first:
         return f"decoder layer {need.layer} does not run before the cut, layers 0 to {first - 1} do"
+    if isinstance(need, Change):
+        return None  # every decoder's layers show their states
     if parts.decoder_type not in READABLE:
         known = ", ".join(READABLE)
         return f"attention weights of a {parts.decoder_type!r} decoder are not known here, only of {known}"

@@ -32,7 +32,7 @@ class DecoderLayer(Protocol):
 
     input_layernorm: Callable[[Tensor], Tensor]
     self_attn: Any
-    """The attention module, with `q_proj`, `k_proj`, `head_dim` and `scaling`."""
+    """The attention module, with `q_proj`, `k_proj`, `v_proj`, `head_dim` and `scaling`."""
 
 
 def length_of(cache: Any) -> int:

@@ -169,12 +169,12 @@ ROTATIONS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 
 
 def probe_seams(parts: Parts) -> Iterator[Seam]:
-    """Yield the further seams that decoder probes rely on. Methods that read attention or keys need them."""
+    """Yield the further seams that decoder probes rely on. Methods that read attention, keys or values need them."""
     for layer in parts.layers[:1]:
         yield Seam(layer, "input_layernorm")
         yield Seam(layer, "self_attn")
         attention = getattr(layer, "self_attn", None)
-        for name in ("q_proj", "k_proj", "head_dim", "scaling") if attention is not None else ():
+        for name in ("q_proj", "k_proj", "v_proj", "head_dim", "scaling") if attention is not None else ():
             yield Seam(attention, name)
         home = sys.modules[type(attention or layer).__module__]
         yield Seam(home, next((name for name in ROTATIONS if hasattr(home, name)), ROTATIONS[0]))

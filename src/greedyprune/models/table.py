@@ -187,7 +187,7 @@ READABLE: tuple[str, ...] = (
     "qwen3_vl_text",
     "qwen3_vl_moe_text",
 )
-"""The model types of decoders whose attention weights and keys the probes can compute."""
+"""The model types of decoders whose attention weights, keys and values the probes can compute."""
 
 READABLE_TOWERS: tuple[str, ...] = (
     "clip_vision_model",

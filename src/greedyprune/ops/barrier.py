@@ -22,6 +22,17 @@ COPY = (math.log(1.5 * CLOSE) + math.log(SLACK)) / 2
 WIDE = (math.log(1.5 * CLOSE) - math.log(SLACK)) / 2
 """The error of `COPY`."""
 
+LARGEST = 1e6
+"""The largest weight. It is top-k of saliencies 3e-5 apart; a larger one would make ties of values that float64 tells
+apart."""
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Raise ValueError unless the weight of worth against the barrier is a number from 0 to `LARGEST`."""
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not number or not 0 <= weight <= LARGEST:
+        raise ValueError(f"{name}={weight!r} is no weight: write a number from 0 to {LARGEST:g}.")
+
 
 def log_barrier(x: Tensor | UnitRows, worth: Tensor, k: int, weight: float, *, given: Tensor | None = None) -> Picks:
     """Take the row of the highest worth w_i, then each with the largest value

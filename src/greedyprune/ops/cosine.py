@@ -76,7 +76,8 @@ def unit64(x: Tensor) -> Tensor:
 
 def cosine64(x: Tensor, y: Tensor) -> Tensor:
     """Exact cosine of every row of x with every row of y. (r, d), (s, d) -> (r, s)"""
-    return (unit64(x) @ unit64(y).T).clamp_(-1, 1)
+    units = unit64(x)
+    return (units @ (units if y is x else unit64(y)).T).clamp_(-1, 1)
 
 
 def ieee() -> bool:

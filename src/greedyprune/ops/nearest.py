@@ -18,6 +18,11 @@ LEAST, MOST = 96, 256
 """The limits of the pool size. Within them, a pool holds about a dozen of the rows that will be taken."""
 
 
+def pool_size(n: int, k: int) -> int:
+    """The number of rows in a pool if k of n rows will be taken."""
+    return min(max(12 * n // k, LEAST), MOST)
+
+
 class Nearest(Falling):
     """Keys are worth - scale x the largest cosine with the taken rows; (n,) worth in float64, 0 by default.
 
@@ -26,8 +31,7 @@ class Nearest(Falling):
 
     def __init__(self, unit: UnitRows, k: int, worth: Tensor | None = None, scale: float = 1.0) -> None:
         n = unit.x.shape[0]
-        pool = min(max(12 * n // k, LEAST), MOST)
-        super().__init__(n, unit.x.device, pool, pool)
+        super().__init__(n, unit.x.device, *[pool_size(n, k)] * 2)
         self.x, self.units, self.scale = unit.x, unit.all(), scale
         self.worth = torch.zeros(n, dtype=torch.float64, device="cpu") if worth is None else worth.double().cpu()
         self.largest = torch.full((n,), -1.0, device="cpu")

@@ -6,16 +6,15 @@ float64 with one common scale.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from greedyprune.ops.unit_centre import unit_centred
-from greedyprune.shown import shown
+from greedyprune.saliencies import Words
 
 Preprocess = Literal["none", "rmsnorm", "center"]
-Words = Literal["last", "question_mean", "question_max"]
 
 
 def widen(x: Tensor) -> Tensor:
@@ -65,19 +64,3 @@ def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
         return text[-1:]
     words = text[question] if question is not None else text
     return mean_row(words)[None] if which == "question_mean" else words
-
-
-def check_words(which: str) -> None:
-    """Raise ValueError for an unknown reading of the text."""
-    if which not in get_args(Words):
-        raise ValueError(f"text={shown(which)} is unknown: choose one of {', '.join(get_args(Words))}.")
-
-
-def part_of(which: Words) -> str:
-    """The word of `Method.reads` for the part of the text that `asked` takes."""
-    return "last_text" if which == "last" else "question"
-
-
-def narrowed(words: frozenset[str], which: Words) -> frozenset[str]:
-    """Words of `Method.reads` in which "text", if it is among them, is the part of the text that `asked` takes."""
-    return frozenset(part_of(which) if word == "text" else word for word in words)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from greedyprune.ops.blocks import in_blocks
 from greedyprune.ops.cosine import SLACK, unit64
+from greedyprune.ops.preprocess import asked
+from greedyprune.saliencies import read_saliency
+
+if TYPE_CHECKING:
+    from greedyprune.cues import Cues
+    from greedyprune.saliencies import Weighing
 
 
 def cosines_with(x: Tensor, words: Tensor) -> Tensor:
@@ -14,6 +22,12 @@ def cosines_with(x: Tensor, words: Tensor) -> Tensor:
     target = unit64(words).T
     every = torch.arange(x.shape[0], device=x.device)
     return torch.cat([(unit64(x[some]) @ target).clamp_(-1, 1) for some in in_blocks(every, x.shape[1])])
+
+
+def weighed(method: Weighing, cues: Cues) -> Tensor:
+    """The saliency of every token for a method; cosines are those of the rows as they are. -> (n,)"""
+    own = read_saliency(method.saliency, cues)
+    return cosines_with(cues.features, asked(method.text, cues.text, cues.question)).amax(1) if own is None else own
 
 
 def from_0_to_1(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Probes of a decoder layer: rotated keys, the attention rows of some tokens, and the text raters of an image."""
+"""Probes of a decoder layer: rotated keys, values, attention rows of some tokens, and the text raters of an image."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def decoder_keys(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) 
     the arguments that its layer calls it with.
     """
     return _rotated(attention, _heads(attention, "k", states), *rotary)
+
+
+@torch.no_grad()
+def decoder_values(attention: Any, states: Tensor) -> Tensor:
+    """Compute the values of all tokens. (b, q, d) -> (b, g, q, c)"""
+    return _heads(attention, "v", states)
 
 
 @torch.no_grad()
@@ -65,7 +71,7 @@ def raters(visual: Tensor, text: Tensor) -> Tensor:
 
 
 def _heads(attention: Any, which: str, states: Tensor) -> Tensor:
-    """Compute the queries or keys of every head, normalised if the layer has a norm. (b, q, d) -> (b, h, q, c)"""
+    """Compute queries, keys or values of all heads, normalised if the layer has a norm. (b, q, d) -> (b, h, q, c)"""
     heads = getattr(attention, f"{which}_proj")(states).unflatten(-1, (-1, attention.head_dim))
     norm = getattr(attention, f"{which}_norm", None)
     return (heads if norm is None else norm(heads)).transpose(1, 2)

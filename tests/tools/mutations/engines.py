@@ -71,6 +71,20 @@ ENGINES = [
         "test_soft_greedyprune.py::test_rows_that_float32_takes_for_copies_are_told_apart",
     ),
     Mutation(
+        "float32 decides which scores are left",
+        "ops/subtraction.py:_Lowered._shares",
+        "shares * gap * (self.gamma * DOUBT) + self.gamma * DOUBT**2 / 4",
+        "0 * shares",
+        "test_score_idselection.py::test_a_float32_cosine_decides_neither_the_best_score_nor_which_is_0",
+    ),
+    Mutation(
+        "a kept token lowers others by its first score",
+        "ops/subtraction.py:_Lowered._settle_taken",
+        "score[place + 1 :] -= gain * among[place, place + 1 :]",
+        "pass",
+        "test_score_idselection.py::test_idselection_is_a_float64_brute_force[iid]",
+    ),
+    Mutation(
         "the text of a saliency is not centred",
         "ops/unit_centre.py:centred_cosines",
         "unit64(apart(unit64(words), mean))",

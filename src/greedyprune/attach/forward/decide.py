@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from greedyprune.attach.forward.quotas import Quota
-    from greedyprune.cues import Need
+    from greedyprune.cues import Need, Seen
     from greedyprune.hints import Hints
     from greedyprune.models._family import ImageTokens
-    from greedyprune.models.needs import Seen
     from greedyprune.models.parts import Parts
     from greedyprune.models.prompt import Prompt, Span
     from greedyprune.policy import Policy

@@ -42,6 +42,8 @@ class Prefill:
     """True if this is the prompt of the `generate` that runs; False for a direct call of the model."""
     raters: list[Tensor] = field(default_factory=list[Tensor])
     """Per image, the numbers of its text raters; empty unless the method reads their attention."""
+    entered: dict[Need, list[Tensor]] = field(default_factory=dict["Need", "list[Tensor]"])
+    """Per image, the states that entered the decoder layer that runs, for each need of what it adds to them."""
     deepstack: tuple[Tensor, list[Tensor]] | None = None
     """The mask and features that this library adds after early layers. The model's own mask fits only full states."""
     steps: list[Step] = field(default_factory=list[Step])

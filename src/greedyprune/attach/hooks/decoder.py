@@ -16,11 +16,11 @@ from torch import Tensor
 from greedyprune.attach.context import FORWARD, TRIAL
 from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
-from greedyprune.cues import Attention, Keys
+from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
 from greedyprune.models.release import argument_names, cache_of
-from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, raters
+from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, decoder_values, raters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,8 @@ class DecoderHooks(Attached):
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
             return None  # the usual step: one check for each layer
         arguments = {**kwargs, **dict(zip(self._names, args, strict=False))}
+        if isinstance(work, Prefill):
+            _complete_changes(work, arguments["hidden_states"])
         edited = work.before_layer(index, arguments)
         if isinstance(work, Prefill):
             _look_back(work, index, cast("DecoderLayer", module), arguments)
@@ -153,7 +155,11 @@ def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[s
     ]
     if not needs:
         return
-    prompt, hidden, mask = work.prompt, arguments["hidden_states"], arguments.get("attention_mask")
+    hidden, mask = arguments["hidden_states"], arguments.get("attention_mask")
+    work.entered = {need: _of_images(work, hidden) for need in needs if isinstance(need, Change)}
+    needs = [need for need in needs if not isinstance(need, Change)]
+    if not needs:
+        return
     attention, rotary = layer.self_attn, arguments["position_embeddings"]
     states = layer.input_layernorm(hidden)
     own = keys = decoder_keys(attention, states, rotary)
@@ -163,20 +169,40 @@ def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[s
         if work.text.past:
             keys = torch.cat([work.held_keys(index, hidden.device).to(keys), keys], 2)
     for need in needs:
-        if isinstance(need, Keys):
-            of_text = need.of == "text"
-            columns = [prompt.text_of(span.row) if of_text else span.columns for span in prompt.spans]
-            values = [
-                own[span.row][:, at.to(own.device)].transpose(0, 1)
-                for span, at in zip(prompt.spans, columns, strict=True)
-            ]
-            work.seen[need] = values if of_text else _in_own_tokens(work, values)
+        if isinstance(need, Keys) and need.of == "text":
+            columns = [work.prompt.text_of(span.row) for span in work.prompt.spans]
+            work.seen[need] = _taken(work, own.transpose(1, 2), columns)
             continue
+        if isinstance(need, (Keys, Values)):
+            heads = own if isinstance(need, Keys) else decoder_values(attention, states)
+            work.seen[need] = _in_own_tokens(work, _of_images(work, heads.transpose(1, 2)))
+            continue
+        assert isinstance(need, Attention)
         assert queries is not None
         window = work.text.forward.parts.kinds[index].window
         look = partial(decoder_rows, attention, window=window, one=need.heads == "one")
         rows = _last_rows if need.kind == "last_text" else partial(_mean_rows, need.kind)
         work.seen[need] = _in_own_tokens(work, rows(work, look, queries, keys, mask))
+
+
+@torch.no_grad()
+def _complete_changes(work: Prefill, hidden: Tensor) -> None:
+    """Subtract the states that entered the last decoder layer from those that enter the next one. `hidden` (b, q, d)"""
+    for need, before in work.entered.items():
+        after = [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in _of_images(work, hidden)]
+        added = [now - old.to(now) for now, old in zip(after, before, strict=True)]
+        work.seen[need] = _in_own_tokens(work, added)
+    work.entered = {}
+
+
+def _of_images(work: Prefill, rows: Tensor) -> list[Tensor]:
+    """Take the rows of each image that are left. (b, q, ...) -> per image (k, ...)"""
+    return _taken(work, rows, [span.columns for span in work.prompt.spans])
+
+
+def _taken(work: Prefill, rows: Tensor, columns: list[Tensor]) -> list[Tensor]:
+    """Take rows of each image's prompt. (b, q, ...), per image (k,) -> per image (k, ...)"""
+    return [rows[span.row, at.to(rows.device)] for span, at in zip(work.prompt.spans, columns, strict=True)]
 
 
 def _last_rows(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from greedyprune.attach.context import Forward, Wish
-    from greedyprune.models.needs import Seen
+    from greedyprune.cues import Seen
     from greedyprune.models.parts import Parts
 
 CARRIED = "greedyprune_seen"
