@@ -21,7 +21,7 @@ EVALUATION = [
     Mutation(
         "layers behind the cut are remembered too",
         "eval/engine.py:Engine._layers_before",
-        "min(policy.starts, default=0)",
+        "min(self._starts(config), default=0)",
         "len(self.parts.layers)",
         "test_prefix.py::test_a_layer_before_the_cut_runs_once_for_a_batch[llava]",
     ),
