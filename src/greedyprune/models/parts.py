@@ -116,14 +116,15 @@ class Parts:
 
         They are its weight in most families, and 1 + its weight in Gemma's, so the module is asked.
         """
-        module = getattr(self.text, self.family.norm, None)
-        weight = getattr(module, "weight", None)
-        if module is None or weight is None or weight.is_meta:
+        module: Any = getattr(self.text, self.family.norm, None)
+        weight: Tensor | None = getattr(module, "weight", None)
+        if weight is None or weight.is_meta:
             return None
         signs = torch.ones_like(weight, dtype=torch.float32)
         signs[1::2] = -1.0  # a mean of 0 and a mean square of 1, which no norm changes
+        kind: Any = type(module)  # its forward, past the hooks of this module
         with torch.no_grad():
-            up, down = type(module).forward(module, torch.stack([signs, -signs])[:, None])[:, 0]  # past all hooks
+            up, down = cast("Tensor", kind.forward(module, torch.stack([signs, -signs])[:, None]))[:, 0]
         return (up - down) / 2 * signs
 
     @property
