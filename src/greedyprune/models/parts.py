@@ -122,7 +122,7 @@ class Parts:
             return None
         signs = torch.ones_like(weight, dtype=torch.float32)
         signs[1::2] = -1.0  # a mean of 0 and a mean square of 1, which no norm changes
-        kind: Any = type(module)  # its forward, past the hooks of this module
+        kind = cast("Any", type(module))  # its forward, past the hooks of this module
         with torch.no_grad():
             up, down = cast("Tensor", kind.forward(module, torch.stack([signs, -signs])[:, None]))[:, 0]
         return (up - down) / 2 * signs
