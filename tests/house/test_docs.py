@@ -76,6 +76,15 @@ def test_the_tables_of_cues_are_those_of_the_results(monkeypatch: pytest.MonkeyP
         assert (ROOT / "docs" / f"cues-{pages.short(model)}.png").is_file()
 
 
+def test_the_tables_of_the_real_decoder_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_real_decoder
+    import pages
+
+    page = make_real_decoder.PAGE.read_text(encoding="utf-8")
+    assert pages.between(page, "rules") == make_real_decoder.tables(), "run python docs/make_real_decoder.py"
+
+
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_methods
