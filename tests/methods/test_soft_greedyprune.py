@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -59,11 +60,58 @@ def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pyte
         words = (
             words.double().mean(0).to(torch.promote_types(x.dtype, torch.float32))[None] if "mean" in which else words
         )
-        order, gains = brute.log_barrier(x, saliencies(x, words), k, a, given)
+        how = dice.choice(["none", "channels"])
+        rows, words = channels(x, words) if how == "channels" else (x, words)
+        order, gains = brute.log_barrier(rows, saliencies(rows, words), k, a, given)
         cues = gp.Cues(x, text=text, question=slice(1, 4), protect=torch.tensor(given) if given else None)
-        keep = gp.select(gp.SoftGreedyPrune(weight=a, text=which), cues, k)
+        keep = gp.select(gp.SoftGreedyPrune(weight=a, text=which, preprocess=how), cues, k)
         assert keep.order.tolist() == order, (seed, a, which)
         torch.testing.assert_close(keep.gains.double(), torch.tensor(gains).double(), rtol=1e-6, atol=1e-6)
+
+
+def channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Every coordinate over its root mean square in the visual rows; none if it is 0 in all of them."""
+    rows, words = x.double().clone(), text.double().clone()
+    for c in range(x.shape[1]):
+        largest = float(rows[:, c].abs().max())
+        if largest == 0:
+            words[:, c] = 0
+            continue
+        root = largest * math.sqrt(sum((float(v) / largest) ** 2 for v in rows[:, c]) / len(rows))
+        rows[:, c], words[:, c] = rows[:, c] / root, words[:, c] / root
+    return rows.to(torch.promote_types(x.dtype, torch.float32)), words
+
+
+@pytest.mark.parametrize("text", ["last", "question_max"])
+def test_scaled_channels_have_no_scale(text: Any) -> None:
+    """Coordinates may have any unit, and one that is a thousand times as large as the others decides nothing."""
+    rule = gp.SoftGreedyPrune(text=text, preprocess="channels")
+    plain, moved = gp.SoftGreedyPrune(text=text), 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        x, words = torch.randn(40, 16).double() + 0.5, torch.randn(5, 16).double()
+        units = torch.exp(2 * torch.randn(16)).double()
+        units[3] = 1000.0
+        cues, other = (gp.Cues(x * by, text=words * by, question=slice(0, 4)) for by in (torch.ones(16), units))
+        keep = gp.select(rule, cues, 10)
+        assert gp.select(rule, other, 10).order.tolist() == keep.order.tolist()
+        moved += gp.select(plain, other, 10).order.tolist() != gp.select(plain, cues, 10).order.tolist()
+    assert moved == 20
+
+
+def test_channels_of_any_size_are_scaled() -> None:
+    torch.manual_seed(0)
+    x, text = torch.randn(12, 6).double(), torch.randn(3, 6).double()
+    rule = gp.SoftGreedyPrune(preprocess="channels", text="question_max")
+    expected = gp.select(rule, gp.Cues(x[:, :5], text=text[:, :5]), 5).order.tolist()
+    for by in (1e-300, 1e300):
+        sizes = torch.tensor([1.0, by, 1.0, 1 / by, 1.0, 0.0], dtype=torch.float64)
+        found = gp.select(rule, gp.Cues(x * sizes, text=text * sizes.clamp_min(1e-300) * 1e3), 5)
+        assert found.order.tolist() == expected
+    whole = gp.select(rule, gp.Cues(x, text=text), 5).order.tolist()
+    assert gp.select(rule, gp.Cues(x * 1e-300, text=text * 1e300), 5).order.tolist() == whole
+    with pytest.raises(ValueError, match="preprocess='center' is unknown: write none or channels"):
+        gp.SoftGreedyPrune(preprocess="center")  # type: ignore[arg-type]
 
 
 # The bound ------------------------------------------------------------------------------------------------------------

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep, SoftCertificate
 from greedyprune.ops.barrier import check_weight, log_barrier
+from greedyprune.ops.channels import Scaling, scaled
 from greedyprune.ops.cosine import SLACK
 from greedyprune.ops.preprocess import asked
 from greedyprune.ops.relevance import from_0_to_1
 from greedyprune.ops.unit_centre import centred_cosines
 from greedyprune.saliencies import Weighing, read_saliency
+from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
@@ -38,31 +40,33 @@ class SoftGreedyPrune(Weighing):
     Differs: it has no paper. The constant a and the layer were chosen on the dev questions of the bundled models.
     Decisions are those of float64; ties go to the lowest index. A distance 1 - cosine below 1e-12 counts as 1e-12. Zero
     rows, and rows at the mean, have saliency 0. Protected tokens come first and replace the first pick. At `Input()`
-    the last prompt token is a template token, so `text="last"` ignores the question there.
+    the last prompt token is a template token, so `text="last"` ignores the question there. In real language models a
+    few coordinates hold most of a state, and `preprocess="channels"` takes that away.
     Cost: O(n d) for the saliency and O(k n d) for the picks. Memory: O(n d).
     """
 
     at: Stage = Layer(2)
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
+    preprocess: Scaling = "none"
+    """Before any cosine: "none" changes no row; "channels" divides every coordinate by its root mean square over the
+    image's tokens, so that none outweighs the others."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight("weight", self.weight)
+        if self.preprocess not in get_args(Scaling):
+            raise ValueError(f"preprocess={shown(self.preprocess)} is unknown: write {' or '.join(get_args(Scaling))}.")
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
-        worth = self._saliencies(cues)
-        given = cues.protect if cues.protect is not None and cues.protect.numel() else None
-        found = log_barrier(cues.features, worth, k, self.weight, given=given)
-        return Keep.from_order(found.order, found.gains, cues.n, certificate=self._proof(worth, found.gains, given))
-
-    def _saliencies(self, cues: Cues) -> Tensor:
-        """The saliency of every token. -> (n,)"""
         own = read_saliency(self.saliency, cues)
-        if own is not None:
-            return from_0_to_1(own)
-        return centred_cosines(cues.features, asked(self.text, cues.text, cues.question)).amax(1)
+        asking = cues.features[:0] if own is not None else asked(self.text, cues.text, cues.question)
+        rows, words = scaled(self.preprocess, cues.features, asking)
+        worth = centred_cosines(rows, words).amax(1) if own is None else from_0_to_1(own)
+        given = cues.protect if cues.protect is not None and cues.protect.numel() else None
+        found = log_barrier(rows, worth, k, self.weight, given=given)
+        return Keep.from_order(found.order, found.gains, cues.n, certificate=self._proof(worth, found.gains, given))
 
     def _proof(self, worth: Tensor, gains: Tensor, given: Tensor | None) -> SoftCertificate | None:
         """What is proven of the selection; None if the rule took no token. (n,), (k,), (p,) -> SoftCertificate"""

@@ -1,0 +1,51 @@
+"""Channel scaling: every coordinate gets a mean square of 1 over an image's tokens.
+
+In the decoders of large language models one or two coordinates hold most of a state's length (massive activations), so
+cosines of plain states compare little else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from greedyprune.ops.blocks import in_blocks
+
+Scaling = Literal["none", "channels"]
+TINY = torch.finfo(torch.float64).tiny
+
+
+def scaled(how: Scaling, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Visual and text rows, as they are or channel-scaled. (n, d), (m, d) -> (n, d), (m, d)"""
+    return by_channels(x, text) if how == "channels" else (x, text)
+
+
+def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide every coordinate by its root mean square over the visual rows: x_ic / r_c and t_jc / r_c,
+
+        r_c = sqrt(mean_i x_ic^2).
+
+    (n, d), (m, d) -> (n, d), (m, d)
+
+    A coordinate that is 0 in all visual rows is 0 in the text, too. Text rows are float64; visual rows are float32, or
+    float64 if they were. Cost O(n d).
+    """
+    every = torch.arange(x.shape[0], device=x.device)
+    blocks = list(in_blocks(every, x.shape[1]))
+    largest = x.abs().amax(0).double().clamp_min(TINY)
+    square = sum((x[some].double() / largest).square().sum(0) for some in blocks) / x.shape[0]
+    root = largest * torch.as_tensor(square, device=x.device).sqrt()
+    width = torch.promote_types(x.dtype, torch.float32)
+    rows = torch.cat([(x[some].double() / root.clamp_min(TINY)).to(width) for some in blocks])
+    return rows, _divided(text.double(), root)
+
+
+def _divided(text: Tensor, root: Tensor) -> Tensor:
+    """Text rows over the root mean squares, up to a factor of a row if it would overflow. (m, d), (d,) -> (m, d)"""
+    used, root = root > 0, root.clamp_min(TINY)
+    words = torch.where(used, text, 0.0)
+    short = words / words.abs().amax(1, keepdim=True).clamp_min(TINY)
+    words = words / root
+    return torch.where(words.isfinite().all(1, keepdim=True), words, short / root)
