@@ -289,6 +289,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_whole_training_makes_a_folder_that_everything_takes(ready, monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setattr(run, "shares_right", lambda *_: {"color": 1.0, "digit": 0.95, "count": 0.5})
+    monkeypatch.setattr(run, "number_type", lambda device: (torch.bfloat16, "as on a CPU that is fast in it"))
     run.train_gemma(tmp_path, "words", seed=1, stop=1)
     assert not (tmp_path / "model").exists()
     (tmp_path / ".objects-0123.pt").write_bytes(b"half")

@@ -9,7 +9,8 @@ A task makes items, `configurations` lists the ways to answer, `evaluate` runs a
     for row in rows(answers):
         print(row["method"], row["task"], row["accuracy"])
 
-`cue_rows` answers nothing: it measures how well cues find the tokens of the answer, as `greedyprune cues` does.
+`cue_rows` answers nothing: it measures how well cues find the tokens of the answer, as `greedyprune cues` does, and
+`state_rows` describes the states that they are computed from.
 """
 
 from greedyprune.eval.answers import Answers as Answers
@@ -22,4 +23,5 @@ from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
 from greedyprune.eval.reader import saliencies as saliencies
 from greedyprune.eval.scenes import Scenes as Scenes
+from greedyprune.eval.states import state_rows as state_rows
 from greedyprune.eval.table import rows as rows

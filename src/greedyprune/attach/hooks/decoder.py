@@ -156,7 +156,7 @@ def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[s
     if not needs:
         return
     hidden, mask = arguments["hidden_states"], arguments.get("attention_mask")
-    work.entered = {need: _of_images(work, hidden) for need in needs if isinstance(need, Change)}
+    work.entered.update({need: _of_images(work, hidden) for need in needs if isinstance(need, Change)})
     needs = [need for need in needs if not isinstance(need, Change)]
     if not needs:
         return
@@ -192,7 +192,7 @@ def _complete_changes(work: Prefill, hidden: Tensor) -> None:
         after = [rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in _of_images(work, hidden)]
         added = [now - old.to(now) for now, old in zip(after, before, strict=True)]
         work.seen[need] = _in_own_tokens(work, added)
-    work.entered = {}
+    work.entered.clear()
 
 
 def _of_images(work: Prefill, rows: Tensor) -> list[Tensor]:

@@ -75,7 +75,8 @@ def train_gemma(folder: Path, arm: Arm, seed: int, scale: float = 1.0, stop: int
         _say(reason)
         found = {**settings, "type": str(dtype).removeprefix("torch.")}
         write_text(folder / SETTINGS, json.dumps(found) + "\n")
-    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=found["type"])
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype="float32")
+    loaded.model.language_model.to(getattr(torch, found["type"]))  # the tower stays as it is bundled
     model, processor = loaded.to(device), load_processor(str(folder / "base"))
     if _learn(folder, model, Gemma.of(processor), stages, found, stop, device):
         _export(folder, model, processor, found)
