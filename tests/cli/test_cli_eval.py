@@ -15,7 +15,7 @@ import pytest
 from commands import complaint, greedy
 from greedyprune import testbed
 from greedyprune.budget import LayerAverage
-from greedyprune.cli import _evaluate
+from greedyprune.cli import _evaluate, _plan
 from greedyprune.cli._load import Loaded
 from greedyprune.cli._plan import budget_of
 from greedyprune.eval import auc as auc_of_orders
@@ -131,6 +131,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--at", "tower"), 2, "--at 'tower' names no stage"),
         (("--methods", "gredyprune"), 2, "--methods: there is no method 'gredyprune': did you mean 'greedyprune'?"),
         (("--methods", "[1"), 2, "--methods is no JSON"),
+        (("--methods", "@nowhere.json"), 2, "--methods @nowhere.json cannot be read: No such file or directory."),
         (("--suite", "vqa"), 2, "--suite 'vqa' is unknown: choose one of testbed, digits"),
         (("--split", "train"), 2, "--split 'train' is unknown: choose one of dev, test"),
         (("--data", "nowhere"), 1, "--data 'nowhere' is no folder"),
@@ -154,6 +155,14 @@ def test_a_folder_with_mistakes_and_another_runs_folder(folder: Path, tmp_path: 
     image.write_bytes(image.read_bytes()[:100])
     result = greedy(*FEW[:3], "--data", folder, "--methods", "saliency", "--keep", "16", "--workers", "1")
     assert "preparing failed on questions.jsonl:" in complaint(result, 1)
+
+
+def test_methods_stand_in_a_file(tmp_path: Path) -> None:
+    text = '["random", {"type": "mmr", "trade": 0.7}, "oracle"]\n'
+    (tmp_path / "rules.json").write_text(text)
+    (tmp_path / "names.txt").write_text("random, grid")
+    assert _plan._methods(f"@{tmp_path / 'rules.json'}") == _plan._methods(text)
+    assert _plan._methods(f"@{tmp_path / 'names.txt'}") == _plan._methods("random,grid")
 
 
 def test_budgets_are_shares_or_numbers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import misuse
@@ -11,7 +12,6 @@ from greedyprune.cli._options import method_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from greedyprune.budget import Budget, LayerAverage
     from greedyprune.eval import Answers, Engine
@@ -163,9 +163,14 @@ def _stage(word: str) -> Stage:
 
 
 def _methods(text: str) -> list[Method | str]:
-    """Methods as the command line names them: names between commas, or JSON."""
+    """Methods as the command line names them: names between commas, JSON, or a file of either (`@rules.json`)."""
     from greedyprune.eval.configs import DOWNSCALE, ORACLE
 
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise misuse(f"--methods {text} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     words: list[Any] = text.split(",")
     if text.strip()[:1] in ("[", "{"):
         try:

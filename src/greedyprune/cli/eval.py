@@ -41,9 +41,9 @@ Methods = Annotated[
     str | None,
     typer.Option(
         "--methods",
-        metavar="NAMES|JSON",
+        metavar="NAMES|JSON|@FILE",
         help="Comma-separated, or [bold]all[/bold]; also [bold]oracle[/bold] and [bold]downscale[/bold]; a JSON list "
-        "sets options.",
+        "sets options, and [bold]@FILE[/bold] holds one.",
         show_default="one of each kind, and controls",
     ),
 ]
