@@ -82,11 +82,10 @@ def label(method: str, options: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return " ".join(str(part) for part in (value["type"], *_others(value))) if isinstance(value, dict) else str(value)
-
-
-def _others(value: dict[str, Any]) -> list[Any]:
-    return [part for name, part in value.items() if name != "type"]
+    """The value of an option; of one with parts, its type and then the others."""
+    if not isinstance(value, dict):
+        return str(value)
+    return " ".join(str(value[name]) for name in sorted(value, key=lambda name: name != "type"))
 
 
 def _cell(rows: list[Row]) -> str:
