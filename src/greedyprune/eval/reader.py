@@ -128,7 +128,7 @@ class _Reader:
 
     def _states(self, index: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the states that enter layer `index`, (b, q, d)."""
-        states = {**kwargs, **dict(zip(argument_names(layer), args, strict=False))}["hidden_states"]
+        states = entering(layer, args, kwargs)
         if states.shape[1] != self._length:
             raise ValueError(
                 f"decoder layer {index} gets {states.shape[1]} of the prompt's {self._length} tokens: "
@@ -172,6 +172,11 @@ class _Reader:
                 "(float16 overflows where bfloat16 does not)."
             )
         self.found[number][index, name] = values.float().cpu()
+
+
+def entering(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The states among the arguments that a decoder layer is called with. -> (b, q, d)"""
+    return {**kwargs, **dict(zip(argument_names(layer), args, strict=False))}["hidden_states"]
 
 
 def cosines(visual: Tensor, question: Tensor, last: Tensor) -> dict[str, Tensor]:

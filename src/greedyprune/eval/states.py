@@ -22,8 +22,8 @@ from greedyprune.cues import Cues
 from greedyprune.eval.engine import Batch, Engine, few_logits
 from greedyprune.eval.items import Item
 from greedyprune.eval.loop import make_batches
+from greedyprune.eval.reader import entering
 from greedyprune.methods.greedyprune import GreedyPrune
-from greedyprune.models.release import argument_names
 from greedyprune.ops.cosine import unit64
 from greedyprune.ops.unit_centre import unit_centred
 from greedyprune.stages import Input, Layer
@@ -138,8 +138,7 @@ def _reading(layers: Any, found: dict[int, Tensor]) -> Iterator[None]:
     """Inside, the states that enter the layers are stored."""
 
     def read(index: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = {**kwargs, **dict(zip(argument_names(layer), args, strict=False))}
-        found[index] = given["hidden_states"].detach().float()
+        found[index] = entering(layer, args, kwargs).detach().float()
 
     handles = [
         layer.register_forward_pre_hook(partial(read, index), with_kwargs=True) for index, layer in enumerate(layers)
