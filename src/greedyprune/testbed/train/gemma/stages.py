@@ -1,7 +1,7 @@
 """The stages of training: which tokens are shown, what is asked, how fast weights change."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ ARMS = {
     "random": (
         Stage("captions", 200, 24, 1.0, 3e-4, 3e-3, asked=False, batch=16, length=64),
         Stage("objects", 350, 32, 0.3, 3e-4, 1e-3),
-        PICTURES,
+        replace(PICTURES, steps=200),
     ),
 }
 """The stages of each arm: the projector starts at word embeddings, or at random."""
