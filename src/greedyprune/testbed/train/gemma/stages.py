@@ -61,7 +61,7 @@ ARMS = {
     "random": (
         Stage("captions", 200, 24, 1.0, 3e-4, 3e-3, asked=False, batch=16, length=64),
         Stage("objects", 350, 32, 0.3, 3e-4, 1e-3),
-        Stage("binding", 550, 44, 0.3, 2e-4, 5e-4),
+        Stage("binding", 400, 44, 0.3, 2e-4, 5e-4),
         replace(PICTURES, steps=200),
     ),
 }
