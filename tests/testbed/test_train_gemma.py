@@ -20,6 +20,7 @@ from greedyprune.cli._errors import Failure
 from greedyprune.cli._plan import Questions
 from greedyprune.cli._suite import shipped
 from greedyprune.testbed.generator import picture
+from greedyprune.testbed.train import sheet
 from greedyprune.testbed.train.gemma import arithmetic, packages, run, stages, start
 from greedyprune.testbed.train.gemma.arithmetic import Weights, fast_norms, number_type
 from greedyprune.testbed.train.gemma.decoder import Answers, Gemma
@@ -335,7 +336,7 @@ def test_the_whole_training_makes_a_folder_that_everything_takes(ready, monkeypa
 
 def test_shares_of_right_answers_are_counted_by_task(made, monkeypatch):
     model, processor = made
-    monkeypatch.setattr(run, "correct", lambda question, told: question.task in ("color", "where"))
+    monkeypatch.setattr(sheet, "correct", lambda question, told: question.task in ("color", "where"))
     shares = run.shares_right(model, processor, each=1, batch=5)
     assert shares == {task: float(task in ("color", "where")) for task in testbed.TASKS}
 

@@ -28,7 +28,7 @@ from greedyprune.models.parts import Parts, find_parts
 from greedyprune.models.prompt import Span
 from greedyprune.ops.grid import Box
 from greedyprune.policy import Policy
-from greedyprune.preprocessing.inputs import to_model
+from greedyprune.preprocessing.inputs import chat, to_model
 from greedyprune.preprocessing.seen import seen
 from greedyprune.preprocessing.transforms import downscale
 from greedyprune.selection import Selection
@@ -114,9 +114,8 @@ class Engine:
         self.parts = find_parts(model)
 
     def prompt(self, item: Item) -> str:
-        """The question in the model's own chat template."""
-        content = [{"type": "image"}, {"type": "text", "text": item.text}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        """The question, behind the turns before it, in the model's own chat template."""
+        return self.processor.apply_chat_template(chat(item.text, item.before), add_generation_prompt=True)
 
     def inputs(self, items: Sequence[Item], pictures: Sequence[Any]) -> dict[str, Any]:
         """The model's inputs for a batch, padded on the left."""

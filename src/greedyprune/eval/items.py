@@ -32,6 +32,8 @@ class Item:
     """Answers that are plausible without looking closely: values that occur in the image. Empty if unknown."""
     others: tuple[Box, ...] = ()
     """Boxes around the other things of the sort that is asked about. Empty if unknown; no answer depends on them."""
+    before: tuple[tuple[str, str], ...] = ()
+    """The turns before this question, about the same image: each a question and its answer."""
 
     def open(self) -> Any:
         """The image in RGB."""
@@ -92,7 +94,8 @@ def digest(items: Sequence[Item]) -> str:
     """A digest of texts, answers, regions and pixels. Other questions have another digest."""
     sha, pictures = hashlib.sha256(), set[str]()
     for item in items:
-        sha.update(repr((item.name, item.task, item.picture, item.text, item.answers, item.boxes)).encode())
+        asked = (*item.before, item.text) if item.before else item.text
+        sha.update(repr((item.name, item.task, item.picture, asked, item.answers, item.boxes)).encode())
         if item.picture not in pictures:
             pictures.add(item.picture)
             if isinstance(item.image, Path):

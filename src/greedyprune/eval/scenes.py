@@ -27,7 +27,7 @@ class Scenes:
     """train, dev or test; splits share no photo, no handwritten digit and no font."""
     seed: int = 0
     tasks: Sequence[str] = ()
-    """Names in `testbed.TASKS`; all of them if empty."""
+    """Names in `testbed.TASKS` or `testbed.FURTHER`; all `testbed.TASKS` if empty."""
     native: bool = False
     """True draws scenes of several sizes, for models that take images of any size; False draws 168 x 168 pixels."""
 
@@ -48,6 +48,7 @@ class Scenes:
                 _boxes(question.boxes),
                 question.guesses,
                 _boxes(question.others),
+                question.before,
             )
             for number, (image, question) in enumerate(found)
         ]

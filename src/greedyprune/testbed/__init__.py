@@ -17,15 +17,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greedyprune.preprocessing.inputs import chat
+
 if TYPE_CHECKING:
     import torch
 
     from greedyprune.testbed.generator import Item, Scene, sample, scenes
     from greedyprune.testbed.layout import SIZES, Object
-    from greedyprune.testbed.questions import KINDS, TASKS, Question, answer_patches, correct, spelled
+    from greedyprune.testbed.questions import FURTHER, KINDS, TASKS, Question, answer_patches, correct, spelled
 
 __all__ = [
     "FOLDERS",
+    "FURTHER",
     "KINDS",
     "MODELS",
     "SIZES",
@@ -54,7 +57,7 @@ LEARNT = 0.9
 _HOMES = {
     "generator": ("Item", "Scene", "sample", "scenes"),
     "layout": ("SIZES", "Object"),
-    "questions": ("KINDS", "TASKS", "Question", "answer_patches", "correct", "spelled"),
+    "questions": ("FURTHER", "KINDS", "TASKS", "Question", "answer_patches", "correct", "spelled"),
 }
 
 
@@ -111,11 +114,9 @@ def _folder(name: str | os.PathLike[str]) -> Path:
 
 
 def prompt(processor: Any, question: "Question | str") -> str:
-    """One image and one question in the model's chat template, ready for the answer."""
-    text = question if isinstance(question, str) else question.text
-    content = [{"type": "image"}, {"type": "text", "text": text}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True)
+    """One image and one question, behind the turns before it, in the model's chat template, ready for the answer."""
+    turns = chat(question) if isinstance(question, str) else chat(question.text, question.before)
+    return processor.apply_chat_template(turns, add_generation_prompt=True)
 
 
 def __getattr__(name: str) -> Any:

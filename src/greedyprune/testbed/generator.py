@@ -15,7 +15,7 @@ from PIL.Image import Image
 from greedyprune.testbed.assets import SPLITS
 from greedyprune.testbed.drawing import background, draw
 from greedyprune.testbed.layout import COUNTS, PATCH, SIZES, Counts, Object, Rng, layout, one
-from greedyprune.testbed.questions import TASKS, Question, ask
+from greedyprune.testbed.questions import FURTHER, TASKS, Question, ask
 
 Size = tuple[int, int]
 
@@ -47,14 +47,18 @@ def scenes(split: str = "test", seed: int = 0, sizes: Sequence[Size] = SIZES[:1]
 def sample(
     n: int, split: str = "test", seed: int = 0, tasks: Iterable[str] = TASKS, sizes: Sequence[Size] = SIZES[:1]
 ) -> list[Item]:
-    """n questions, the tasks in turn (so their counts differ by at most one); sample(m) opens sample(n) for m < n."""
-    tasks = tuple(tasks)
-    unknown = [task for task in tasks if task not in TASKS]
+    """n questions, the tasks in turn (so their counts differ by at most one); sample(m) opens sample(n) for m < n.
+
+    `tasks`: names in `TASKS`, or in `FURTHER` for a model that was trained with them.
+    """
+    tasks, known = tuple(tasks), (*TASKS, *FURTHER)
+    unknown = [task for task in tasks if task not in known]
     if unknown or not tasks or len(set(tasks)) < len(tasks):
-        raise ValueError(f"tasks={tasks!r}: name one or more of {', '.join(TASKS)}, each once.")
+        raise ValueError(f"tasks={tasks!r}: name one or more of {', '.join(known)}, each once.")
     if n < 0:
         raise ValueError(f"n={n} is negative: ask for 0 items or more.")
-    return list(islice(_items(scenes(split, seed, sizes), tasks), n))
+    found = _with_further(scenes(split, seed, sizes), (seed, SPLITS.index(split)), tasks)
+    return list(islice(_items(found, tasks), n))
 
 
 def picture(
@@ -82,6 +86,17 @@ def _scenes(rng: Rng, split: str, sizes: Sequence[Size]) -> Iterator[Scene]:
         size = one(rng, sizes)
         image, objects = picture(rng, split, size)
         yield Scene(image, objects, ask(objects, size, rng))
+
+
+def _with_further(source: Iterator[Scene], seed: tuple[int, int], tasks: tuple[str, ...]) -> Iterator[Scene]:
+    """The scenes, with questions of the further tasks among these. Each has a generator of its own for every scene."""
+    for number, scene in enumerate(source):
+        more: list[Question] = []
+        for place, kind in enumerate(FURTHER, start=1):
+            if kind in tasks:
+                rng = np.random.default_rng((*seed, place, number))
+                more += ask(scene.objects, scene.image.size, rng, {kind: 1})
+        yield scene._replace(questions=(*scene.questions, *more))
 
 
 def _items(source: Iterator[Scene], tasks: tuple[str, ...]) -> Iterator[Item]:

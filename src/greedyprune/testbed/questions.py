@@ -20,10 +20,14 @@ KINDS = (
     "exist", "count-shape", "count-colour", "color", "shape", "where", "rel", "digit", "ocr", "compare",
     "coverage-number", "coverage-missing",
 )  # fmt: skip
+FURTHER = ("grounding", "multiturn")
+"""Tasks, each of one kind, that only models trained with them are asked. Asking them changes no other draw."""
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SURE = 8  # pixels from a dividing line at which a place is beyond doubt
+CELLS = 6  # rows, and columns, of the grid of *grounding*
+INSIDE = 3  # pixels from the edge of its cell at which a middle is beyond doubt
 AHEAD = 20  # pixels between two centres of which one is left of, or above, the other
 LARGER = 1.35  # times the side, at least, of what is called larger
 
@@ -33,8 +37,8 @@ _COLOURS = tuple(COLOURS)
 class Question(NamedTuple):
     """One question about one scene."""
 
-    task: str  # one of TASKS
-    kind: str  # one of KINDS: the task, with those told apart that ask in two ways
+    task: str  # one of TASKS or FURTHER
+    kind: str  # one of KINDS or FURTHER: the task, with those told apart that ask in two ways
     text: str  # in the words of the bundled models' vocabulary, with spaces between them
     answer: str
     boxes: tuple[Box, ...] = ()  # the pixels that carry the answer; none where the answer is "no" or "0"
@@ -43,6 +47,7 @@ class Question(NamedTuple):
     guesses: tuple[str, ...] = ()
     # The other things of the sort (shapes, tiles or signs) that `boxes` enclose; none where `boxes` is empty.
     others: tuple[Box, ...] = ()
+    before: tuple[tuple[str, str], ...] = ()  # the turns before this question: each a question and its answer
 
 
 def correct(question: Question, answer_text: str) -> bool:
@@ -74,10 +79,11 @@ def ask(
 ) -> tuple[Question, ...]:
     """Draw different questions that have one right answer, at most as many of each kind as `wanted` says."""
     facts = Facts(objects, size)
-    asked: dict[str, Question] = {}
+    asked: dict[tuple[object, str], Question] = {}
     for kind, want in wanted.items():
         for question in _SOURCES[kind](facts, rng, want):
-            asked.setdefault(question.text, question._replace(others=_others(objects, question.boxes)))
+            whole = question._replace(others=_others(objects, question.boxes))
+            asked.setdefault((question.before, question.text), whole)
     return tuple(asked.values())
 
 
@@ -234,6 +240,31 @@ def _coverage_missing(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
         yield _question("coverage-missing", "what shape is missing ?", missing[0], facts.shapes, SHAPES)
 
 
+def _grounding(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    """The row and the column, each from 1, of the cell that holds a shape's middle."""
+    for thing in _some(rng, facts.unique, want):
+        cells = [_cell(at, length) for at, length in zip(thing.centre, facts.size, strict=True)]
+        if all(cells):
+            text = f"where is the center of the {thing.colour} {thing.kind} ?"
+            yield _question("grounding", text, f"{cells[1]} {cells[0]}", [thing])
+
+
+def _cell(at: float, length: int) -> int:
+    """The number, from 1, of the part of a line in which a point lies; 0 close to where two of them meet."""
+    cells, past = divmod(at * CELLS, length)
+    return 0 if min(past, length - past) <= INSIDE * CELLS else int(cells) + 1
+
+
+def _multiturn(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
+    """A question about one thing, behind one about another thing and its answer."""
+    for _ in range(want):
+        found = [question for kind in _OF_ONE for question in _SOURCES[kind](facts, rng, 1)]
+        pairs = [(first, second) for first in found for second in found if first.boxes != second.boxes]
+        if pairs:
+            first, second = one(rng, pairs)
+            yield second._replace(task="multiturn", kind="multiturn", before=((first.text, first.answer),))
+
+
 def _side(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
     """A help in training alone: half of what *rel* asks for."""
     for thing in _some(rng, facts.unique, want):
@@ -253,6 +284,8 @@ def _caption(facts: Facts, rng: Rng, want: int) -> Iterator[Question]:
         yield _question("caption", "which objects are there ?", " , ".join(named), ordered)
 
 
+_OF_ONE = ("color", "shape", "where", "digit", "ocr")
+"""The kinds whose answer one thing carries."""
 _SOURCES = {
     "exist": _exist,
     "count-shape": _count_shape,
@@ -266,6 +299,8 @@ _SOURCES = {
     "compare": _compare,
     "coverage-number": _coverage_number,
     "coverage-missing": _coverage_missing,
+    "grounding": _grounding,
+    "multiturn": _multiturn,
     "side": _side,
     "caption": _caption,
 }

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from greedyprune.testbed import FURTHER, TASKS, load
 from greedyprune.testbed.train import answers, symbols, vision
 from greedyprune.testbed.train.export import export
 from greedyprune.testbed.train.loop import Run
 from greedyprune.testbed.train.models import ARCHITECTURES
+from greedyprune.testbed.train.sheet import CHECKED, shares_right, write_sheet
 from greedyprune.testbed.train.start import start_decoder, start_tower
 
 STEPS = {"symbols": symbols.STEPS, "vision": vision.STEPS, "answers": answers.STEPS}
@@ -67,7 +69,7 @@ def _train_gemma(given: argparse.Namespace) -> None:
     from greedyprune.testbed.train.gemma.run import train_gemma
 
     try:
-        train_gemma(given.out, given.arm, given.seed, given.scale, given.stop)
+        train_gemma(given.out, given.arm, given.seed, given.scale, given.stop, given.also)
     except (NotReady, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -83,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.seed < 0:
         parser.error(f"--seed {given.seed} is negative: write 0 or more.")
+    given.also = [task for task in FURTHER if task in given.also]
     return given
 
 
@@ -91,6 +94,7 @@ def _common_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="take this many times the usual steps")
     parser.add_argument("--stop", type=int, help="end the stage after so many steps, on the schedule of the whole")
+    parser.add_argument("--also", nargs="+", choices=FURTHER, default=[], help="further tasks that it is asked")
     return parser
 
 
@@ -111,6 +115,7 @@ def _start(given: argparse.Namespace, stage: str, rank: int = 0) -> "subprocess.
     command += ["--stop", str(given.stop)] if given.stop else []
     command += ["--ordinary-start"] if given.ordinary_start else []
     command += ["--separate"] if given.separate else []
+    command += ["--also", *given.also] if given.also else []
     return subprocess.Popen(command, stdin=subprocess.PIPE)  # nothing is written to it: it closes when we end
 
 
@@ -145,6 +150,10 @@ def _stage(given: argparse.Namespace) -> None:
     if given.stage == "export":
         model.load_state_dict(_saved(given.out / "answers.pt")["model"])
         export(architecture, model, given.out / "model")
+        if given.also:
+            tasks = (*TASKS, *given.also)
+            shares = shares_right(*load(given.out / "model"), CHECKED, tasks, architecture.sizes)
+            write_sheet(given.out / "model", {"seed": given.seed}, shares)
         return
     parallel = given.stage == "answers" and given.processes > 1
     if given.processes > 1:
@@ -152,7 +161,7 @@ def _stage(given: argparse.Namespace) -> None:
     steps = round(STEPS[given.stage] * given.scale)
     run = Run(given.stage, given.out, given.seed, steps, given.stop)
     if given.stage == "symbols":
-        symbols.run_symbols(run, architecture, model, not given.ordinary_start, given.separate)
+        symbols.run_symbols(run, architecture, model, not given.ordinary_start, given.separate, given.also)
     elif given.stage == "vision":
         start_tower(architecture, model)
         vision.run_vision(run, architecture, model)
@@ -162,7 +171,7 @@ def _stage(given: argparse.Namespace) -> None:
         if parallel:
             run.rank, run.world = given.rank, given.processes
             dist.init_process_group("gloo", f"file://{(given.out / 'meeting').resolve()}", None, run.world, run.rank)
-        answers.run_answers(run, architecture, model.to(run.device))
+        answers.run_answers(run, architecture, model.to(run.device), given.also)
         if parallel:
             dist.barrier()
             dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """Stage three: everything learns from answers alone, on pictures, with all visual tokens; and how answers score."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import PATCH, one
-from greedyprune.testbed.questions import KINDS, ask
+from greedyprune.testbed.questions import FURTHER, KINDS, ask
 from greedyprune.testbed.train.labels import Labels
 from greedyprune.testbed.train.loop import Attention, Run, Schedule, train
 from greedyprune.testbed.train.models import MEAN, STD, Architecture
@@ -29,6 +30,13 @@ WANTED = {
     "compare": 3, "coverage-number": 1, "coverage-missing": 1,
 }  # fmt: skip
 """Questions asked about a scene in training, of which as many are used as fit."""
+ALSO = {"grounding": 3, "multiturn": 3}
+"""The same for the further tasks, in a training that includes them."""
+
+
+def also_wanted(also: Sequence[str]) -> dict[str, int]:
+    """The questions of these further tasks that are asked about a scene."""
+    return {task: ALSO[task] for task in also}
 
 
 def answer_loss(logits: Tensor, packed: Packed, attention: Attention | None = None) -> Tensor:
@@ -64,7 +72,9 @@ class Score:
                 self.found[turn.kind].append(all(row[turn.first : turn.first + turn.length]))
 
     def row(self) -> dict[str, Any]:
-        shares = {kind: sum(self.found[kind]) / len(self.found[kind]) for kind in KINDS if self.found[kind]}
+        shares = {
+            kind: sum(self.found[kind]) / len(self.found[kind]) for kind in (*KINDS, *FURTHER) if self.found[kind]
+        }
         mean = sum(shares.values()) / max(1, len(shares))
         return {kind: f"{share:.3f}" for kind, share in shares.items()} | {"mean": f"{mean:.4f}"}
 
@@ -80,14 +90,14 @@ def choose_shown(labels: Labels, k: int) -> Tensor:
     return choose(labels.kind, (labels.centre > 0) | (labels.slot >= 0), k)
 
 
-def run_answers(run: Run, architecture: Architecture, model: Any) -> None:
-    """Train the whole model in place."""
+def run_answers(run: Run, architecture: Architecture, model: Any, also: Sequence[str] = ()) -> None:
+    """Train the whole model in place. `also`: further tasks that it is asked."""
     tower, projector = architecture.tower(model), architecture.projector(model)
-    attention = Attention()
-    held_out = [_batch(architecture, (9, i), 40, attention, "dev") for i in range(4)]
+    attention, wanted = Attention(), WANTED | also_wanted(also)
+    held_out = [_batch(architecture, (9, i), 40, attention, "dev", wanted) for i in range(4)]
 
     def loss(step: int, done: float) -> Tensor:
-        pixels, packed = _batch(architecture, (run.seed, 3, run.rank, step), BATCH, attention, "train")
+        pixels, packed = _batch(architecture, (run.seed, 3, run.rank, step), BATCH, attention, "train", wanted)
         return answer_loss(_logits(architecture, model, pixels, packed, run.device), packed, attention)
 
     def test() -> dict[str, Any]:
@@ -108,12 +118,17 @@ def run_answers(run: Run, architecture: Architecture, model: Any) -> None:
 
 
 def _batch(
-    architecture: Architecture, seed: tuple[int, ...], n: int, attention: Attention, split: str
+    architecture: Architecture,
+    seed: tuple[int, ...],
+    n: int,
+    attention: Attention,
+    split: str,
+    wanted: Mapping[str, int] = WANTED,
 ) -> tuple[Tensor, Packed]:
     rng = np.random.default_rng(seed)
     size = one(rng, architecture.sizes)
     drawn = [picture(rng, split, size, hands=HANDS if split == "train" else 1) for _ in range(n)]
-    questions = [ask(objects, size, rng, WANTED) for _, objects in drawn]
+    questions = [ask(objects, size, rng, wanted) for _, objects in drawn]
     packed = pack(questions, rng, LENGTH, attention.weights, architecture.wording)
     images = [image for image, _ in drawn]
     if split == "train" and len(architecture.sizes) > 1 and rng.random() < SHRUNK:

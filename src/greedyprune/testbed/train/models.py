@@ -44,11 +44,12 @@ class Architecture:
     after: tuple[int, ...]  # ... and right behind it
     ask: tuple[int, ...]  # between question and answer
     end: int  # behind the answer
+    again: tuple[int, ...]  # in front of a further question about the same picture
 
     @property
     def wording(self) -> Wording:
         """How it is asked, and how it answers."""
-        return Words(self.ask, self.end)
+        return Words(self.ask, self.end, self.again)
 
     def build(self) -> Any:
         raise NotImplementedError
@@ -228,6 +229,7 @@ ARCHITECTURES = {
         after=(),
         ask=tuple(encode("ASSISTANT:")),
         end=IDS["</s>"],
+        again=tuple(encode("USER:")),
     ),
     "qwen": Qwen(
         sizes=SIZES,
@@ -235,5 +237,6 @@ ARCHITECTURES = {
         after=tuple(encode("<|vision_end|>")),
         ask=tuple(encode("<|im_end|> <|im_start|> assistant")),
         end=IDS["<|im_end|>"],
+        again=tuple(encode("<|im_start|> user")),
     ),
 }

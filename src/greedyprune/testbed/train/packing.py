@@ -18,6 +18,11 @@ IGNORED = -100
 class Wording(Protocol):
     """How a model is asked, and how it answers, in token ids."""
 
+    @property
+    def again(self) -> tuple[int, ...]:
+        """Between an answer with its end and the next question about the same picture."""
+        ...
+
     def prompt(self, question: str) -> list[int]:
         """The question, and what stands between it and the answer."""
         ...
@@ -35,6 +40,8 @@ class Words:
     """Between question and answer."""
     end: int
     """Behind the answer."""
+    again: tuple[int, ...] = ()
+    """In front of a further question about the same picture."""
 
     def prompt(self, question: str) -> list[int]:
         return [*encode(question), *self.ask]
@@ -68,7 +75,10 @@ def pack(
     weights: Mapping[str, float],
     wording: Wording,
 ) -> Packed:
-    """As many turns as fit, those of a larger weight more often. A turn: the prompt of a question, then its answer."""
+    """As many turns as fit, those of a larger weight more often. A turn: the prompt of a question, then its answer.
+
+    A question that has turns before it stands behind them; they are part of its turn, and only its answer is a target.
+    """
     arrays = np.zeros((4, len(questions), length), np.int64)
     arrays[1] = IGNORED
     arrays[2] = -1
@@ -84,7 +94,7 @@ def _row(
     keys = np.log(rng.random(len(questions))) / [weights[question.kind] for question in questions]
     used, turns = 0, []
     for i in np.argsort(-keys):
-        question, answer = wording.prompt(questions[i].text), wording.answer(questions[i].answer)
+        question, answer = _prompt(questions[i], wording), wording.answer(questions[i].answer)
         total = len(question) + len(answer)
         if used + total > out.shape[1]:
             continue
@@ -96,6 +106,14 @@ def _row(
         turns.append(Turn(questions[i].kind, first, len(answer)))
         used += total
     return turns
+
+
+def _prompt(question: Question, wording: Wording) -> list[int]:
+    """The turns before a question, and its own prompt."""
+    ids: list[int] = []
+    for asked, answer in question.before:
+        ids += [*wording.prompt(asked), *wording.answer(answer), *wording.again]
+    return ids + wording.prompt(question.text)
 
 
 def visible(turn: Tensor, before: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Stage one: the decoder learns to answer from symbolic visual tokens. No picture is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 
 from greedyprune.testbed.layout import PATCH, layout, one
 from greedyprune.testbed.questions import ask
-from greedyprune.testbed.train.answers import WANTED, Score, answer_loss, choose_shown
+from greedyprune.testbed.train.answers import WANTED, Score, also_wanted, answer_loss, choose_shown
 from greedyprune.testbed.train.codebook import symbols
 from greedyprune.testbed.train.labels import Labels, label
 from greedyprune.testbed.train.loop import Attention, Run, train
@@ -28,16 +28,21 @@ Batch = tuple[Labels, tuple[int, int], Packed]
 
 
 def run_symbols(
-    run: Run, architecture: Architecture, model: Any, structured: bool = True, separate: bool = False
+    run: Run,
+    architecture: Architecture,
+    model: Any,
+    structured: bool = True,
+    separate: bool = False,
+    also: Sequence[str] = (),
 ) -> None:
-    """Train the decoder in place; the tower and the projector are not touched."""
+    """Train the decoder in place; the tower and the projector are not touched. `also`: further tasks it is asked."""
     start_decoder(architecture, model, structured, separate)
-    attention = Attention()
-    held_out = [_batch(architecture, (9, i), 50, attention, "dev") for i in range(len(architecture.sizes))]
+    attention, wanted = Attention(), WANTED | also_wanted(also)
+    held_out = [_batch(architecture, (9, i), 50, attention, "dev", wanted) for i in range(len(architecture.sizes))]
 
     def loss(step: int, done: float) -> torch.Tensor:
         torch.manual_seed(hash((run.seed, step, run.rank)) % 2**31)
-        batch = _batch(architecture, (run.seed, 1, run.rank, step), BATCH, attention, "train", WANTED | HELP)
+        batch = _batch(architecture, (run.seed, 1, run.rank, step), BATCH, attention, "train", wanted | HELP)
         return answer_loss(_logits(architecture, model, batch), batch[2], attention)
 
     def test() -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Gemma(Llava):
     def of(cls, processor: Any) -> "Gemma":
         """That of a model with this processor."""
         tokens = processor.tokenizer
-        return cls(SIZES[:1], (tokens.bos_token_id,), (), (), tokens.eos_token_id, English(tokens))
+        return cls(SIZES[:1], (tokens.bos_token_id,), (), (), tokens.eos_token_id, (), English(tokens))
 
     @property
     def wording(self) -> Wording:

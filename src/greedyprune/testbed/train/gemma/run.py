@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from greedyprune.outputs import write_text
 from greedyprune.preprocessing.processors import load_processor
-from greedyprune.testbed import LEARNT, SHEET, TASKS, correct, prompt, sample
+from greedyprune.testbed import LEARNT, TASKS
 from greedyprune.testbed.train.gemma.arithmetic import number_type
 from greedyprune.testbed.train.gemma.decoder import Gemma
 from greedyprune.testbed.train.gemma.packages import (
@@ -28,11 +28,7 @@ from greedyprune.testbed.train.gemma.packages import (
 from greedyprune.testbed.train.gemma.stages import ARMS, Stage, finished, run_stage
 from greedyprune.testbed.train.gemma.start import Arm, prepare
 from greedyprune.testbed.train.loop import Run
-
-CHECKED = 60
-"""Questions of each task that the finished model answers, of the dev split."""
-LONGEST = 8
-"""The most new tokens of an answer, as in `greedyprune eval`."""
+from greedyprune.testbed.train.sheet import CHECKED, shares_right, write_sheet
 
 SETTINGS = "settings.json"
 
@@ -50,20 +46,23 @@ Right answers of {checked} questions of each task (dev split, all visual tokens,
 """
 
 
-def train_gemma(folder: Path, arm: Arm, seed: int, scale: float = 1.0, stop: int | None = None) -> None:
+def train_gemma(
+    folder: Path, arm: Arm, seed: int, scale: float = 1.0, stop: int | None = None, also: Sequence[str] = ()
+) -> None:
     """Make the model in `folder/model`. Goes on where an earlier call in this folder left off.
 
     `scale` multiplies the steps of every stage. `stop` ends the first unfinished stage after so many steps, on the
-    schedule of the whole, and the call. Raises NotReady if this machine cannot train it, or if the folder holds a run
-    with other settings.
+    schedule of the whole, and the call. `also` names further tasks that the model is asked. Raises NotReady if this
+    machine cannot train it, or if the folder holds a run with other settings.
     """
     assert arm in get_args(Arm)
     folder.mkdir(parents=True, exist_ok=True)
     stages = ARMS[arm]
     settings = {"arm": arm, "seed": seed, "scale": scale, "stages": [asdict(stage) for stage in stages]}
+    settings |= {"also": list(also)} if also else {}
     found = _settings(folder)
     if found is not None and {**found, "type": None} != {**settings, "type": None}:
-        told = {name: found.get(name) for name in ("arm", "seed", "scale")}
+        told = {name: found.get(name) for name in ("arm", "seed", "scale", "also")}
         raise NotReady(f"{folder} holds a run with {told}, or of another version: choose another folder with --out.")
     _remove_leftovers(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,7 +129,7 @@ def _learn(
         steps = max(1, round(stage.steps * settings["scale"]))
         run = Run(stage.name, folder, settings["seed"], steps, stop, device=device, save_every=20)
         check_room(folder, STAGE_ROOM - (run.path.stat().st_size if run.path.exists() else 0))
-        run_stage(run, stage, architecture, model, weights)
+        run_stage(run, stage, architecture, model, weights, settings.get("also", ()))
         if run.step < steps:
             return False
         weights = _keep_weights(run)
@@ -166,8 +165,7 @@ def _export(folder: Path, model: Any, processor: Any, settings: dict[str, Any]) 
     with torch.no_grad():
         for weight in text.parameters():  # so that what is scored is what is written
             weight.copy_(weight.to(torch.bfloat16))
-    shares = shares_right(model.eval(), processor, CHECKED)
-    learnt = [task for task, share in shares.items() if share >= LEARNT]
+    shares = shares_right(model.eval(), processor, CHECKED, (*TASKS, *settings.get("also", ())))
     about = {name: settings[name] for name in ("arm", "seed", "scale")}
     with tempfile.TemporaryDirectory(prefix="passing-", dir=folder) as passing:
         made = Path(passing) / "model"
@@ -177,29 +175,10 @@ def _export(folder: Path, model: Any, processor: Any, settings: dict[str, Any]) 
         rows = "".join(f"| {task} | {100 * share:.0f} % |\n" for task, share in shares.items())
         table = f"| task | right |\n|---|---|\n{rows}"
         write_text(made / "README.md", CARD.format(checked=CHECKED, table=table, **about))
-        write_text(made / SHEET, json.dumps({**about, "right": shares, "tasks": learnt}, indent=2) + "\n")
+        learnt = write_sheet(made, about, shares)
         shutil.rmtree(folder / "model", ignore_errors=True)
         os.replace(made, folder / "model")
     _say(f"{folder / 'model'} learnt {', '.join(learnt) or 'no task'}: at least {100 * LEARNT:.0f} % right.")
-
-
-def shares_right(model: Any, processor: Any, each: int, batch: int = 60) -> dict[str, float]:
-    """The share of right answers of each task, with all visual tokens and greedy decoding, on the dev split."""
-    items = sample(each * len(TASKS), "dev")
-    right: dict[str, list[bool]] = {task: [] for task in TASKS}
-    for first in range(0, len(items), batch):
-        some = items[first : first + batch]
-        text = [prompt(processor, item.question) for item in some]
-        inputs = processor(images=[item.image for item in some], text=text, return_tensors="pt", padding=True)
-        pixels = inputs.pop("pixel_values").to(model.device, model.dtype)
-        with torch.inference_mode():
-            told = model.generate(
-                **inputs.to(model.device), pixel_values=pixels, do_sample=False, max_new_tokens=LONGEST
-            )
-        texts = processor.batch_decode(told[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for item, answer in zip(some, texts, strict=True):
-            right[item.question.task].append(correct(item.question, answer))
-    return {task: sum(found) / len(found) for task, found in right.items()}
 
 
 def _say(text: str) -> None:

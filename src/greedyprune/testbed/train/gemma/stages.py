@@ -1,6 +1,7 @@
 """The stages of training: which tokens are shown, what is asked, how fast weights change."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from greedyprune.testbed.generator import picture
 from greedyprune.testbed.layout import PATCH, Object
 from greedyprune.testbed.questions import ask
-from greedyprune.testbed.train.answers import HANDS, Score, choose_shown, see_kinds, to_pixels
+from greedyprune.testbed.train.answers import HANDS, Score, also_wanted, choose_shown, see_kinds, to_pixels
 from greedyprune.testbed.train.gemma.arithmetic import Weights, fast_norms
 from greedyprune.testbed.train.gemma.decoder import Answers, Gemma
 from greedyprune.testbed.train.labels import label
@@ -79,12 +80,18 @@ class Pictures:
 
 
 def draw(
-    architecture: Gemma, stage: Stage, seed: tuple[int, ...], n: int, split: str, attention: Attention
+    architecture: Gemma,
+    stage: Stage,
+    seed: tuple[int, ...],
+    n: int,
+    split: str,
+    attention: Attention,
+    also: Sequence[str] = (),
 ) -> Pictures:
-    """Pictures of a split, and questions about them."""
+    """Pictures of a split, and questions about them, of further tasks too if they are named."""
     rng = np.random.default_rng(seed)
     drawn = [picture(rng, split, SIZE, hands=HANDS if split == "train" else 1) for _ in range(n)]
-    asked = WANTED if stage.asked else {}
+    asked = WANTED | also_wanted(also) if stage.asked else {}
     questions = [
         ask(objects, SIZE, rng, {**asked, "caption": int(rng.random() < stage.captions)}) for _, objects in drawn
     ]
@@ -114,8 +121,15 @@ def states_of(architecture: Gemma, model: Any, batch: Pictures, device: str) -> 
     return architecture.states(model, tokens, rows, (SIZE[1] // PATCH, SIZE[0] // PATCH), batch.packed)
 
 
-def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: dict[str, Tensor] | None = None) -> None:
-    """Train the decoder and the projector in place, from the weights of the stage before.
+def run_stage(
+    run: Run,
+    stage: Stage,
+    architecture: Gemma,
+    model: Any,
+    before: dict[str, Tensor] | None = None,
+    also: Sequence[str] = (),
+) -> None:
+    """Train the decoder and the projector in place, from the weights of the stage before. `also`: further tasks.
 
     The curve's rows are shares of held-out answers that are right, and of the tokens of lists; the tokens of answers
     compete among themselves.
@@ -127,12 +141,13 @@ def run_stage(run: Run, stage: Stage, architecture: Gemma, model: Any, before: d
     weights, attention, answers = Weights([*decoder, *projector]), Attention(), Answers(model, architecture.english)
     if before is not None:
         weights.load_state_dict(before)
-    held_out = [draw(architecture, stage, (9, i), HELD_OUT // 4, "dev", Attention()) for i in range(4)]
+    held_out = [draw(architecture, stage, (9, i), HELD_OUT // 4, "dev", Attention(), also) for i in range(4)]
 
     def loss(step: int, done: float) -> Tensor:
         weights.to_model()
         torch.manual_seed(random.Random(f"{run.seed} {stage.name} {step}").getrandbits(31))
-        batch = draw(architecture, stage, (run.seed, *stage.name.encode(), step), stage.batch, "train", attention)
+        seed = run.seed, *stage.name.encode(), step
+        batch = draw(architecture, stage, seed, stage.batch, "train", attention, also)
         states = states_of(architecture, model, batch, run.device)
         losses = answers.losses(states, batch.packed)
         see_kinds(losses.detach(), batch.packed, attention)

@@ -28,6 +28,9 @@ TEMPLATE = (
 class English:
     """Questions and answers of the scenes as English text; numbers are spelled, since " seven" is one token."""
 
+    again: tuple[int, ...] = ()
+    """Nothing: a prompt opens with a new line."""
+
     def __init__(self, tokenizer: Any) -> None:
         self._end = tokenizer.eos_token_id
         self._encode = lru_cache(None)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
