@@ -150,12 +150,16 @@ def _shared_columns(questions: Questions) -> dict[str, Any]:
 def _configs(compared: Compared, engine: Engine, item: Item) -> list[Config]:
     """The configurations of one model. A method that was named has to work; any other is left out if it cannot run."""
     from greedyprune.eval import configurations
-    from greedyprune.eval.configs import usual_methods
+    from greedyprune.eval.configs import BESIDE, PERTURBED, usual_methods
     from greedyprune.eval.loop import refused
+    from greedyprune.eval.perturbed import with_perturbations
 
     named = compared.methods
     methods: list[Any] = named or []
-    for name in [] if named is not None else usual_methods(not engine.parts.family.cannot_downscale, compared.every):
+    usual = usual_methods(not engine.parts.family.cannot_downscale, compared.every)
+    if compared.perturbed and not compared.every:
+        usual = [*PERTURBED, *BESIDE]
+    for name in [] if named is not None else usual:
         try:
             configurations([name], compared.budgets, compared.stages, compared.seeds)
             methods.append(name)
@@ -168,6 +172,7 @@ def _configs(compared: Compared, engine: Engine, item: Item) -> list[Config]:
         configs = configurations(methods, compared.budgets, compared.stages, compared.seeds)
     except ValueError as error:
         raise Failure(str(error)) from error
+    configs = with_perturbations(configs) if compared.perturbed else configs
     reasons = refused(engine, item, configs)
     told: set[str] = set()
     for config in configs:
@@ -192,18 +197,20 @@ def _print(one: Evaluated) -> None:
     by_task = {row["task"] for row in one.rows}
     task = "mean" if "mean" in by_task else next(iter(by_task))
     rows = [row for row in one.rows if row["task"] == task]
-    dense, budgets = rows[0], list(dict.fromkeys(row["budget"] for row in rows[1:]))
+    (dense, *blind), rows = ([row for row in rows if (row["method"] == "dense") == own] for own in (True, False))
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
     shown = table("method", "cut at", *budgets)
     lines: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for row in rows[1:]:
-        name = f"{row['method']} {row['options']}".strip()
+    for row in rows:
+        name = " ".join(filter(None, (row["method"], row["options"], _under(row))))
         lines.setdefault((name, row["stage"]), {}).setdefault(row["budget"], []).append(row)
     for (name, stage), cells in lines.items():
         shown.add_row(name, stage, *(_cell(cells.get(budget, [])) for budget in budgets))
     for place, column in enumerate(shown.columns):
         column.justify, column.no_wrap = "right" if place > 1 else "left", place > 0
     out = console()
-    out.print(f"{one.name}: dense {100 * dense['accuracy']:.1f} % right, {len(one.answers.items)} questions")
+    grey = f", {100 * blind[0]['accuracy']:.1f} % on grey pictures" if blind else ""
+    out.print(f"{one.name}: dense {100 * dense['accuracy']:.1f} % right{grey}, {len(one.answers.items)} questions")
     out.print(shown)
     speed = (
         f"{one.speed:.0f} answers per second, {one.seconds:.0f} s"
@@ -215,6 +222,11 @@ def _print(one: Evaluated) -> None:
         f"Random methods: mean over seeds. {speed}.",
         style="dim",
     )
+
+
+def _under(row: dict[str, Any]) -> str:
+    """The perturbation of a row as part of its name; empty if it has none."""
+    return "" if row.get("perturbation") in (None, "none") else f"under {row['perturbation']}"
 
 
 def _cell(rows: list[dict[str, Any]]) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 SUITES = ("testbed", "digits")
+ROBUSTNESS = "robustness"
+"""The suite of `greedyprune eval` that perturbs what methods see, on the testbed's questions or the user's own."""
 OWN = "data"
 """The suite of a user's own folder."""
 SPLITS = ("dev", "test")
@@ -30,7 +32,7 @@ class Questions:
     """The questions that are asked."""
 
     suite: str
-    """One of `SUITES`, or `OWN`."""
+    """One of `SUITES`, `ROBUSTNESS`, or `OWN`."""
     folder: Path | None
     """The user's own folder, None for a suite that ships with the library."""
     each: int
@@ -50,6 +52,8 @@ class Compared:
     """By the text that the results show."""
     stages: list[Stage | None]
     seeds: list[int]
+    perturbed: bool
+    """True also runs every method on perturbed cues."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +113,45 @@ class Evaluated:
 # How options are read -------------------------------------------------------------------------------------------------
 
 
-def questions(suite: str, data: Path | None, each: int, split: str, seed: int) -> Questions:
-    """The questions that --suite, --data, --questions, --split and --seed ask for."""
-    if data is None and suite not in SUITES:
-        raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(SUITES)}.")
+def questions(
+    suite: str, data: Path | None, each: int, split: str, seed: int, suites: tuple[str, ...] = SUITES
+) -> Questions:
+    """The questions that --suite, --data, --questions, --split and --seed ask for. `suites`: those of the command."""
+    if suite not in suites and (data is None or suite == ROBUSTNESS):
+        raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(suites)}.")
     if split not in SPLITS:
         raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    return Questions(suite if data is None else OWN, data, each, split, seed)
+    return Questions(suite if data is None or suite == ROBUSTNESS else OWN, data, each, split, seed)
 
 
-def compared(methods: str | None, keep: str, at: str | None, seeds: str) -> Compared:
-    """The configurations that --methods, --keep, --at and --seeds ask for."""
+def compared(methods: str | None, keep: str, at: str | None, seeds: str, perturbed: bool = False) -> Compared:
+    """The configurations that --methods, --keep, --at and --seeds ask for, `perturbed` too if the suite says so."""
+    named = None if methods in (None, ALL) else _methods(methods)
     return Compared(
-        methods=None if methods in (None, ALL) else _methods(methods),
+        methods=named if named is None or not perturbed else _with_controls(named),
         every=methods == ALL,
         budgets=dict(_words("--keep", keep, budget_of)),
         stages=[None] if at is None else [stage for _, stage in _words("--at", at, _stage)],
         seeds=[number for _, number in _words("--seeds", seeds, int)],
+        perturbed=perturbed,
     )
+
+
+def files(rows: Path | None, run: Path | None, report: Path | None, auc: Path | None, suite: str) -> Files:
+    """The files that --out, --run, --report and --auc ask for."""
+    for option, path in (("--report", report), ("--auc", auc)):
+        if suite == ROBUSTNESS and path is not None:
+            raise misuse(f"{option} shows nothing of perturbed cues: leave it out, or choose another --suite.")
+    return Files(rows, run, report, auc)
+
+
+def _with_controls(named: list[Method | str]) -> list[Method | str]:
+    """These methods, and those that always stand beside perturbed ones, unless they are there."""
+    from greedyprune.eval.configs import BESIDE
+    from greedyprune.naming import method_class
+
+    there = {type(each) for each in named}
+    return named + [name for name in BESIDE if method_class(name) not in there]
 
 
 def _words(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str, Any]]:

@@ -19,7 +19,6 @@ from greedyprune.cli._options import (
     Questions,
     Seed,
     Split,
-    Suite,
 )
 from greedyprune.cli._outputs import check_folder, check_paths
 from greedyprune.testbed import MODELS
@@ -32,11 +31,21 @@ EXAMPLES = """Examples:
 
   greedyprune eval --data my-questions --model ./llava --keep 25%,64 --run my-run
 
-  greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2"""
+  greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2
+
+  greedyprune eval --suite robustness --keep 1/9 --at layer:2 --out robustness.csv"""
 
 QUICK = 20, "1/4,1/9", "0"
 """The values that --quick sets: --questions, --keep and --seeds."""
 
+Suite = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        metavar="testbed|digits|robustness",
+        help="Questions that ship with the library; [bold]robustness[/bold] perturbs what methods see.",
+    ),
+]
 Methods = Annotated[
     str | None,
     typer.Option(
@@ -102,10 +111,10 @@ def evaluate(
         questions, keep, seeds = QUICK
     plan = _plan.Plan(
         models=model or list(MODELS),
-        questions=_plan.questions(suite, data, questions, split, seed),
-        compared=_plan.compared(methods, keep, at, seeds),
+        questions=_plan.questions(suite, data, questions, split, seed, (*_plan.SUITES, _plan.ROBUSTNESS)),
+        compared=_plan.compared(methods, keep, at, seeds, suite == _plan.ROBUSTNESS),
         running=_plan.Running(device, dtype, workers, batch, max_new_tokens),
-        files=_plan.Files(out, run, report, auc),
+        files=_plan.files(out, run, report, auc, suite),
         as_json=as_json,
     )
     check_paths({"--out": out, "--report": report, "--auc": auc})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -65,7 +65,7 @@ class Answers:
     @cached_property
     def dense(self) -> Config:
         """The configuration that keeps everything."""
-        return next(config for config in self.configs if config.name == DENSE)
+        return next(config for config in self.configs if config.name == DENSE and not config.perturbation)
 
     @cached_property
     def floors(self) -> dict[str, tuple[float, float | None]]:
@@ -83,12 +83,13 @@ class Answers:
     def rivals(self, config: Config) -> dict[str, list[Config]]:
         """The other methods at the same budget, by name; seeds of one method go together.
 
-        If stages were given, at the same stage.
+        If stages were given, at the same stage. Under a perturbation, those under the same one, and those as they are
+        that it leaves alone.
         """
         found: dict[str, list[Config]] = {}
         if config.name == DENSE:
             return found
-        for other in self.configs:
+        for other in self._beside(config.perturbation):
             same = other.name == config.name and other.options == config.options
             if same or other.name in (DENSE, ORACLE) or other.budget != config.budget:
                 continue
@@ -96,6 +97,16 @@ class Answers:
                 continue
             found.setdefault(" ".join(filter(None, (other.name, other.options, other.place))), []).append(other)
         return found
+
+    def _beside(self, perturbation: str) -> list[Config]:
+        """The configurations under a perturbation, and those that it leaves alone; all as they are if it is empty."""
+        under = [one for one in self.configs if one.perturbation == perturbation]
+        touched = [replace(one, perturbation="") for one in under]
+        return under + [one for one in self.configs if not one.perturbation and one not in touched]
+
+    def plain(self, config: Config) -> list[Config]:
+        """The same configuration without its perturbation. Empty if it has none."""
+        return [one for one in self.configs if config.perturbation and one == replace(config, perturbation="")]
 
     def draws_of(self, config: Config) -> list[Config]:
         """Random choice at the same budget, at the same stage if it ran there. Empty for random choice itself."""

@@ -24,8 +24,10 @@ from greedyprune.registry import METHODS
 from greedyprune.stages import Layer, Stage
 
 DENSE, ORACLE, DOWNSCALE = "dense", "oracle", "downscale"
-RANDOM, POOL = "random", "pool"
+RANDOM, POOL, GRID = "random", "pool", "grid"
 """Registered methods that are controls: `RANDOM` is the baseline of every method, `POOL` stands in for `DOWNSCALE`."""
+BLIND = "blind"
+"""The perturbation in which the model itself sees a grey picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Oracle(Method):
 
     needs: ClassVar[tuple[Need, ...]] = (Grid(),)
     equivariant: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
 
     at: Stage = Layer(2)
 
@@ -72,6 +75,8 @@ class Config:
     at: Stage | None = None
     """None for the method's own stage."""
     seed: int | None = None
+    perturbation: str = ""
+    """A name in `perturbed.PERTURBATIONS`, or `BLIND`; empty if everything is as it is."""
 
     @property
     def stage(self) -> Stage | None:
@@ -99,10 +104,11 @@ class Config:
     @property
     def key(self) -> str:
         """The name in a run folder. Configurations with equal keys give equal answers."""
-        return " ".join(str(part) for part in (self.name, self.options, self.keep, self.place, self.seed) if part != "")
+        parts = self.name, self.options, self.keep, self.place, self.seed, self.perturbation
+        return " ".join(str(part) for part in parts if part != "")
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.name, self.options, self.budget, self.place) if part)
+        return " ".join(part for part in (self.name, self.options, self.budget, self.place, self.perturbation) if part)
 
 
 def configurations(
@@ -152,8 +158,12 @@ def _with_seeds(method: Method | None, seeds: Sequence[int]) -> list[tuple[Metho
     return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
 
 
-USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, "grid", POOL)
+USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, GRID, POOL)
 """The methods that are compared by default: one of each kind, and controls. All methods would take hours on a CPU."""
+PERTURBED = ("soft_greedyprune", "greedyprune", "mmr", "saliency", "fastv", "divprune")
+"""The methods that are compared by default where cues are perturbed: one of each kind that reads some."""
+BESIDE = (RANDOM, GRID)
+"""The methods that always stand beside perturbed ones: they read no cue that a perturbation changes."""
 
 
 def usual_methods(native: bool, every: bool = False) -> list[str]:

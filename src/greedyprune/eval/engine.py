@@ -17,9 +17,10 @@ import torch
 
 from greedyprune.attach.handle import prune
 from greedyprune.budget import LayerAverage, count
-from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, Config, evenly
+from greedyprune.eval.configs import BLIND, DENSE, DOWNSCALE, ORACLE, Config, evenly
 from greedyprune.eval.features import Computed, shared_features
 from greedyprune.eval.items import Item
+from greedyprune.eval.perturbed import greyed, perturbed, picture_number
 from greedyprune.eval.prefix import Prefix, shared_prefix
 from greedyprune.eval.regions import tokens_of
 from greedyprune.models.flops import prefill_flops
@@ -55,7 +56,7 @@ class Outcome:
     region: list[int]
     """Visual tokens that carry the answer; 0 if no region is known."""
     found: list[int]
-    """Kept tokens that carry the answer; -1 if tokens are merged or the model saw a smaller image."""
+    """Kept tokens that carry the answer; -1 if tokens are merged or the model saw another image."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,6 +164,8 @@ class Engine:
             keep = config.keep.tokens if isinstance(config.keep, LayerAverage) else config.keep
             small = downscale(batch.pictures, keep or 0, self.processor)
             inputs = self.inputs(batch.items, small.images)
+        if config.perturbation == BLIND:
+            inputs = self.inputs(batch.items, [greyed(picture) for picture in batch.pictures])
         sharing = shared_features(self.parts, batch.features, config.method)
         prefix = shared_prefix(self.parts, batch.prefix, self._layers_before(config))
         with torch.inference_mode(), sharing, self._pruned(batch, config) as pruned, prefix:
@@ -216,15 +219,20 @@ class Engine:
         return config.keep.solve(n, starts, len(self.parts.layers), lambda k: [k] * len(starts))
 
     def _pruned(self, batch: Batch, config: Config) -> Any:
-        if config.method is None:
+        method = config.method
+        if method is None:
             return nullcontext()
         more: dict[str, Any] = {}
+        if config.perturbation:
+            method = perturbed(config.perturbation, method)
+            tokens = zip(batch.items, self.visual_tokens(batch.inputs), strict=True)
+            more["relevance"] = [picture_number(item.picture, n) for item, n in tokens]
         if config.name == ORACLE:
             more["protect"] = [
                 evenly(rows, self._tokens_kept(config, n)).tolist()
                 for rows, n in zip(batch.regions, self.visual_tokens(batch.inputs), strict=True)
             ]
-        return prune(self.model, config.method, config.keep, at=config.at, **more)
+        return prune(self.model, method, config.keep, at=config.at, **more)
 
 
 def few_logits(model: Any, parts: Parts) -> dict[str, int]:
@@ -239,7 +247,7 @@ def few_logits(model: Any, parts: Parts) -> dict[str, int]:
 
 def _region_tokens_kept(batch: Batch, config: Config, selections: list[Selection] | None) -> list[int]:
     """The number of kept tokens that carry the answer, per image; -1 if it cannot be counted."""
-    if config.name == DENSE:
+    if config.name == DENSE and config.perturbation != BLIND:
         return [len(rows) for rows in batch.regions]
     if selections is None or config.method is None or config.method.merges:
         return [-1] * len(batch.items)

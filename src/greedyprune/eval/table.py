@@ -14,6 +14,8 @@ from greedyprune.eval.stats import RESAMPLES, Bootstrap, centred, hard, interval
 
 MEAN = "mean"
 """The task of a row that averages all tasks, each with the same weight."""
+PLAIN = "none"
+"""The perturbation of a row without one."""
 Row = dict[str, object]
 
 
@@ -41,8 +43,9 @@ class _Table:
 def rows(answers: Answers, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
     """One row per configuration and task, and one for their mean, in the order of the configurations.
 
-    Differences are to the dense model, to the best other method on the task's own questions at the same budget (which
-    flatters that other), and to random choice averaged over its seeds; their 95 % intervals resample images.
+    If there are perturbations, each row names its own, and holds the difference to the same configuration without it.
+    Other differences are to the dense model, to the best other method on the task's own questions at the same budget
+    (which flatters that other), and to random choice averaged over its seeds; 95 % intervals resample images.
     """
     bootstrap = Bootstrap([item.picture for item in answers.items], resamples, seed)
     right = torch.stack([answers.right(config) for config in answers.configs], 1)
@@ -65,6 +68,7 @@ def _row(table: _Table, config: Config, task: str, tasks: list[str]) -> Row:
         "stage": config.place,
         "budget": config.budget,
         "seed": config.seed,
+        **_perturbation(answers, config),
         "task": task,
         "n": int(every.sum()),
         "correct": int(right[every].sum()),
@@ -75,12 +79,19 @@ def _row(table: _Table, config: Config, task: str, tasks: list[str]) -> Row:
         "best_other": best,
         **table.difference("best", config, rivals[best] if best else [], tasks),
         **table.difference("random", config, answers.draws_of(config), tasks),
+        **(table.difference("plain", config, answers.plain(config), tasks) if _perturbation(answers, config) else {}),
         **_hard(answers, config, every),
         **_recall(seen, every),
         **{name: _rounded(float(seen[name][every].mean())) for name in ("tokens", "kept", "averaged")},
         "prefill_mflops": _rounded(float(seen["flops"][every].mean()) / 1e6),
         "seconds": _rounded(float(seen["seconds"][every].sum())),
     }
+
+
+def _perturbation(answers: Answers, config: Config) -> Row:
+    """The name of the perturbation, if any configuration has one."""
+    known = any(one.perturbation for one in answers.configs)
+    return {"perturbation": config.perturbation or PLAIN} if known else {}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,6 +9,8 @@ SETTINGS = f"{GUARDS}test_a_run_folder_notices_every_setting_that_answers_depend
 STATS = "test_eval_stats.py::"
 FAULTS = "test_verify_faults.py::"
 CUES = "test_eval_cues.py::"
+PERTURBED = "test_perturbed.py::"
+FURTHER = "test_further_tasks.py::"
 
 EVALUATION = [
     Mutation(
@@ -98,6 +100,55 @@ EVALUATION = [
         "/ (1 - chance)",
         "/ 1",
         f"{STATS}test_accuracy_is_centred_on_chance",
+    ),
+    Mutation(
+        "all pictures get one draw",
+        "eval/engine.py:Engine._pruned",
+        "picture_number(item.picture, n)",
+        'picture_number("", n)',
+        f"{PERTURBED}test_a_method_chooses_by_what_it_is_shown",
+    ),
+    Mutation(
+        "a copy may be one of a copy",
+        "eval/perturbed.py:_duplicated",
+        'others = torch.arange(cues.n, device="cpu"), rows[count:]',
+        'others = torch.arange(cues.n, device="cpu"), rows',
+        f"{PERTURBED}test_duplicates_are_whole_copies_of_tokens_that_stay_as_they_are",
+    ),
+    Mutation(
+        "constant saliency leaves the attention",
+        "eval/perturbed.py:_constant",
+        "isinstance(need, (Attention, Values, Change))",
+        "isinstance(need, (Values, Change))",
+        f"{PERTURBED}test_constant_saliency_leaves_diversity_alone",
+    ),
+    Mutation(
+        "a perturbed method stands beside those as they are",
+        "eval/answers.py:Answers._beside",
+        "if not one.perturbation and one not in touched",
+        "if not one.perturbation",
+        f"{PERTURBED}test_rivals_stand_under_the_same_perturbation_or_are_left_alone_by_it",
+    ),
+    Mutation(
+        "a second turn may ask about the thing of the first",
+        "testbed/questions.py:_multiturn",
+        "if first.boxes != second.boxes",
+        "",
+        f"{FURTHER}test_a_second_turn_asks_about_another_thing_and_both_answers_are_right",
+    ),
+    Mutation(
+        "a second turn is packed without what opens it",
+        "testbed/train/packing.py:_prompt",
+        ", *wording.again]",
+        "]",
+        f"{FURTHER}test_a_packed_second_turn_is_answered_as_one_prompt_of_both_turns[llava]",
+    ),
+    Mutation(
+        "the turns before a question are no setting of a run folder",
+        "eval/items.py:digest",
+        "(*item.before, item.text) if item.before else item.text",
+        "item.text",
+        f"{FURTHER}test_items_hold_the_turns_and_a_run_folder_tells_them_apart",
     ),
     Mutation(
         "an interval holds nine tenths",
