@@ -226,7 +226,9 @@ def _print(one: Evaluated) -> None:
 
 def _under(row: dict[str, Any]) -> str:
     """The perturbation of a row as part of its name; empty if it has none."""
-    return "" if row.get("perturbation") in (None, "none") else f"under {row['perturbation']}"
+    from greedyprune.eval.table import PLAIN
+
+    return "" if row.get("perturbation", PLAIN) == PLAIN else f"under {row['perturbation']}"
 
 
 def _cell(rows: list[dict[str, Any]]) -> str:
