@@ -266,33 +266,6 @@ def test_a_thread_started_inside_a_block_takes_the_blocks_request(pruned: gp.Pru
         assert request.selections[0].k == pruned.selections[0].k == 9
 
 
-def test_a_thread_that_does_not_know_the_block_around_is_warned(pruned: gp.Pruned) -> None:
-    """It is pruned as the handle says: whether it belongs to the block, or to a stranger, nobody can tell."""
-    caught: list[Any] = []
-
-    def run() -> None:
-        with pytest.warns(gp.PruneWarning, match=r"started while Request\(.*keep=9.*target=request.generate") as seen:
-            generate(MODEL, ONE, **FEW)
-        caught.extend(seen)
-
-    with pruned.using(keep=9) as request:
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        assert caught
-        assert request.selections == []
-        assert pruned.selections[0].k == OWN
-
-
-def test_a_thread_older_than_a_block_is_not_touched(pruned: gp.Pruned) -> None:
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: None).result()
-        with pruned.using(keep=3) as request:
-            pool.submit(generate, MODEL, ONE, **FEW).result()
-            assert request.selections == []
-            assert pruned.selections[0].k == OWN
-
-
 # Generators and contexts -------------------------------------------------------------------------------------------
 
 

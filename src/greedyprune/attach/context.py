@@ -121,6 +121,8 @@ class Generation:
     """(b, n) the token ids that the caller passed, on the CPU: the prompt, or the part that the KV cache lacks."""
     length: int
     """The number of tokens of the prompt, including those in the KV cache."""
+    wish: Wish | None = None
+    """The wish that holds while it runs if no request is in force around a call."""
     recorded: bool = False
     """True if the prompt's result is recorded. Without a KV cache, every step reads the prompt again."""
 
@@ -171,7 +173,8 @@ GENERATION: ContextVar[Generation | None] = ContextVar("greedyprune_generation",
 
 REQUESTS: ContextVar[tuple[Any, ...]] = ContextVar("greedyprune_requests", default=())
 """The requests that were entered in this context, the innermost last. A request that has
-ended in another context may still be here: `Requests.in_force` passes it over."""
+ended in another context may still be here: `Requests.in_force` passes it over. A thread that got no context has no
+value here, not even (): `Requests._adopted` reads that."""
 
 TRIAL: ContextVar[Trial | None] = ContextVar("greedyprune_trial", default=None)
 """The run of a self-test that runs now; None if there is none."""

@@ -227,7 +227,8 @@ class Pruned(Attached):
     ) -> Request:
         """Make a request for the calls inside a `with` block. Arguments that are left out do not change.
 
-        A thread that you start inside the block does not use it. Start the thread with `target=request.generate`.
+        Start threads with `target=request.generate`. A plain thread that was started while this was the only open block
+        is assumed to belong to it, and a `PruneWarning` says so. If there are others, it follows the handle.
 
             with pruned.using(keep=gp.Ratio(0.5)) as request:
                 out = model.generate(**inputs)

@@ -11,7 +11,7 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from greedyprune.attach.context import REQUESTS
+from greedyprune.attach.context import GENERATION, REQUESTS
 from greedyprune.selection import PruneWarning, Report, Selection
 
 if TYPE_CHECKING:
@@ -158,6 +158,11 @@ class Request:
         """True if it is a request of this handle."""
         return self._requests is requests
 
+    @property
+    def is_block(self) -> bool:
+        """True if it is a `with` block."""
+        return self._is_block
+
     def is_unseen_by(self, thread: threading.Thread) -> bool:
         """True if it is a `with` block, and this thread was started after the block was entered."""
         return self._threads is not None and thread not in self._threads
@@ -176,6 +181,7 @@ class Requests:
         self.last: tuple[Report, list[Selection]] | None = None
         """The result of the last prompt, from any request."""
         self._holders = holders
+        REQUESTS.set(REQUESTS.get())  # so a copy of this context, or of a task's, is told from that of a new thread
 
     def check_attached(self) -> None:
         """Raise RuntimeError if the handle was removed."""
@@ -191,10 +197,14 @@ class Requests:
         return found
 
     def wish(self) -> Request:
-        """Return the wish for a call that starts now: that of the request in force here, or the handle's own."""
-        found = self.in_force()
+        """Return the wish for a call that starts now.
+
+        It is that of the request in force here; else the one that the running `generate` began with; else that of the
+        block that this thread seems to belong to (`_adopted`); else the handle's own.
+        """
+        found = self.in_force() or self._of_generation()
         if found is None and self.open:
-            self._warn_if_unseen()
+            found = self._adopted()
         return found or self.own
 
     def in_force(self) -> Request | None:
@@ -226,27 +236,46 @@ class Requests:
             frame = frame.f_back
         return found
 
-    def _warn_if_unseen(self) -> None:
-        """Warn if this thread was started inside a `using` block, since the block does not apply to it."""
-        thread = threading.current_thread()
-        unseen = next((request for request in list(self.open) if request.is_unseen_by(thread)), None)
+    def _of_generation(self) -> Request | None:
+        """Return the wish that the running `generate` began with; None if none of this handle runs."""
+        generation = GENERATION.get()
+        wish = None if generation is None else generation.wish
+        return wish if isinstance(wish, Request) and wish.belongs_to(self) else None
+
+    def _adopted(self) -> Request | None:
+        """Return the block that this thread seems to belong to, and warn that this is a guess; None if there is none.
+
+        A thread belongs to a block if it was started while the block was open, if no other block is open, and if
+        nobody handed it a context (`asyncio.to_thread` does, and that context names the requests around it). Nothing
+        keeps the request afterwards.
+        """
+        thread, blocks = threading.current_thread(), [each for each in list(self.open) if each.is_block]
+        unseen = next((request for request in blocks if request.is_unseen_by(thread)), None)
         waiting = next((r for r in REQUESTS.get() if r.is_open and r.belongs_to(self)), None)
+        adopted: Request | None = None
         if waiting is not None:
-            warnings.warn(
+            told = (
                 f"{waiting!r} was entered by a generator that waits at a yield, and is not in force outside of it: "
                 f"this prompt is pruned as the handle says, keep={self.own.policy.keep}. If it was meant for this "
-                "call, take the request from the generator and call request.generate(...).",
-                PruneWarning,
-                stacklevel=2,
+                "call, take the request from the generator and call request.generate(...)."
             )
-        elif unseen is not None:
-            warnings.warn(
+        elif unseen is None:
+            return None
+        elif len(blocks) == 1 and REQUESTS.get(None) is None and not _is_foreign(thread):
+            adopted = unseen
+            told = (
+                f"this thread was started while {unseen!r} is in force in another thread, and is assumed to belong to "
+                f"that block: this prompt is pruned as the block says, keep={unseen.policy.keep}, and its result is "
+                "the block's. To be sure, start it with Thread(target=request.generate, ...)."
+            )
+        else:
+            told = (
                 f"this thread was started while {unseen!r} is in force in another thread, and does not use it: its "
                 f"prompts are pruned as the handle says, keep={self.own.policy.keep}. Start it with "
-                "Thread(target=request.generate, ...).",
-                PruneWarning,
-                stacklevel=2,
+                "Thread(target=request.generate, ...)."
             )
+        warnings.warn(told, PruneWarning, stacklevel=3)
+        return adopted
 
 
 def _is_stream(frame: FrameType) -> bool:
@@ -254,6 +283,11 @@ def _is_stream(frame: FrameType) -> bool:
     kind = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
     driver = frame.f_back
     return bool(kind) and (driver is None or driver.f_code.co_filename != contextlib.__file__)
+
+
+def _is_foreign(thread: threading.Thread) -> bool:
+    """True for a thread that `threading` did not start. It appears late, so it may be older than it seems."""
+    return isinstance(thread, threading._DummyThread)  # pyright: ignore[reportPrivateUsage]
 
 
 def empty_report(policy: Policy) -> Report:

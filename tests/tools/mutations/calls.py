@@ -13,6 +13,7 @@ SCHEDULE = "test_attach_short.py::test_every_layer_of_a_schedule_counts_for_itse
 EDITS = "test_layer_edits.py::"
 TABLE = f"{EDITS}test_layers_are_edited_as_the_table_says"
 REQUEST = "test_requests.py::"
+THREAD = "test_threads.py::"
 
 CACHES = [
     Mutation(
@@ -295,10 +296,38 @@ REQUESTS = [
     ),
     Mutation(
         "threads that do not know the block around are not told",
-        "attach/request.py:Requests.wish",
-        "self._warn_if_unseen()",
+        "attach/request.py:Requests._adopted",
+        "warnings.warn(told, PruneWarning, stacklevel=3)",
         "pass",
-        "test_calls.py::test_an_override_is_of_one_thread",
+        f"{THREAD}test_a_thread_between_two_blocks_is_pruned_as_the_handle_says",
+    ),
+    Mutation(
+        "a thread takes one of two blocks",
+        "attach/request.py:Requests._adopted",
+        "len(blocks) == 1 and ",
+        "",
+        f"{THREAD}test_a_thread_between_two_blocks_is_pruned_as_the_handle_says",
+    ),
+    Mutation(
+        "a thread that is older than a block belongs to it",
+        "attach/request.py:Request.is_unseen_by",
+        "thread not in self._threads",
+        "True",
+        f"{THREAD}test_a_thread_older_than_a_block_is_not_touched",
+    ),
+    Mutation(
+        "a context that was handed on is taken for that of a new thread",
+        "attach/request.py:Requests._adopted",
+        "REQUESTS.get(None) is None and ",
+        "",
+        f"{THREAD}test_a_task_beside_a_block_does_not_belong_to_it",
+    ),
+    Mutation(
+        "a prompt is pruned otherwise than its generate began",
+        "attach/request.py:Requests.wish",
+        "self.in_force() or self._of_generation()",
+        "self.in_force()",
+        f"{THREAD}test_a_generate_keeps_the_wish_that_it_began_with",
     ),
     Mutation(
         "hints for images that are not there are taken",

@@ -102,7 +102,9 @@ class TowerHooks(Attached):
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget()
-        wanted = [placed(self._parts, need) for need in in_tower(self._wish().policy)]
+        forward = self._running()
+        wish = self._wish() if forward is None or forward.wish is None else forward.wish
+        wanted = [placed(self._parts, need) for need in in_tower(wish.policy)]
         if wanted:
             run = TowerRun(ref(self), wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
             TOWER_RUNS.set((*TOWER_RUNS.get(), run))

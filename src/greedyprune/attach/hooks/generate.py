@@ -55,9 +55,10 @@ class GenerateWatch(Attached):
         if refusals.brings_media(self._parts, given):
             refusals.refuse_right_padding(given.get("attention_mask"), ids, _padding(holder, given))
             refusals.refuse_chunks(chunked=_rule(holder, given, "prefill_chunk_size") is not None)
+            wish = self._wish()
         elif (wish := self._wish()).of_one_call and cache_in(given) is None:
             refusals.refuse_hints(wish.hints)
-        now = None if ids is None else Generation(self._parts, ids.cpu(), _length(ids, given))
+        now = None if ids is None else Generation(self._parts, ids.cpu(), _length(ids, given), wish)
         token = GENERATION.set(now)
         try:
             return own(*args, **kwargs)
