@@ -55,8 +55,8 @@ class Work(Protocol):
     skips_unmasked: bool
     """True if a layer without an attention mask needs no edit."""
 
-    def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Edit the arguments of decoder layer `index`. None leaves them as they are."""
+    def before_layer(self, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """Edit the arguments of decoder layer `index`, and return the states that enter it. (b, q, d) -> (b, q', d)"""
         ...
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:

@@ -201,6 +201,20 @@ WAYS = [
         "test_generation_training.py::test_a_model_that_was_compiled_before_is_refused[compile()]",
     ),
     Mutation(
+        "every layer behind a cut makes its mask and positions anew",
+        "attach/forward/prefill.py:Prefill._edits",
+        "if last is not None and",
+        "if False and last is not None and",
+        "test_layer_edits.py::test_layers_behind_a_cut_dispatch_what_layers_do_without_one[one]",
+    ),
+    Mutation(
+        "layers behind two cuts share what those behind the first got",
+        "attach/forward/prefill.py:Prefill._edits",
+        "last.step is step and ",
+        "",
+        f"{LATER_CUTS}[one-sdpa-llava]",
+    ),
+    Mutation(
         "beams and returns read the mask of the first row",
         "attach/forward/cache.py:ShortLayer._follow",
         "self.cut.of_rows(rows)",

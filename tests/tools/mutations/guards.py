@@ -238,13 +238,13 @@ REPORT = [
     Mutation(
         "a batch costs what one prompt costs",
         "attach/forward/record.py:report_of",
-        "prefill_flops=lengths.batch * ",
+        "prefill_flops=batch * ",
         "prefill_flops=",
         f"{FLOPS}test_a_batch_costs_what_all_its_prompts_cost[input]",
     ),
     Mutation(
         "a later turn sees nothing of the first",
-        "attach/forward/prefill.py:Prefill._report",
+        "attach/forward/record.py:report_of",
         "[total - new for total, new in zip(held, now, strict=True)]",
         "[0 for _ in now]",
         f"{FLOPS}test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too[input]",
@@ -258,8 +258,8 @@ REPORT = [
     ),
     Mutation(
         "an early cut leaves layers in front of it as they were",
-        "attach/forward/prefill.py:Prefill._report",
-        "if self.policy.early:",
+        "attach/forward/record.py:report_of",
+        "if policy.early:",
         "if False:",
         f"{FLOPS}test_a_batch_costs_what_all_its_prompts_cost[layer:2:early]",
     ),
@@ -283,8 +283,8 @@ COUNTS = [
     Mutation(
         "a step costs what the prompt's tokens cost",
         "attach/forward/record.py:report_of",
-        "list(lengths.held))",
-        "list(lengths.now))",
+        "(config, held)",
+        "(config, now)",
         f"{FLOPS}test_a_later_turn_costs_what_its_layers_see_of_the_first_one_too[input]",
     ),
     Mutation(
@@ -297,8 +297,8 @@ COUNTS = [
     Mutation(
         "the length behind the cut is that in front of it",
         "attach/forward/record.py:report_of",
-        "lengths.now[-1]",
-        "lengths.now[0]",
+        "now[-1]",
+        "now[0]",
         f"{LATER_CUTS}[one-sdpa-llava]",
     ),
     Mutation(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from greedyprune.ops.cut import Cut
 from greedyprune.selection import PruneWarning, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from greedyprune.attach.forward.quotas import Quota
     from greedyprune.cues import Need, Seen
@@ -76,6 +77,11 @@ class Step:
     keeps: list[Keep]
     """Per image, the kept tokens among all its tokens."""
 
+    @cached_property
+    def kept(self) -> list[int]:
+        """Per image, the number of its tokens that stay."""
+        return [keep.k for keep in self.keeps]
+
     def planes(self, features: list[Tensor]) -> list[Tensor]:
         """Cut DeepStack features to the kept tokens. Merged tokens get merged features. (n of all images, d) each"""
         cut: list[Tensor] = []
@@ -86,6 +92,16 @@ class Step:
                 start += keep.n
             cut.append(torch.cat(parts))
         return cut
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """The arguments that a kind of decoder layer gets behind a cut, with the objects that they were made from."""
+
+    step: Step
+    mask: Tensor | None
+    rotary: Any
+    edits: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +219,14 @@ def _selection(
     structure = tuple(place for place, _, _ in span.image.breaks)
     breaks = tuple(place for (at, _), place in zip(span.breaks, structure, strict=True) if stays[span.row, at])
     return Selection(index, span.row, span.image.grid, quota.budget, chosen, breaks, span.image.kind, structure)
+
+
+def with_layers(selections: list[Selection], steps: Sequence[Step | None]) -> list[Selection]:
+    """Add to each selection the number of its tokens in each decoder layer. `steps`: the last cut before each layer."""
+    return [
+        replace(one, per_layer=tuple([one.n if step is None else step.kept[i] for step in steps]))
+        for i, one in enumerate(selections)
+    ]
 
 
 def tower_cues(

@@ -204,23 +204,23 @@ class Decode:
         )
         return None if edits.none else cls(text, edits, edits.only_masked)
 
-    def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    def before_layer(self, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
         """Give decoder layer `index` the mask and the positions of its own cache."""
-        text, hidden = self.text, arguments["hidden_states"]
+        text = self.text
         held, first = text.held.cut_at(index), text.held.cut_at(text.forward.parts.first)
         if held is not None and held.shift is not None and (first is None or first.shift is None):
-            self._renumber(index, held, held.shift, arguments)
+            self._renumber(index, hidden, held, held.shift, arguments)
         mask = arguments.get("attention_mask")
         arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=self.edits.masks_fit)
-        return arguments
+        return hidden
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
         """Do nothing: only new images bring features for layers."""
         return None
 
-    def _renumber(self, index: int, held: Cut, shift: Tensor, arguments: dict[str, Any]) -> None:
+    def _renumber(self, index: int, hidden: Tensor, held: Cut, shift: Tensor, arguments: dict[str, Any]) -> None:
         """Give a layer behind a cut with compact positions the positions that its cache counts in."""
-        text, hidden = self.text, arguments["hidden_states"]
+        text = self.text
         key = ("shifted", held, text.forward.parts.kinds[index].name)
         found = text.made(key, arguments["position_embeddings"])
         if found is None:

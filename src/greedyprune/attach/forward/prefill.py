@@ -8,6 +8,7 @@ length as their logical length (`cache.py`), so decoding continues in the origin
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,15 +16,16 @@ from torch import Tensor
 
 from greedyprune.attach.forward import refusals
 from greedyprune.attach.forward.cache import bytes_of, shorten
-from greedyprune.attach.forward.decide import Decider, Step, tower_cues, warn_if_nothing_pruned
+from greedyprune.attach.forward.decide import Decider, Shared, Step, tower_cues, warn_if_nothing_pruned, with_layers
 from greedyprune.attach.forward.decode import TextInputs, held_before, mask_of
 from greedyprune.attach.forward.record import Lengths, report_of
+from greedyprune.models.needs import in_decoder
 from greedyprune.models.prompt import Prompt, find_images
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, anew_with, padding_mask
 
 if TYPE_CHECKING:
-    from greedyprune.cues import Need
+    from greedyprune.cues import Need, Seen
     from greedyprune.policy import Policy
     from greedyprune.selection import Report, Selection
 
@@ -47,6 +49,8 @@ class Prefill:
     deepstack: tuple[Tensor, list[Tensor]] | None = None
     """The mask and features that this library adds after early layers. The model's own mask fits only full states."""
     steps: list[Step] = field(default_factory=list[Step])
+    shared: dict[str, Shared] = field(default_factory=dict[str, Shared])
+    """For each kind of decoder layer, what its last layer behind a cut got."""
     selections: list[Selection] = field(default_factory=list["Selection"])
     seconds: float = 0.0
     skips_unmasked: bool = False
@@ -93,13 +97,30 @@ class Prefill:
         """The policy of this prompt."""
         return self.decider.policy
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """The decoder layers that a cut precedes; empty if the cut is before the decoder."""
+        return self.policy.starts
+
+    @cached_property
+    def looks(self) -> dict[int, list[Seen]]:
+        """The method's needs in each decoder layer that gives any."""
+        found: dict[int, list[Seen]] = {}
+        for need in in_decoder(self.policy):
+            for index in [start - 1 for start in self.starts] if need.layer is None else [int(need.layer)]:
+                found.setdefault(index, []).append(need)
+        return found
+
     @property
     def _compact(self) -> bool:
         return self.policy.positions == "compact"
 
     def step_at(self, index: int) -> Step | None:
         """Return the last cut before decoder layer `index`; None if there is none."""
-        return next((step for step in reversed(self.steps) if step.start <= index), None)
+        for step in reversed(self.steps):
+            if step.start <= index:
+                return step
+        return None
 
     def held_before(self, index: int, device: torch.device) -> Cut:
         """Return the tokens that cache layer `index` held before this forward, as a cut."""
@@ -174,28 +195,44 @@ class Prefill:
 
     # -- the decoder layers
 
-    def before_layer(self, index: int, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    def before_layer(self, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
         """Cut before decoder layer `index` if the policy cuts there. After a cut, adapt its mask and positions."""
-        text, starts = self.text, self.policy.starts
-        if not starts:
-            return self._without_gaps(arguments)  # the sequence was cut before the first layer
-        if index in starts:
-            arguments["hidden_states"] = self.cut(arguments["hidden_states"], index)
-        mask, hidden = arguments.get("attention_mask"), arguments["hidden_states"]
+        text, starts = self.text, self.starts
+        if not starts:  # the sequence was cut before the first layer
+            self._without_gaps(arguments)
+            return hidden
         if index < starts[0]:
-            holds_all = text.held.cut_at(index) is None
-            if not text.past or not holds_all or mask is None or text.outer_masks:
-                return None
-            # A later turn's padding mask was made for short layers, and this layer is full.
-            arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=False)
-            return self._without_gaps(arguments)
+            mask = arguments.get("attention_mask")
+            if text.past and text.held.cut_at(index) is None and mask is not None and not text.outer_masks:
+                # A later turn's padding mask was made for short layers, and this layer is full.
+                arguments["attention_mask"] = mask_of(text, index, mask, hidden, masks_fit=False)
+                self._without_gaps(arguments)
+            return hidden
+        if index in starts:
+            hidden = self.cut(hidden, index)
         step = self.steps[-1]
-        arguments["attention_mask"] = self._mask(step, index, mask, hidden)
-        self._along(step, arguments)
-        self._positions(step, index, arguments)
-        return self._without_gaps(arguments)
+        if text.forward.parts.family.along:
+            self._along(step, arguments)
+        arguments.update(self._edits(step, index, hidden, arguments))
+        return hidden
 
-    def _without_gaps(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _edits(self, step: Step, index: int, hidden: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the mask and the positions of decoder layer `index` behind a cut. `hidden` (b, q', d) is cut already.
+
+        All layers of a kind share them, since the model gives all of them the same objects.
+        """
+        kind = self.text.forward.parts.kinds[index].name
+        mask, rotary = arguments.get("attention_mask"), arguments["position_embeddings"]
+        last = self.shared.get(kind)
+        if last is not None and last.step is step and last.mask is mask and last.rotary is rotary:
+            return last.edits
+        edits = {"attention_mask": self._mask(step, index, mask, hidden)}
+        edits |= self._positions(step, index, hidden, arguments)
+        self._without_gaps(edits)
+        self.shared[kind] = Shared(step, mask, rotary, edits)
+        return edits
+
+    def _without_gaps(self, arguments: dict[str, Any]) -> None:
         """Remove the position ids if FlashAttention would take their gaps for packed prompts.
 
         `position_embeddings` rotate keys and queries. Few decoders use position ids for anything else.
@@ -206,7 +243,6 @@ class Prefill:
                 arguments["position_ids"] = None
             elif self.text.past and ids.shape[0] == 1:
                 refusals.refuse_gaps(parts)
-        return arguments
 
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
         """DeepStack: after an early layer, add the features of the visual tokens that are still there."""
@@ -231,20 +267,14 @@ class Prefill:
             return step.fresh.valid.long() if step.fresh.ragged and not text.past else None
         if mask is None:
             return text.kernel_mask(step.masked, kind, hidden)
-        key = ("mask", step, kind.name)
-        found = text.made(key, mask)
-        if found is not None:
-            return found
         if text.must_rebuild_masks:
             width = text.width_of(index, queries)
             if mask.ndim == 2:
                 return anew(step.whole, mask, queries, kind.window, width)
-            made = anew_with(step.whole, step.fresh, mask, queries, kind.window, width)
-        elif mask.ndim == 2:
-            made = padding_mask(step.masked, mask)
-        else:
-            made = step.fresh.mask_rows(step.masked.mask_columns(mask))
-        return text.share(key, mask, made)
+            return anew_with(step.whole, step.fresh, mask, queries, kind.window, width)
+        if mask.ndim == 2:
+            return padding_mask(step.masked, mask)
+        return step.fresh.mask_rows(step.masked.mask_columns(mask))
 
     def _along(self, step: Step, arguments: dict[str, Any]) -> None:
         """Cut the family's further arguments that have the sequence as their second axis."""
@@ -256,21 +286,14 @@ class Prefill:
                 found = self.text.share((name, step), value, step.fresh.take(value, 1 - value.ndim))
             arguments[name] = found
 
-    def _positions(self, step: Step, index: int, arguments: dict[str, Any]) -> None:
-        """Give decoder layer `index` the position ids and the rotary embeddings of the tokens that stay."""
-        text, parts = self.text, self.text.forward.parts
+    def _positions(self, step: Step, index: int, hidden: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the position ids, if the layer gets any, and the rotary embeddings of the tokens that stay."""
         rotary, ids = arguments["position_embeddings"], arguments.get("position_ids")
-        key = ("positions", step, parts.kinds[index].name)
-        found = text.made(key, rotary)
-        if found is None and self._compact:
+        if self._compact:
             ids = self._compact_ids(step)
-            found = text.share(key, rotary, (ids, parts.rotate(arguments["hidden_states"], ids, index)))
-        elif found is None:
-            ids = None if ids is None else step.fresh.take(ids, -1)
-            found = text.share(key, rotary, (ids, tuple(step.fresh.take(x, -2) for x in rotary)))
-        if found[0] is not None:
-            arguments["position_ids"] = found[0]
-        arguments["position_embeddings"] = found[1]
+            return {"position_ids": ids, "position_embeddings": self.text.forward.parts.rotate(hidden, ids, index)}
+        made: dict[str, Any] = {} if ids is None else {"position_ids": step.fresh.take(ids, -1)}
+        return {**made, "position_embeddings": tuple(step.fresh.take(x, -2) for x in rotary)}
 
     def _compact_ids(self, step: Step) -> Tensor:
         """Compute position ids without gaps for the tokens that stay. -> (b, q')"""
@@ -297,7 +320,8 @@ class Prefill:
             if generation.recorded:  # without a KV cache, every step reads the prompt again
                 return
             generation.recorded = True
-        wish.record(self._report(cache), self._selections())
+        steps = [self.step_at(index) for index in range(len(self.text.forward.parts.layers))]
+        wish.record(self._report(steps, cache), with_layers(self.selections, steps))
         warn_if_nothing_pruned(self.policy, self.selections)
 
     def _shorten(self, cache: Any) -> None:
@@ -313,24 +337,12 @@ class Prefill:
             else:  # the layer is full, but it must not be cropped further than the other layers
                 shorten(cache, index, None, place, length)
 
-    def _selections(self) -> list[Selection]:
-        """Return the selections, with the number of an image's tokens in each decoder layer."""
-        steps = [self.step_at(index) for index in range(len(self.text.forward.parts.layers))]
-        return [
-            replace(one, per_layer=tuple(one.n if step is None else step.keeps[i].k for step in steps))
-            for i, one in enumerate(self.selections)
-        ]
-
-    def _report(self, cache: Any) -> Report:
-        text, parts = self.text, self.text.forward.parts
-        steps = [self.step_at(index) for index in range(len(parts.layers))]
-        tokens = sum(s.n for s in self.selections)
+    def _report(self, steps: list[Step | None], cache: Any) -> Report:
+        """Count this prompt. `steps`: the last cut before each decoder layer."""
+        text, tokens = self.text, sum(s.n for s in self.selections)
         now = [text.length if step is None else step.fresh.columns.shape[1] for step in steps]
         held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
-        before = [total - new for total, new in zip(held, now, strict=True)]
-        if self.policy.early:  # caches before the cut are cut after each prompt, in earlier turns too
-            held = held[-1:] * len(steps)
-            before = before[-1:] * len(steps)
-        visual = [tokens if step is None else sum(keep.k for keep in step.keeps) for step in steps]
-        lengths = Lengths(text.forward.ids.shape[0], text.past, text.length, now, held, before, visual)
-        return report_of(self.policy, parts.config, lengths, self.selections, bytes_of(cache), 1e3 * self.seconds)
+        visual = [tokens if step is None else sum(step.kept) for step in steps]
+        lengths = Lengths(text.forward.ids.shape[0], text.past, text.length, now, held, visual)
+        config, ms = text.forward.parts.config, 1e3 * self.seconds
+        return report_of(self.policy, config, lengths, self.selections, bytes_of(cache), ms)

@@ -9,8 +9,6 @@ from greedyprune.models.flops import decode_flops, prefill_flops
 from greedyprune.selection import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from greedyprune.policy import Policy
     from greedyprune.selection import Selection
 
@@ -24,13 +22,11 @@ class Lengths:
     """The number of tokens of earlier turns, in the original numbering."""
     length: int
     """The number of tokens of this prompt before the cut."""
-    now: Sequence[int]
+    now: list[int]
     """Per decoder layer, the number of this prompt's tokens that it computes."""
-    held: Sequence[int]
-    """Per decoder layer, the number of tokens in its KV cache after the prompt."""
-    before: Sequence[int]
-    """Per decoder layer, the number of tokens of earlier turns that it attends to."""
-    visual: Sequence[int]
+    held: list[int]
+    """Per decoder layer, the number of tokens in its KV cache after it ran."""
+    visual: list[int]
     """Per decoder layer, the number of visual tokens that it computes, over all images of the batch."""
 
 
@@ -38,8 +34,11 @@ def report_of(
     policy: Policy, config: Any, lengths: Lengths, selections: list[Selection], cache_bytes: tuple[int, int], ms: float
 ) -> Report:
     """Count one prompt. `config`: the model's. `cache_bytes`: with and without the cut. `ms`: time of the decision."""
-    layers, whole = len(lengths.now), lengths.past + lengths.length
-    every = [lengths.length] * layers
+    layers, batch, now, held = len(lengths.now), lengths.batch, lengths.now, lengths.held
+    before = [total - new for total, new in zip(held, now, strict=True)]  # tokens of earlier turns
+    if policy.early:  # caches before the cut are cut after each prompt, in earlier turns too
+        held = held[-1:] * layers
+        before = before[-1:] * layers
     return Report(
         method=type(policy.method).__name__,
         at=policy.place,
@@ -47,15 +46,15 @@ def report_of(
         kept=sum(s.k for s in selections),
         images=len(selections),
         sequence=lengths.length,
-        sequence_kept=lengths.now[-1],
+        sequence_kept=now[-1],
         layers=layers,
         layer_averaged=sum(lengths.visual) / layers,
         cache_bytes=cache_bytes[0],
         cache_bytes_full=cache_bytes[1],
-        prefill_flops=lengths.batch * prefill_flops(config, list(lengths.now), list(lengths.before)),
-        prefill_flops_full=lengths.batch * prefill_flops(config, every, [lengths.past] * layers),
-        decode_flops=lengths.batch * decode_flops(config, list(lengths.held)),
-        decode_flops_full=lengths.batch * decode_flops(config, [whole] * layers),
+        prefill_flops=batch * prefill_flops(config, now, before),
+        prefill_flops_full=batch * prefill_flops(config, [lengths.length] * layers, [lengths.past] * layers),
+        decode_flops=batch * decode_flops(config, held),
+        decode_flops_full=batch * decode_flops(config, [lengths.past + lengths.length] * layers),
         select_ms=ms,
         certificates=tuple(s.keep.certificate for s in selections),
     )

@@ -119,15 +119,17 @@ class DecoderHooks(Attached):
             return None
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
             return None  # the usual step: one check for each layer
-        arguments = {**kwargs, **dict(zip(self._names, args, strict=False))}
-        if isinstance(work, Prefill):
-            _complete_changes(work, arguments["hidden_states"])
-        edited = work.before_layer(index, arguments)
-        if isinstance(work, Prefill):
-            _look_back(work, index, cast("DecoderLayer", module), arguments)
-        if edited is None:
-            return None
-        return (edited.pop("hidden_states"),), edited
+        if len(args) > 1:
+            kwargs = {**kwargs, **dict(zip(self._names[1:], args[1:], strict=False))}
+        hidden: Tensor = args[0] if args else kwargs.pop("hidden_states")
+        if not isinstance(work, Prefill):
+            return (work.before_layer(index, hidden, kwargs),), kwargs
+        if work.entered:
+            _complete_changes(work, hidden)
+        hidden = work.before_layer(index, hidden, kwargs)
+        if index in work.looks:
+            _look_back(work, index, cast("DecoderLayer", module), hidden, kwargs)
+        return (hidden,), kwargs
 
     def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
         forward = self._running()
@@ -147,15 +149,9 @@ def _choose_raters(work: Prefill, embeds: Tensor) -> None:
 
 
 @torch.no_grad()
-def _look_back(work: Prefill, index: int, layer: DecoderLayer, arguments: dict[str, Any]) -> None:
-    """Read the method's needs in decoder layer `index`, per image. `arguments`: those of the layer's forward."""
-    starts = work.policy.starts
-    needs = [
-        need for need in in_decoder(work.policy) if (index + 1 in starts if need.layer is None else index == need.layer)
-    ]
-    if not needs:
-        return
-    hidden, mask = arguments["hidden_states"], arguments.get("attention_mask")
+def _look_back(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arguments: dict[str, Any]) -> None:
+    """Read the method's needs in decoder layer `index`, per image. `hidden` (b, q, d) and `arguments` enter it."""
+    needs, mask = work.looks[index], arguments.get("attention_mask")
     work.entered.update({need: _of_images(work, hidden) for need in needs if isinstance(need, Change)})
     needs = [need for need in needs if not isinstance(need, Change)]
     if not needs:
