@@ -140,3 +140,17 @@ def test_sizes_of_older_configs_follow_from_the_width() -> None:
         hidden_size, num_attention_heads, intermediate_size, vocab_size = 64, 4, 128, 100
 
     assert Sizes.of(Old()) == Sizes(64, 4, 4, 16, 128, 100)
+
+
+def test_the_widths_of_equal_layers_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config is slow to read, and every prompt is counted."""
+    made, read, own = tiny.tiny("llava"), list[int](), Sizes.of
+
+    def watched(config: Any, layer: int = 0) -> Sizes:
+        read.append(layer)
+        return own(config, layer)
+
+    monkeypatch.setattr(Sizes, "of", watched)
+    prefill_flops(made.model.config, [64] * 40 + [8] * 40)
+    decode_flops(made.model.config, list(range(80)))
+    assert read == [0, 0]

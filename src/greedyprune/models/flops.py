@@ -11,6 +11,7 @@ compute it, although half of it is masked. The count leaves out norms, rotary em
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class Sizes:
     @classmethod
     def of(cls, config: Any, layer: int = 0) -> Sizes:
         """Read the widths of one layer from a model's config. Layers may differ (Gemma 4)."""
-        text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = _text(config)
         if getattr(text, "is_heterogeneous", False):
             text = text.per_layer_config[layer]
         heads = int(text.num_attention_heads)
@@ -62,10 +63,8 @@ def prefill_flops(config: Any, lengths: Sequence[int], past: Sequence[int] | Non
 
         prefill_flops(model.config, [640] * 2 + [128] * 30)  # a cut before layer 2
     """
-    each = [Sizes.of(config, layer) for layer in range(len(lengths))]
     before = past or [0] * len(lengths)
-    rows = zip(each, lengths, before, strict=True)
-    return sum(sizes.layer(new, new + old) for sizes, new, old in rows) + Sizes.of(config).logits
+    return _total(config, [(new, new + old) for new, old in zip(lengths, before, strict=True)])
 
 
 def decode_flops(config: Any, lengths: Sequence[int]) -> int:
@@ -75,5 +74,18 @@ def decode_flops(config: Any, lengths: Sequence[int]) -> int:
 
         decode_flops(model.config, [640] * 2 + [128] * 30)
     """
-    steps = (Sizes.of(config, layer).layer(1, length + 1) for layer, length in enumerate(lengths))
-    return sum(steps) + Sizes.of(config).logits
+    return _total(config, [(1, length + 1) for length in lengths])
+
+
+def _total(config: Any, layers: Sequence[tuple[int, int]]) -> int:
+    """Count the FLOPs of all layers and of the logits. `layers`: each one's new tokens, and those they attend to."""
+    if getattr(_text(config), "is_heterogeneous", False):
+        each = [Sizes.of(config, layer).layer(*tokens) for layer, tokens in enumerate(layers)]
+        return sum(each) + Sizes.of(config).logits
+    sizes = Sizes.of(config)
+    return sum(number * sizes.layer(*tokens) for tokens, number in Counter(layers).items()) + sizes.logits
+
+
+def _text(config: Any) -> Any:
+    """The decoder's part of a model's config."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
