@@ -26,7 +26,7 @@ CACHES = [
     Mutation(
         "a short layer's mask begins at the first column",
         "attach/forward/cache.py:ShortLayer.get_mask_sizes",
-        "return width, offset + dropped",
+        "return width, offset + self.dropped",
         "return width, offset",
         f"{PROOF}[llava-input-sdpa-ragged]",
     ),

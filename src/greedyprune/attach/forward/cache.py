@@ -7,10 +7,8 @@ so masks have the physical width. The class is a mixin before the layer's own cl
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
@@ -19,6 +17,8 @@ from greedyprune.attach.context import FORWARD
 from greedyprune.models.reads import layers_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers.cache_utils import Cache
 
     from greedyprune.ops.cut import Cut
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Base = DynamicLayer
 else:
     Base = object
+
+
+Result = TypeVar("Result")
 
 
 class ShortLayer(Base):
@@ -39,19 +42,16 @@ class ShortLayer(Base):
     prompt: int = 0
     """The logical length up to the end of the last prompt that was cut."""
 
-    @property
-    def dropped(self) -> int:
-        """The number of tokens that the cut dropped from this layer."""
-        return self.cut.dropped if self.cut is not None else 0
+    dropped: int = 0
+    """The number of tokens that the cut dropped from this layer. Nothing changes it but `reset`."""
 
-    @contextmanager
-    def _physical(self) -> Generator[None]:
-        """Inside this block the layer reports its physical length, which the parent class computes with."""
-        cut, self.cut = self.cut, None
+    def _physically(self, own: Callable[[int], Result], argument: int) -> Result:
+        """Call a method of the parent class, which computes with the physical length: the layer reports that one."""
+        dropped, self.dropped = self.dropped, 0
         try:
-            yield
+            return own(argument)
         finally:
-            self.cut = cut
+            self.dropped = dropped
 
     def get_seq_length(self) -> int:
         """Return the logical length."""
@@ -60,15 +60,13 @@ class ShortLayer(Base):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the physical width of the mask, and the offset of its first column in the logical numbering."""
-        dropped = self.dropped
         if self.prompt and ((forward := FORWARD.get()) is None or not forward.fills(self)):
             raise RuntimeError(
                 "this cache was filled while the model was pruned and is short: prune the model again, "
                 "or start with an empty cache."
             )
-        with self._physical():
-            width, offset = super().get_mask_sizes(query_length)
-        return width, offset + dropped
+        width, offset = self._physically(super().get_mask_sizes, query_length)
+        return width, offset + self.dropped
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove tokens from the end, never from the pruned prompt.
@@ -83,8 +81,7 @@ class ShortLayer(Base):
                 "prompt: dropped visual tokens cannot be brought back, so start again from an empty cache."
             )
         if remove >= 0:  # also for 0: a sliding layer that recorded its past then forgets tokens outside the window
-            with self._physical():
-                super().crop(-remove)
+            self._physically(super().crop, -remove)
         if self.cut is not None and self.cut.length > length - remove:  # draft tokens that were read with the prompt
             left = self.cut.columns.shape[1] - (self.cut.length - (length - remove))
             columns, valid = self.cut.columns[:, :left], self.cut.valid[:, :left]
@@ -92,7 +89,7 @@ class ShortLayer(Base):
 
     def reset(self) -> None:
         """Forget the tokens and the cut."""
-        self.cut, self.prompt = None, 0
+        self.cut, self.prompt, self.dropped = None, 0, 0
         super().reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -146,6 +143,7 @@ def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, 
         assert layer.values is not None
         layer.keys, layer.values = early.heads(layer.keys), early.heads(layer.values)
     layer.cut, layer.place, layer.prompt = cut, place, prompt
+    layer.dropped = 0 if cut is None else cut.dropped
 
 
 @dataclass(eq=False)
@@ -163,19 +161,16 @@ class Held:
 
     @classmethod
     def by(cls, cache: Any) -> Held:
-        """The cuts of this cache. Every step of decoding asks, so this is one loop."""
-        held = cls([])
-        for layer in layers_of(cache):
-            cut = None
-            if isinstance(layer, ShortLayer):
-                cut = layer.cut
-                if held.place is None and layer.prompt:
-                    held.place = layer.place
-                if cut is not None and cut.ragged:
-                    held.ragged = True
-                if cut is not None and cut.shift is not None:
-                    held.shifted = True
-            held.cuts.append(cut)
+        """Read the cuts of this cache. Every step of decoding asks."""
+        layers = layers_of(cache)
+        held = cls([layer.cut if isinstance(layer, ShortLayer) else None for layer in layers])
+        for layer in layers:
+            if isinstance(layer, ShortLayer) and layer.prompt:
+                held.place = layer.place
+                break
+        for cut in {*held.cuts}:  # most layers hold the same cut
+            if cut is not None:
+                held.ragged, held.shifted = held.ragged or cut.ragged, held.shifted or cut.shift is not None
         return held
 
     def cut_at(self, index: int) -> Cut | None:
@@ -194,8 +189,10 @@ def bytes_of(cache: Any) -> tuple[int, int]:
     for layer in layers_of(cache):
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
             continue
-        own = [layer.keys, layer.values, *(vars(layer).get(name) for name in ("_quantized_keys", "_quantized_values"))]
-        size, length = sum(map(_bytes, own)), layer.get_seq_length()
+        size, length = layer.keys.nbytes + _bytes(layer.values), layer.get_seq_length()
+        for name in ("_quantized_keys", "_quantized_values"):
+            if name in vars(layer):
+                size += _bytes(vars(layer)[name])
         physical = length - (layer.dropped if isinstance(layer, ShortLayer) else 0)
         if isinstance(layer, DynamicSlidingWindowLayer):
             length, physical = min(length, layer.sliding_window - 1), layer.keys.shape[-2]
