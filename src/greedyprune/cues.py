@@ -312,12 +312,13 @@ class Cues:
     def require_finite(self) -> None:
         """Raise ValueError if any cue holds NaN or infinity. The error names the cue and the first bad row."""
         own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _AXES]
-        for name, value in own + [(name, value) for name, value, _, _ in self._extra()]:
-            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-                continue
-            # One number nearly always decides: a finite sum has only finite terms. If the sum overflows, check rows.
-            if bool(torch.isfinite(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)))):
-                continue
+        every = own + [(name, value) for name, value, _, _ in self._extra()]
+        floats = [(name, v) for name, v in every if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        # One number of all cues nearly always decides: a finite sum has only finite terms. If it overflows, check rows.
+        sums = [value.sum(dtype=torch.promote_types(value.dtype, torch.float32)) for _, value in floats]
+        if bool(torch.isfinite(sum(sums[1:], start=sums[0]))):
+            return
+        for name, value in floats:
             bad = (~torch.isfinite(value)).reshape(value.shape[0], -1).any(1).nonzero()
             if bad.numel():
                 raise ValueError(
