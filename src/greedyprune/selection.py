@@ -150,7 +150,7 @@ class Report:
     """FLOPs of the decoder for one new token of every prompt, right after the prompt."""
     decode_flops_full: int = 0
     select_ms: float = 0.0
-    """Host time of choosing for all images, in milliseconds."""
+    """CPU time of the calling thread while it chose for all images, in milliseconds; on CUDA the device's time."""
     certificates: tuple[Certificate | SoftCertificate | None, ...] = ()
     """Per image the proven facts about its selection, or None."""
 

@@ -32,6 +32,38 @@ if TYPE_CHECKING:
     from greedyprune.policy import Policy
 
 
+class Clock:
+    """The time between two marks: CPU time of this thread, or on CUDA that of the device. Other programs add nothing.
+
+    It begins when it is made. Reading it on CUDA waits until the device has passed the second mark.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._begun: Any = self._mark()
+        self._ended: Any = None
+
+    def stop(self) -> Clock:
+        """Set the second mark."""
+        self._ended = self._mark()
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """The seconds between the marks."""
+        if self._device is None:
+            return self._ended - self._begun
+        self._ended.synchronize()
+        return self._begun.elapsed_time(self._ended) / 1e3
+
+    def _mark(self) -> Any:
+        if self._device is None:
+            return time.thread_time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """The decision of one forward at one place."""
@@ -42,7 +74,7 @@ class Decision:
     """Per image, the kept tokens among those that reached this place."""
     selections: list[Selection]
     """Per image, the kept tokens among the image's original visual tokens."""
-    seconds: float
+    clock: Clock
     """The time that the decision took."""
 
     def shorten(self, hidden: Tensor, prompt: Prompt) -> Tensor:
@@ -76,6 +108,8 @@ class Step:
     They differ if the layer that sizes these masks is already short."""
     keeps: list[Keep]
     """Per image, the kept tokens among all its tokens."""
+    clock: Clock
+    """The time that the decision took."""
 
     @cached_property
     def kept(self) -> list[int]:
@@ -146,7 +180,7 @@ class Decider:
 
         `seen`: the cues beyond the states, per image. `earlier`: the choice of a cut before an earlier layer.
         """
-        begun = time.perf_counter()
+        clock = Clock(hidden.device)
         stays, last = prompt.valid.clone(), prompt.last
         keeps: list[Keep] = []
         selections: list[Selection] = []
@@ -170,7 +204,7 @@ class Decider:
                 stays[span.row, at] = bool(stays[span.row, closed].any()) or at == last[span.row]
             keeps.append(chosen)
             selections.append(_selection(index, span, quota, chosen, stays, earlier))
-        return Decision(Cut.keeping(stays.to(hidden.device)), keeps, selections, time.perf_counter() - begun)
+        return Decision(Cut.keeping(stays.to(hidden.device)), keeps, selections, clock.stop())
 
     def _choose(self, cues: Cues, quota: Quota) -> Keep:
         keep = quota.budget if isinstance(quota.budget, PerFrame) else quota.k

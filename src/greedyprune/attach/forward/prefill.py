@@ -52,7 +52,6 @@ class Prefill:
     shared: dict[str, Shared] = field(default_factory=dict[str, Shared])
     """For each kind of decoder layer, what its last layer behind a cut got."""
     selections: list[Selection] = field(default_factory=list["Selection"])
-    seconds: float = 0.0
     skips_unmasked: bool = False
 
     @classmethod
@@ -152,10 +151,10 @@ class Prefill:
         if text.held.cut_at(parts.full) is not None:  # that layer is short already
             base = self.held_before(parts.full, device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
-        self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections]))
+        self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections], made.clock))
         short = made.shorten(hidden, self.prompt)
         self.prompt = self.prompt.after(made.cut, made.keeps)
-        self.selections, self.seconds = made.selections, self.seconds + made.seconds
+        self.selections = made.selections
         return short
 
     def _cut_input(self, arguments: dict[str, Any]) -> None:
@@ -344,5 +343,5 @@ class Prefill:
         held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
         visual = [tokens if step is None else sum(step.kept) for step in steps]
         lengths = Lengths(text.forward.ids.shape[0], text.past, text.length, now, held, visual)
-        config, ms = text.forward.parts.config, 1e3 * self.seconds
+        config, ms = text.forward.parts.config, 1e3 * sum(step.clock.seconds for step in self.steps)
         return report_of(self.policy, config, lengths, self.selections, bytes_of(cache), ms)
