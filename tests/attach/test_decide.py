@@ -1,4 +1,4 @@
-"""A decision about one prompt: how its time is told."""
+"""What a decision takes of the prompt, for whom it asks for more, and how its time is told."""
 
 from __future__ import annotations
 
@@ -9,15 +9,77 @@ import pytest
 import torch
 
 import greedyprune as gp
-from greedyprune.attach.forward.decide import Clock
-from proofs import MODEL, ONE, Custom, forward
+import proofs
+from greedyprune.attach.forward.decide import Clock, _rows
+from greedyprune.models.parts import Parts
+from proofs import MODEL, ONE, TWO, Custom, forward, generate
 
 pytestmark = pytest.mark.usefixtures("untouched")
+
+FEW = {"max_new_tokens": 2, "do_sample": False}
 
 
 def first(cues: gp.Cues, k: int) -> gp.Keep:
     """Keep the first k tokens."""
     return gp.Keep.from_order(torch.arange(k), torch.zeros(k), cues.n)
+
+
+@pytest.mark.parametrize(
+    ("method", "times"),
+    [
+        (gp.Random(), 0),
+        (gp.GreedyPrune(), 0),
+        (gp.GreedyPrune(preprocess="rmsnorm"), 1),
+        (Custom(choose=first), 1),  # a method from elsewhere may read it and not say so
+    ],
+    ids=["random", "greedyprune", "rmsnorm", "own"],
+)
+def test_the_final_norm_is_asked_once_and_for_methods_that_may_read_it(
+    method: gp.Method, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, own = list[Parts](), Parts.norm
+
+    def watched(self: Parts) -> Any:
+        asked.append(self)
+        return own.fget(self)
+
+    monkeypatch.setattr(Parts, "norm", property(watched))
+    with gp.prune(MODEL, method, 5):
+        forward(MODEL, TWO)
+    assert len(asked) == times
+
+
+def test_a_method_from_elsewhere_gets_the_norm() -> None:
+    seen: list[Any] = []
+
+    def choose(cues: gp.Cues, k: int) -> gp.Keep:
+        seen.append(cues.norm)
+        return first(cues, k)
+
+    with gp.prune(MODEL, Custom(choose=choose), 5) as pruned:
+        forward(MODEL, ONE)
+        assert torch.equal(seen[0], pruned._parts.norm)
+
+
+@pytest.mark.parametrize("at", [gp.Input(), gp.Layer(2)], ids=str)
+def test_a_method_that_writes_into_its_cues_changes_no_state(at: gp.Stage) -> None:
+    def spoil(cues: gp.Cues, k: int) -> gp.Keep:
+        cues.features.zero_()
+        return first(cues, k)
+
+    with gp.prune(MODEL, Custom(choose=first), 5, at=at):
+        plain = generate(MODEL, ONE, **FEW)
+    with gp.prune(MODEL, Custom(choose=spoil), 5, at=at):
+        assert proofs.same(plain, generate(MODEL, ONE, **FEW))
+
+
+def test_rows_without_gaps_are_no_copy() -> None:
+    states = torch.randn(9, 4)
+    run, gaps = torch.arange(2, 7), torch.tensor([2, 3, 6])
+    for columns, copied in ((run, False), (run, True), (gaps, False)):
+        assert torch.equal(_rows(states, columns, copied=copied), states[columns])
+    assert _rows(states, run, copied=False).data_ptr() == states[2].data_ptr()
+    assert _rows(states, run, copied=True).data_ptr() != states[2].data_ptr()
 
 
 def test_the_time_of_a_selection_is_that_of_its_own_work() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from greedyprune.attach.forward.quotas import Quota
     from greedyprune.cues import Need, Seen
     from greedyprune.hints import Hints
+    from greedyprune.method import Method
     from greedyprune.models._family import ImageTokens
     from greedyprune.models.parts import Parts
     from greedyprune.models.prompt import Prompt, Span
@@ -148,7 +149,7 @@ class Decider:
     questions: list[slice]
     """The text rows of each image's question. Text always stays, so they hold at every cut."""
     norm: Tensor | None
-    """The weight of the decoder's final norm; None if it is not available."""
+    """The factors of the decoder's final norm; None if the method does not read them, or if there are none."""
 
     @classmethod
     def of(cls, policy: Policy, hints: Hints, parts: Parts, prompt: Prompt, ids: Tensor, embeds: Tensor) -> Decider:
@@ -158,7 +159,9 @@ class Decider:
         """
         found = quotas(policy, hints, len(parts.layers), prompt.spans, embeds)
         kept = keep_last_tokens(found, prompt, policy.method)
-        return cls(policy, kept, prompt.questions(ids, parts.ends), parts.norm)
+        method = policy.method
+        norm = parts.norm if "norm" in method.reads or not _is_ours(method) else None
+        return cls(policy, kept, prompt.questions(ids, parts.ends), norm)
 
     def uneven(self, prompt: Prompt) -> bool:
         """True if the prompts of a batch may keep different numbers of tokens after some cut."""
@@ -217,7 +220,7 @@ class Decider:
         if relevance is not None and original is not None:
             relevance = relevance[original.rows]
         return Cues(
-            features=states[span.columns.to(device)],
+            features=_rows(states, span.columns, copied=not _is_ours(self.policy.method)),
             text=states[prompt.text_of(span.row).to(device)],
             question=self.questions[index],
             grid=span.image.grid,
@@ -225,6 +228,22 @@ class Decider:
             protect=_protected(quota, original, device),
             relevance=relevance,
         )
+
+
+def _is_ours(method: Method) -> bool:
+    """True if the library's tests hold what the method promises: `reads` is complete, and it writes into no cue."""
+    return type(method).__module__.startswith("greedyprune.methods.")
+
+
+def _rows(states: Tensor, columns: Tensor, *, copied: bool) -> Tensor:
+    """Take the rows at these columns, ascending and on the CPU. Without gaps they are a view, unless `copied`.
+
+    (q, d), (n,) -> (n, d)
+    """
+    start, n = int(columns[0]), columns.numel()
+    if not copied and int(columns[-1]) - start == n - 1:
+        return states[start : start + n]
+    return states[columns.to(states.device)]
 
 
 def _left(need: Need, values: Tensor, original: Keep | None) -> Tensor:
