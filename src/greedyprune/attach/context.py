@@ -88,6 +88,8 @@ class Forward:
     """The features of each kind of input that the model computed."""
     seen: dict[str, dict[Seen, Tensor]]
     """The values that the hooks read in the vision tower, for each kind of input, one row per visual token."""
+    host_ids: Tensor | None = None
+    """The same ids on the CPU; None if the call brings no images."""
     work: Work | None = None
     """The edits in the decoder layers; None if there are none."""
     plain_prompt: bool = False

@@ -71,6 +71,8 @@ class Decision:
 
     cut: Cut
     """The cut of the sequence that reached this place."""
+    host: Cut
+    """The same on the CPU, where it was decided."""
     keeps: list[Keep]
     """Per image, the kept tokens among those that reached this place."""
     selections: list[Selection]
@@ -207,7 +209,9 @@ class Decider:
                 stays[span.row, at] = bool(stays[span.row, closed].any()) or at == last[span.row]
             keeps.append(chosen)
             selections.append(_selection(index, span, quota, chosen, stays, earlier))
-        return Decision(Cut.keeping(stays.to(hidden.device)), keeps, selections, clock.stop())
+        host = Cut.keeping(stays)
+        cut = replace(host, columns=host.columns.to(hidden.device), valid=host.valid.to(hidden.device))
+        return Decision(cut, host, keeps, selections, clock.stop())
 
     def _choose(self, cues: Cues, quota: Quota) -> Keep:
         keep = quota.budget if isinstance(quota.budget, PerFrame) else quota.k

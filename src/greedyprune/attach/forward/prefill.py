@@ -63,7 +63,8 @@ class Prefill:
         forward, parts, embeds = text.forward, text.forward.parts, arguments["inputs_embeds"]
         wish = forward.wish
         assert wish is not None
-        policy, ids = wish.policy, forward.ids.cpu()
+        assert forward.host_ids is not None
+        policy, ids = wish.policy, forward.host_ids
         text.fit_to_cache(arguments, unmasked=False)
         refusals.refuse_other_place(text.held.place, policy.place)
         refusals.refuse_unknown_arguments(parts, ids, arguments)
@@ -146,14 +147,14 @@ class Prefill:
             fresh = replace(fresh, shift=lost)
         if text.past and fresh.ragged and not parts.plain:
             refusals.refuse_uneven()
-        whole = self.held_before(start, device).then(fresh)
+        whole = self.held_before(start, device).then(fresh) if text.past else fresh
         masked = whole  # in the columns of the model's own masks, which transformers sizes on layer `parts.full`
         if text.held.cut_at(parts.full) is not None:  # that layer is short already
             base = self.held_before(parts.full, device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
         self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections], made.clock))
         short = made.shorten(hidden, self.prompt)
-        self.prompt = self.prompt.after(made.cut, made.keeps)
+        self.prompt = self.prompt.after(made.host, made.keeps)
         self.selections = made.selections
         return short
 

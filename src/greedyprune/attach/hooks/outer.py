@@ -103,6 +103,7 @@ class OuterHooks(Attached):
         cache, mask, generation = cache_in(kwargs), kwargs.get("attention_mask"), self._generation()
         computed: dict[str, Any] = {}
         places: dict[str, Tensor] = {}
+        host: Tensor | None = None
         if refusals.brings_media(self._parts, kwargs):
             given: dict[str, Any] = kwargs.get("mm_encoder_outputs") or {}
             computed = {kind: features for kind, features in given.items() if features is not None}
@@ -110,9 +111,10 @@ class OuterHooks(Attached):
             refusals.refuse_labels(kwargs)
             refusals.refuse_unknown_inputs(self._parts, kwargs, computed)
             refusals.refuse_callers(self._parts, watched=generation is not None)
+            host = ids.cpu()
             for medium, token in self._parts.media:
                 if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
-                    places[medium.kind] = ids.cpu() == token
+                    places[medium.kind] = host == token
         else:
             refusals.refuse_unclear(ids, mask, cache, images=False)
         wish, past = None, length_of(cache)
@@ -125,7 +127,7 @@ class OuterHooks(Attached):
                 refusals.refuse_checkpointing(self._parts)
             self._prove(wish, module, kwargs)
         seen = {kind: self._carried(features) for kind, features in computed.items()} if computed else {}
-        forward = Forward(self._parts, wish, ids, places, cache, past, mask, generation, computed, seen)
+        forward = Forward(self._parts, wish, ids, places, cache, past, mask, generation, computed, seen, host)
         with self._lock:
             if self._closing:
                 return
