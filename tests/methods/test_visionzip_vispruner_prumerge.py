@@ -81,15 +81,22 @@ def test_visionzip_splits_published_budgets_as_published(k, dominant, contextual
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 5000), kind=st.sampled_from(cases.KINDS), k=st.integers(1, 40), ratio=st.floats(0, 1))
-def test_vispruner_is_a_top_by_attention_and_a_thinned_rest(seed, kind, k, ratio) -> None:
+@given(
+    seed=st.integers(0, 5000),
+    kind=st.sampled_from(cases.KINDS),
+    k=st.integers(1, 40),
+    ratio=st.floats(0, 1),
+    how=st.sampled_from(["released", "attention"]),
+)
+def test_vispruner_is_a_top_by_attention_and_a_thinned_rest(seed, kind, k, ratio, how) -> None:
     cues = drawn(seed, kind, 40)
     assert cues.attention is not None
     assert cues.encoded is not None
     ranking = by_worth(cues.attention.tolist())
-    keep = gp.select(gp.VisPruner(ratio=ratio), cues, k)
+    keep = gp.select(gp.VisPruner(ratio=ratio, ranking=how), cues, k)
     important = int(k * ratio)
-    rest = thin(cues.encoded, torch.tensor(ranking[important:], dtype=torch.int64), k - important, 8).tolist()
+    others = torch.tensor(ranking[important:], dtype=torch.int64)
+    rest = thin(cues.encoded, others, k - important, 8, mixed=how == "released").tolist()
     assert keep.order.tolist() == ranking[:important] + rest
     assert gp.select(gp.VisPruner(ratio=1.0), cues, k).order.tolist() == ranking[:k]
 
@@ -98,11 +105,24 @@ def test_vispruner_drops_what_repeats_a_better_attended_token() -> None:
     x = torch.eye(6)[[0, 0, 1, 2, 3, 4, 5, 5]]
     attention = torch.arange(8, 0, -1).float() / 64
     cues = gp.Cues(x, attention=attention, encoded=x)
-    assert gp.select(gp.VisPruner(ratio=0.0, drop=1), cues, 6).order.tolist() == [1, 2, 3, 4, 5, 7]  # 0 and 6 are even
+    for how in ("released", "attention"):
+        method = gp.VisPruner(ratio=0.0, drop=1, ranking=how)
+        assert gp.select(method, cues, 6).order.tolist() == [1, 2, 3, 4, 5, 7]  # 0 and 6 are even
     with pytest.raises(ValueError, match="drop=0"):
         gp.VisPruner(drop=0)
     with pytest.raises(ValueError, match=r"ratio=1\.5 is no share"):
         gp.VisPruner(ratio=1.5)
+    with pytest.raises(ValueError, match="ranking='sorted' is unknown: choose one of released, attention"):
+        gp.VisPruner(ranking="sorted")
+
+
+def test_vispruner_ranks_once_or_again() -> None:
+    x = torch.eye(6)[[0, 1, 2, 3, 2, 4, 5, 5]]  # 2 and 4 are alike, and both at even ranks
+    cues = gp.Cues(x, attention=torch.arange(8, 0, -1).float() / 64, encoded=x)
+    # 6 repeats 7 and goes first. Then 4, 2, 0, 1, 3, 5, 7 or 0, 1, 2, 3, 4, 5, 7 are ranked.
+    assert gp.select(gp.VisPruner(ratio=0.0, drop=1), cues, 6).order.tolist() == [0, 1, 2, 3, 5, 7]
+    again = gp.VisPruner(ratio=0.0, drop=1, ranking="attention")
+    assert gp.select(again, cues, 6).order.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def prumerge_by_the_book(cues: gp.Cues, k: int, near: int, means: bool, plus: bool) -> tuple[list[int], Tensor]:

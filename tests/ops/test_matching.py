@@ -79,35 +79,38 @@ def test_each_pivot_takes_what_resembles_it_least(seed, kind, n, d, data) -> Non
 # Dropping duplicates ------------------------------------------------------------------------------------------------
 
 
-def thin_by_the_book(x: Tensor, order: list[int], keep: int, drop: int) -> list[int]:
+def thin_by_the_book(x: Tensor, order: list[int], keep: int, drop: int, mixed: bool = False) -> list[int]:
     gram = brute.cosines(x)
     left = list(order)
     while len(left) > keep > 0:
         even, odd = left[::2], left[1::2]
         redundant = [max(gram[i][j] for j in odd) for i in even]
-        later_first = brute.ranking_of(redundant[::-1])[: min(drop, len(left) - keep)]
-        gone = {even[::-1][place] for place in later_first}
-        left = [i for i in left if i not in gone]
-    return left if keep else []
+        worst_first = [even[::-1][place] for place in brute.ranking_of(redundant[::-1])]
+        number = min(drop, len(left) - keep)
+        left = worst_first[number:] + odd if mixed else [i for i in left if i not in worst_first[:number]]
+    return [i for i in order if i in left] if keep else []
 
 
 @book
-@given(drop=st.integers(1, 8), **DRAWS)
-def test_duplicates_leave_as_in_the_book(seed, kind, n, d, data, drop) -> None:
+@given(drop=st.integers(1, 8), mixed=st.booleans(), **DRAWS)
+def test_duplicates_leave_as_in_the_book(seed, kind, n, d, data, drop, mixed) -> None:
     x, _ = cases.draw(kind, n, d, seed)
     order = data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))]
     keep = data.draw(st.integers(0, len(order)))
-    assert thin(x, torch.tensor(order), keep, drop).tolist() == thin_by_the_book(x, order, keep, drop)
+    expected = thin_by_the_book(x, order, keep, drop, mixed)
+    assert thin(x, torch.tensor(order), keep, drop, mixed=mixed).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("listed", [1, 3, 12])
 @pytest.mark.parametrize("drop", [1, 5])
-def test_short_lists_and_blocks_change_nothing(kind, listed, drop, monkeypatch) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_short_lists_and_blocks_change_nothing(kind, listed, drop, mixed, monkeypatch) -> None:
     x, _ = cases.draw(kind, 60, 6, 4)
     monkeypatch.setattr(matching, "LISTED", listed)
     monkeypatch.setattr(blocks, "ENTRIES", 200)
-    assert thin(x, torch.arange(60), 5, drop).tolist() == thin_by_the_book(x, list(range(60)), 5, drop)
+    expected = thin_by_the_book(x, list(range(60)), 5, drop, mixed)
+    assert thin(x, torch.arange(60), 5, drop, mixed=mixed).tolist() == expected
 
 
 def test_of_duplicates_one_of_each_is_left() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 
@@ -12,9 +12,11 @@ from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.matching import thin
+from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
 
 LOOK, ROWS = Attention("tower"), Encoded()
+Ranking = Literal["released", "attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +29,12 @@ class VisPruner(Method):
     of the vision tower's rows. It drops the 8 even ones whose largest cosine is highest. Rounds repeat until enough
     are dropped. Gains are attention weights. Qizhe Zhang et al., ICCV 2025.
 
-    Differs: if the tower has no class token, the mean attention of all its tokens is used. r is 0.5 for every k; some
-    published runs take 0.75 for 64 tokens. Ties go to the lowest index; of equally redundant tokens the less attended
-    one is dropped. Tokens are dropped after the projector and keep their original positions. Protected tokens count as
-    important. Cost: one query at one layer of the tower, and O(n^2 d).
+    Differs: the released code ranks once: after a round the even ones that stay come first, the most redundant one in
+    front, then the odd ones. So does this; `ranking="attention"` ranks the others again after every round. If the tower
+    has no class token, the mean attention of all its tokens is used. r is 0.5 for every k; some published runs take
+    0.75 for 64 tokens. An odd number of others stops the released code, not this. Ties go to the lowest index; of
+    equally redundant tokens the less attended one is dropped. Tokens are dropped after the projector and keep their
+    original positions. Protected tokens count as important. Cost: one query at one layer of the tower, and O(n^2 d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
@@ -41,18 +45,23 @@ class VisPruner(Method):
     """The share of the kept tokens that is important."""
     drop: int = 8
     """The number of duplicates that one round drops."""
+    ranking: Ranking = "released"
+    """The ranks in a later round: "released" as the round before left them, "attention" by attention again."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio!r} is no share: write a number from 0 to 1.")
         if not is_count(self.drop, 1):
             raise ValueError(f"drop={self.drop!r}: a round must drop at least 1 token, 8 are published.")
+        if self.ranking not in get_args(Ranking):
+            raise ValueError(f"ranking={shown(self.ranking)} is unknown: choose one of {', '.join(get_args(Ranking))}.")
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         ranking = protected_first(cues[LOOK].sort(descending=True, stable=True).indices, cues.protect)
         protected = 0 if cues.protect is None else cues.protect.shape[0]
         important = max(int(k * self.ratio), protected)
-        others = thin(cues[ROWS], ranking[important:], k - important, self.drop)
+        mixed = self.ranking == "released"
+        others = thin(cues[ROWS], ranking[important:], k - important, self.drop, mixed=mixed)
         order = torch.cat([ranking[:important], others])
         return Keep.from_order(order, cues[LOOK][order], cues.n)

@@ -61,11 +61,12 @@ def least_similar(x: Tensor, pivots: Tensor, quotas: Sequence[int], taken: Tenso
 # Dropping duplicates ------------------------------------------------------------------------------------------------
 
 
-def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
+def thin(x: Tensor, order: Tensor, keep: int, drop: int, *, mixed: bool = False) -> Tensor:
     """Drop duplicates until `keep` rows are left. (n, d), (c,) -> (keep,) in the given order
 
     Each round looks at the rows at even places (0, 2, ...) of those left. It drops the `drop` rows (fewer in the last
     round) whose largest cosine with a row at an odd place is highest. Of equally redundant rows it drops later ones.
+    The others keep the given order. If `mixed`, those at even places go to the front, the most redundant first.
     Cost O(c^2 d) once, then O(c) per round; memory O(c d). The rounds run on the CPU and wait for no device.
     """
     left = torch.arange(order.shape[0], device="cpu")
@@ -75,9 +76,10 @@ def thin(x: Tensor, order: Tensor, keep: int, drop: int) -> Tensor:
     while keep < left.shape[0]:
         even = left[::2]
         number = min(drop, left.shape[0] - keep, even.shape[0])
-        worst = ranked(similar.largest(left).flip(0))[:number]
-        left = left[~torch.isin(left, even.flip(0)[worst])]
-    return order[left.to(order.device)]
+        redundant = even.flip(0)[ranked(similar.largest(left).flip(0))]
+        gone, rest = redundant[:number], redundant[number:]
+        left = torch.cat([rest, left[1::2]]) if mixed else left[~torch.isin(left, gone)]
+    return order[left.sort().values.to(order.device)]
 
 
 class _Similar:
