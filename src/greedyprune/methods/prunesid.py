@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,9 @@ import torch
 from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
-from greedyprune.ops.groups import best_of_each, counts, suppress_in_each, without
+from greedyprune.ops.cosine import UnitRows
+from greedyprune.ops.groups import best_of_each, budgets_of_survivors, counts, suppress_in_each, without
 from greedyprune.ops.spectrum import principal_groups
-from greedyprune.ops.split import split
 from greedyprune.ops.threshold import MeanScaled, Quantile
 from greedyprune.stages import Input, Stage
 
@@ -25,17 +26,18 @@ class PruneSID(Method):
 
         gp.prune(model, gp.PruneSID(), keep=64)
 
-    The tokens are the vision tower's rows f_i. A token's group is the one of the first k / 4 principal components of
-    sigmoid(f) on which it lies farthest from the mean. Inside a group, go from the most attended token down; pass over
-    a token if its cosine with one taken is above k / 32 times the group's mean cosine. Groups share k by their size;
-    each gets at least 1 and at most its survivors. Gains are the class token's attention. Zhengyao Fang et al.,
-    ICLR 2026.
+    The tokens are the vision tower's rows f_i. The principal components of sigmoid(f), channels as samples, are vectors
+    of n weights; a token's group is the one of the first k / 4 in which it weighs most. Inside a group, go from the
+    most attended token down; pass over a token if its cosine with one taken is above k / 32 times the image's mean
+    cosine. Each group gets 1 of k; they share the rest by their survivors, up to 5 ceil(k / 64) each. If survivors are
+    too few, the most attended of the others in the groups fill the budget. Gains are the class token's attention.
+    Zhengyao Fang et al., ICLR 2026.
 
-    Differs: if the tower has no class token, the mean attention of all its tokens is used. Principal components are
-    exact, in float64. The class token is no visual token here and takes no part of the budget. If all groups have fewer
-    than k survivors, the most attended of the others fill the budget. The division of k by group sizes is ours (largest
-    remainder). Protected tokens suppress in their group and are taken first. Ties go to the lowest index. Cost: one
-    query at one layer of the tower, O(n^2 d), and one symmetric eigenproblem of size min(n, d).
+    Differs: the source keeps the class token as one of its k, which is no visual token here. So k + 1 stands for k in
+    all of these formulas, and the source's 64 are k = 63. Principal components are exact, in float64; the released
+    code's are random approximations. If the tower has no class token, the mean attention of all its tokens is used.
+    Protected tokens suppress in their group and are taken first. Ties go to the lowest index. Cost: one query at one
+    layer of the tower, O(n^2 d), and one symmetric eigenproblem of size min(n, d).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, ROWS)
@@ -45,7 +47,7 @@ class PruneSID(Method):
     per_group: int = 4
     """The number of kept tokens per group: there are k / per_group groups."""
     tau: float | Quantile | MeanScaled = MeanScaled()
-    """The largest cosine of two survivors of a group: a number, or a rule for the group's own rows."""
+    """The largest cosine of two survivors of a group: a number, or a rule for the image's rows."""
 
     def __post_init__(self) -> None:
         if isinstance(self.per_group, bool) or not isinstance(self.per_group, int) or self.per_group < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -57,14 +59,15 @@ class PruneSID(Method):
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         look, rows = cues[LOOK], cues[ROWS]
-        groups = max(1, k // self.per_group)
-        group = principal_groups(rows.double().sigmoid(), groups)
+        count = max(1, (k + 1) // self.per_group)
+        group = principal_groups(rows.double().sigmoid(), count)
         free = without(look.sort(descending=True, stable=True).indices, cues.protect)
         left = k - (cues.n - free.shape[0])
-        alive = suppress_in_each(rows, free, group, self.tau, k, given=cues.protect)
-        room = counts(group, alive, groups)
-        budgets = split(min(left, sum(room)), counts(group, free, groups), at_least=1, at_most=room)
-        own = best_of_each(alive, group, budgets)
-        order = protected_first(torch.cat([own, without(free, own)[: left - own.shape[0]]]), cues.protect)
-        taken = k - left + own.shape[0]
-        return Keep.from_order(order, look[order], cues.n, before_fallback=taken)
+        tau = self.tau if isinstance(self.tau, (int, float)) else self.tau(UnitRows(rows), free, k + 1, None)
+        alive = suppress_in_each(rows, free, group, tau, given=cues.protect)
+        sizes, survivors = counts(group, free, count), counts(group, alive, count)
+        budgets = budgets_of_survivors(left, survivors, sizes, 5 * math.ceil((k + 1) / 64))
+        taken = best_of_each(torch.cat([alive, without(free, alive)]), group, budgets)
+        own = taken[torch.isin(taken, alive)]
+        order = protected_first(torch.cat([own, without(taken, own)]), cues.protect)
+        return Keep.from_order(order, look[order], cues.n, before_fallback=k - left + own.shape[0])

@@ -11,9 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from greedyprune.ops.cosine import UnitRows
 from greedyprune.ops.suppression import suppress
-from greedyprune.ops.threshold import Threshold
 
 
 def without(ranking: Tensor, rows: Tensor | None) -> Tensor:
@@ -46,22 +44,36 @@ def best_of_each(ranking: Tensor, group: Tensor, budgets: Sequence[int]) -> Tens
     return ranking[place < torch.tensor(budgets, device=ranking.device)[number]]
 
 
-def suppress_in_each(
-    x: Tensor, ranking: Tensor, group: Tensor, tau: float | Threshold, k: int, *, given: Tensor | None = None
-) -> Tensor:
+def budgets_of_survivors(k: int, alive: Sequence[int], sizes: Sequence[int], most: int) -> list[int]:
+    """Divide k between groups: 1 for each, the rest in the proportion of their survivors. 2 x (g,) -> (g,)
+
+    The rest is rounded along the sum of the groups before, so the parts need no remainder. A group gets at most `most`
+    rows, and at most its survivors. If that is too few for k + 1 rows, all limits rise together, up to the sizes. What
+    full groups cannot take goes to those with most survivors.
+    """
+    limits = [min(most, left, size) for left, size in zip(alive, sizes, strict=True)]
+    while sum(limits) < min(k + 1, sum(sizes)):
+        limits = [min(limit + 1, size) for limit, size in zip(limits, sizes, strict=True)]
+    filled = [group for group, size in enumerate(sizes) if size][:k]
+    ends = [round((k - len(filled)) * sum(alive[: group + 1]) / max(sum(alive), 1)) for group in range(len(sizes))]
+    parts = [end - before for end, before in zip(ends, [0, *ends], strict=False)]
+    parts = [min(part + (group in filled), limits[group]) for group, part in enumerate(parts)]
+    for group in sorted(range(len(sizes)), key=lambda group: -alive[group]):
+        parts[group] += min(limits[group] - parts[group], k - sum(parts))
+    return parts
+
+
+def suppress_in_each(x: Tensor, ranking: Tensor, group: Tensor, tau: float, *, given: Tensor | None = None) -> Tensor:
     """Run suppression inside each group. The survivors, group by group. (n, d), (c,), (n,) -> (m,)
 
-    A threshold rule gets the group's own rows and the budget k of all groups. `given` rows (not in `ranking`) suppress
-    in their group as if taken first, and are not returned.
+    `given` rows (not in `ranking`) suppress in their group as if taken first, and are not returned.
     """
     given = ranking.new_empty(0) if given is None else given
     left: list[Tensor] = []
     for number in cast("list[int]", group[ranking].unique().tolist()):  # pyright: ignore[reportUnknownMemberType]
         guard, free = (rows[group[rows] == number] for rows in (given, ranking))
-        mine = UnitRows(x[torch.cat([guard, free])])
-        order = torch.arange(mine.x.shape[0], device=ranking.device)
+        order = torch.arange(guard.shape[0] + free.shape[0], device=ranking.device)
         first, rest = order[: guard.shape[0]], order[guard.shape[0] :]
-        limit = tau if isinstance(tau, (int, float)) else tau(mine, rest, k, first)
-        found = suppress(mine, rest, limit, order.shape[0], given=first)
+        found = suppress(x[torch.cat([guard, free])], rest, tau, order.shape[0], given=first)
         left.append(free[found.order[guard.shape[0] :] - guard.shape[0]])
     return torch.cat(left) if left else ranking

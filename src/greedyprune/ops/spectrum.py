@@ -1,4 +1,4 @@
-"""The principal directions of an image's rows: their effective number, and the strongest one of each row."""
+"""The principal directions of an image's rows: their effective number, and the one that each row weighs most in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greedyprune.ops.cosine import unit64
 FAINT = 1e-12
 """Eigenvalues below this share of the largest are rounding errors, not directions."""
 EVEN = 1e-9
-"""A row is equally far on two components if the distances differ by at most this. Rounding errors are smaller."""
+"""A row weighs equally in two components if the weights differ by at most this. Rounding errors are smaller."""
 
 
 def effective_rank(x: Tensor) -> float:
@@ -31,19 +31,20 @@ def effective_rank(x: Tensor) -> float:
 
 
 def principal_groups(x: Tensor, count: int) -> Tensor:
-    """The one of the first `count` principal components on which each row is farthest from the mean. (n, d) -> (n,)
+    """The one of the first `count` principal components in which each row weighs most. (n, d) -> (n,)
 
-    Component 0 has the largest variance. A row that is equally far on several components is in the group of the first.
-    So a row that equals the mean is in group 0, and components without variance have no rows. In float64.
+    The d channels are the samples and the n rows the variables, each without its own mean. So a component is a unit
+    vector of n weights, and component 0 has the largest variance. A row that weighs equally in several components is in
+    the group of the first, a row without variance in group 0. Components without variance have no rows. In float64.
     Cost: the smaller of the two Gram matrices, and its eigenvectors.
     """
     x = x.double()
-    centred = x - x.mean(0)
-    n, d = x.shape
+    centred = x - x.mean(1, keepdim=True)
     found = cast("tuple[Tensor, Tensor]", torch.linalg.eigh(_smaller(centred)))  # pyright: ignore[reportUnknownMemberType]
     values, vectors = _without_faint(found[0].flip(0)), found[1].flip(1)
-    scores = vectors * values.sqrt() if n <= d else centred @ vectors * (values > 0)
-    size = scores[:, :count].abs()
+    scale = torch.where(values > 0, 1 / values.sqrt(), 0.0)
+    weights = vectors * (values > 0) if x.shape[0] <= x.shape[1] else centred @ vectors * scale
+    size = weights[:, :count].abs()
     return (size >= size.amax(1, keepdim=True) - EVEN).to(torch.uint8).argmax(1)
 
 
