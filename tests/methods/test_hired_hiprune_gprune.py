@@ -35,37 +35,55 @@ from golden import (
 )
 from greedyprune.cues import Attention, Grid
 from greedyprune.ops.crops import cells_in_crops, crop_budgets, top_in_crops
-from greedyprune.ops.neighbours import beside
+from greedyprune.ops.neighbours import beside, beside_in_sequence
 from greedyprune.ops.propagation import propagate
 from greedyprune.tiles import Tiles
 
 
-def hired(look: list[float], first: list[float], tiles: Tiles | None, alpha: float, k: int, guard: list[int]):
+def hired(
+    look: list[float],
+    first: list[float],
+    tiles: Tiles | None,
+    alpha: float,
+    k: int,
+    guard: list[int],
+    runs: bool = False,
+):
     free = [i for i in best(look) if i not in guard]
     if tiles is None:
         return (guard + free)[:k]
     crop, (rows, columns), (h, w) = tiles.crop.tolist(), tiles.layout, tiles.whole
     whole = [i for i, c in enumerate(crop) if c < 0]
     wanted = [0] * (rows * columns)
-    for place in best([first[i] for i in whole])[: math.floor((1 - alpha) * len(whole) + 0.5)]:
+    for place in best([first[i] for i in whole])[: math.floor((1 - alpha) * len(whole))]:
         y, x = place // w + 0.5, place % w + 0.5
-        wanted[math.floor(y * rows / h + 1e-9) * columns + math.floor(x * columns / w + 1e-9)] += 1
+        centre = math.floor(y * rows / h + 1e-9) * columns + math.floor(x * columns / w + 1e-9)
+        wanted[place * len(wanted) // (h * w) if runs else centre] += 1
     room = [sum(crop[i] == c for i in free) for c in range(-1, rows * columns)]
-    mine, rest = quota(k - len(guard), [alpha, 1 - alpha], [room[0], sum(room[1:])])
-    return guard + of_groups(free, [c + 1 for c in crop], [mine, *quota(rest, wanted, room[1:])])
+    left = k - len(guard)
+    mine = min(max(math.floor(left * alpha), left - sum(room[1:])), room[0])
+    return guard + of_groups(free, [c + 1 for c in crop], [mine, *quota(left - mine, wanted, room[1:])])
 
 
 def hiprune(
-    middle: list[float], late: list[float], grid: tuple[int, int, int], k: int, guard: list[int], share: float = 0.1
+    middle: list[float],
+    late: list[float],
+    grid: tuple[int, int, int],
+    k: int,
+    guard: list[int],
+    share: float = 0.1,
+    flat: bool = False,
 ):
     t, h, w = grid
-    anchors = best(middle)[: math.floor(share * k / 5 + 0.5)]
+    anchors = best(middle)[: round(share * k / 5)]
     near = {
         (f * h + y + dy) * w + x + dx
         for f, y, x in product(range(t), range(h), range(w))
         for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1))
         if (f * h + y) * w + x in anchors and 0 <= y + dy < h and 0 <= x + dx < w
     }
+    if flat:
+        near = {min(max(i + step, 0), t * h * w - 1) for i in anchors for step in (-1, 1, -w, w)}
     order = guard + anchors + sorted(near) + best(late)
     return list(dict.fromkeys(order))[:k]
 
@@ -91,10 +109,10 @@ def gprune(x: Rows, k: int, guard: list[int]):
     return (guard + [i for i in brute.ranking_of(gprune_scores(x)) if i not in guard])[:k]
 
 
-@given(problem=problems(), alpha=st.sampled_from([0.0, 0.3, 0.5, 1.0]), data=st.data())
-def test_hired_equals_the_book(problem, alpha, data) -> None:
+@given(problem=problems(), alpha=st.sampled_from([0.0, 0.25, 0.5, 1.0]), runs=st.booleans(), data=st.data())
+def test_hired_equals_the_book(problem, alpha, runs, data) -> None:
     x, look, other, k, guard = problem
-    n, method = x.shape[0], gp.HiRED(alpha=alpha)
+    n, method = x.shape[0], gp.HiRED(alpha=alpha, counted="sequence" if runs else "crop")
     both(method, x, k, guard, lambda _: hired(look.tolist(), other.tolist(), None, alpha, k, guard), attention=look)
     h, w = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     assume(h * w <= n)
@@ -104,17 +122,18 @@ def test_hired_equals_the_book(problem, alpha, data) -> None:
     )
     tiles = Tiles(torch.tensor(data.draw(st.permutations(crop))), layout, (h, w))
     more = {Attention("tower"): look, Attention("tower", layer=0): other}
-    expected = hired(look.tolist(), other.tolist(), tiles, alpha, k, guard)
+    expected = hired(look.tolist(), other.tolist(), tiles, alpha, k, guard, runs)
     both(method, x, k, guard, lambda _: expected, more=more, tiles=tiles)
 
 
-@given(problem=problems([1, 6, 12, 48, 60]), data=st.data())
-def test_hiprune_equals_the_book(problem, data) -> None:
+@given(problem=problems([1, 6, 12, 48, 60]), flat=st.booleans(), data=st.data())
+def test_hiprune_equals_the_book(problem, flat, data) -> None:
     x, look, other, k, guard = problem
     grid = data.draw(grids(x.shape[0]))
     more = {Attention("received", layer=1): look, Attention("received"): other}
-    expected = hiprune(look.tolist(), other.tolist(), grid, k, guard)
-    both(gp.HiPrune(layer=1), x, k, guard, lambda _: expected, more=more, grid=grid)
+    expected = hiprune(look.tolist(), other.tolist(), grid, k, guard, 0.5, flat)
+    method = gp.HiPrune(layer=1, share=0.5, neighbours="sequence" if flat else "grid")
+    both(method, x, k, guard, lambda _: expected, more=more, grid=grid)
 
 
 @settings(deadline=None)
@@ -137,7 +156,7 @@ def test_budgets_of_crops_sum_up_and_fit(k, alpha, top, room) -> None:
     assert sum(budgets) == k
     assert all(0 <= part <= limit for part, limit in zip(budgets, room, strict=True))
     if alpha * k <= room[0] and (1 - alpha) * k <= sum(room[1:]):
-        assert abs(budgets[0] - alpha * k) <= 0.5 + 1e-9
+        assert budgets[0] == int(alpha * k)
     if all(limit >= k for limit in room[1:]) and sum(top):
         rest = sum(budgets[1:])
         assert all(abs(b - rest * t / sum(top)) < 1 for b, t in zip(budgets[1:], top, strict=True))
@@ -162,7 +181,9 @@ def test_crops_divide_the_whole_view_by_area() -> None:
     assert top_in_crops(left.flatten(), 0.25, (4, 4), (1, 2)) == [4, 0]
     assert top_in_crops(left.flatten(), 0.25, (4, 4), (2, 2)) == [2, 0, 2, 0]
     assert top_in_crops(torch.zeros(16), 0.25, (4, 4), (2, 2)) == [2, 2, 0, 0]  # ties go to the lowest cell
-    assert sum(top_in_crops(torch.zeros(16), 0.1, (4, 4), (2, 2))) == 2  # of 1.6
+    assert sum(top_in_crops(torch.zeros(16), 0.1, (4, 4), (2, 2))) == 1  # of 1.6
+    runs = top_in_crops(left.flatten(), 0.25, (4, 4), (2, 2), in_sequence=True)
+    assert runs == [1, 1, 1, 1]  # a row of four cells each
 
 
 @given(h=st.integers(1, 4), w=st.integers(1, 4), rows=st.integers(1, 4), columns=st.integers(1, 4))
@@ -213,6 +234,13 @@ def test_neighbours_do_not_wrap_around() -> None:
     assert beside(torch.tensor([4]), (2, 2, 2)).tolist() == [5, 6]  # no frame before
     assert beside(torch.tensor([], dtype=torch.int64), (1, 2, 2)).tolist() == []
     assert beside(torch.tensor([0]), (1, 1, 1)).tolist() == []
+
+
+def test_neighbours_in_sequence_wrap_around() -> None:
+    assert beside_in_sequence(torch.tensor([3]), (1, 3, 4)).tolist() == [0, 2, 4, 7]  # 3 - 4 is the first cell
+    assert beside_in_sequence(torch.tensor([8]), (1, 3, 4)).tolist() == [4, 7, 9, 11]
+    assert beside_in_sequence(torch.tensor([0, 1]), (1, 3, 4)).tolist() == [2, 4, 5]
+    assert beside_in_sequence(torch.tensor([], dtype=torch.int64), (1, 2, 2)).tolist() == []
 
 
 @given(seed=SEEDS, h=st.integers(1, 6), w=st.integers(1, 6))
@@ -273,7 +301,7 @@ def test_scores_flow_to_the_more_similar() -> None:
             gp.HiRED(),
             9,
             {"tiles": VIEWS, "more": {Attention("tower", layer=0): FIRST}},
-            [3, 6, 2, 5, 1, 17, 10, 20, 13],
+            [3, 6, 2, 5, 17, 10, 16, 20, 13],
         ),
         (
             gp.HiPrune(layer=2, share=1.0),
@@ -294,7 +322,9 @@ def test_the_orders_of_a_fixed_example(method, k, more, order) -> None:
     [
         (gp.HiRED, {"alpha": 1.5}, "alpha=1.5 is no share"),
         (gp.HiPrune, {"layer": 1.5}, "layer=1.5 is no layer of the tower"),
+        (gp.HiRED, {"counted": "area"}, "counted='area' is unknown: choose one of crop, sequence"),
         (gp.HiPrune, {"share": -1}, "share=-1 is no share"),
+        (gp.HiPrune, {"neighbours": 4}, "neighbours=4 is unknown: choose one of grid, sequence"),
         (gp.GPrune, {"temperature": 0}, "temperature=0: write a number above 0"),
         (gp.GPrune, {"steps": -1}, "steps=-1: write the number of steps"),
     ],

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 
 from greedyprune.cues import Attention, Cues, Grid, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
-from greedyprune.ops.neighbours import beside
+from greedyprune.ops.neighbours import beside, beside_in_sequence
+from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
 
 LATE = Attention("received")
+Neighbours = Literal["grid", "sequence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,10 @@ class HiPrune(Method):
     are ranked by the attention that they receive in the layer that the projector reads. So a tenth of the budget
     covers local objects. No class token is needed. Gains are the late layer's. Jizhihui Liu et al., arXiv 2508.00553.
 
-    Differs: neighbours are those on the grid, at most four; the official code takes flat indices and wraps around
-    rows. The published middle layer, index 8 of CLIP's 24, is given as a third of the depth, so it exists in other
-    towers too. Ties go to the lowest index. Cost: the attention of two layers of the tower, summed over all queries,
-    O(n^2) each, and O(n log n).
+    Differs: neighbours are those on the grid, at most four. The released code adds 1 and 24 to flat indices, and
+    subtracts them, so rows run into each other; `neighbours="sequence"` does the same. The published middle layer,
+    index 8 of CLIP's 24, is given as a third of the depth, so it exists in other towers too. Ties go to the lowest
+    index. Cost: the attention of two layers of the tower, summed over all queries, O(n^2) each, and O(n log n).
     """
 
     equivariant: ClassVar[bool] = False
@@ -40,6 +42,8 @@ class HiPrune(Method):
     """The layer of the tower that ranks the anchors: a share of its depth, or a number, negative from the end."""
     share: float = 0.1
     """The share of k for anchors and their neighbours."""
+    neighbours: Neighbours = "grid"
+    """The cells beside an anchor: on the "grid", or in the "sequence" of its rows, as in the released code."""
 
     def __post_init__(self) -> None:
         share = isinstance(self.layer, float) and 0 <= self.layer < 1
@@ -47,6 +51,9 @@ class HiPrune(Method):
             raise TypeError(f"layer={self.layer!r} is no layer of the tower: write a share below 1, or an int.")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share!r} is no share of the budget: write a number from 0 to 1.")
+        if self.neighbours not in get_args(Neighbours):
+            known = ", ".join(get_args(Neighbours))
+            raise ValueError(f"neighbours={shown(self.neighbours)} is unknown: choose one of {known}.")
 
     @property
     def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -57,7 +64,8 @@ class HiPrune(Method):
         """Choose the k rows that stay. (n, d) -> Keep"""
         assert cues.grid is not None
         middle, late = (cues[need].sort(descending=True, stable=True).indices for need in self.needs[:2])
-        anchors = middle[: int(self.share * k / 5 + 0.5)]
-        ranking = protected_first(late, torch.cat([anchors, beside(anchors, cues.grid)]))
+        anchors = middle[: round(k * self.share / 5)]
+        near = beside if self.neighbours == "grid" else beside_in_sequence
+        ranking = protected_first(late, torch.cat([anchors, near(anchors, cues.grid)]))
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, cues[LATE][order], cues.n)

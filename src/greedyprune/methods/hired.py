@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -12,10 +12,12 @@ from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
 from greedyprune.ops.crops import crop_budgets, top_in_crops
 from greedyprune.ops.groups import best_of_each, counts, without
+from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
 
 LOOK = Attention("tower")
 FIRST = Attention("tower", layer=0)
+Counted = Literal["crop", "sequence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,12 @@ class HiRED(Method):
     number of the whole view's top (1 - α) tokens. The attention of the tower's first layer ranks them. A single view
     is top-k. Gains are a_i of the layer that the projector reads, mean over heads. Arif et al., AAAI 2025.
 
-    Differs: if the tower has no class token, the mean attention of all its tokens is used. A top token counts for the
-    crop that covers its centre; the official code counts runs of the raster. Budgets are whole numbers by largest
-    remainder. Tokens that a full view cannot take go to the others, so exactly k stay. Protected tokens are taken first
-    and the rest of k is shared. Ties go to the lowest index. If attention= is given, it is used for both layers. Cost:
-    one query at two layers of the tower, and O(n log n).
+    Differs: a top token counts for the crop that covers its centre. The released code cuts the raster into as many runs
+    as there are crops and counts those; `counted="sequence"` does the same. It rounds each crop's budget down, so fewer
+    than k stay. Here the largest remainders fill them up, and tokens that a full view cannot take go to the others, so
+    exactly k stay. If the tower has no class token, the mean attention of all its tokens is used. Protected tokens are
+    taken first and the rest of k is shared. Ties go to the lowest index. If attention= is given, it is used for both
+    layers. Cost: one query at two layers of the tower, and O(n log n).
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, FIRST)
@@ -41,10 +44,14 @@ class HiRED(Method):
     at: Stage = Input()
     alpha: float = 0.5
     """The share of k that the whole view gets if there are crops."""
+    counted: Counted = "crop"
+    """What a top token counts for: the "crop" that covers it, or its place in the "sequence", as in released code."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha!r} is no share of the budget: write a number from 0 to 1.")
+        if self.counted not in get_args(Counted):
+            raise ValueError(f"counted={shown(self.counted)} is unknown: choose one of {', '.join(get_args(Counted))}.")
 
     @property
     def reads(self) -> frozenset[str]:
@@ -63,7 +70,8 @@ class HiRED(Method):
         """The tokens that each view keeps besides protected ones: the whole view's, then crop by crop. (n,) -> (c,)"""
         assert cues.tiles is not None
         view = cues.tiles.crop.to(ranking.device) + 1
-        top = top_in_crops(cues[FIRST][view == 0], 1 - self.alpha, cues.tiles.whole, cues.tiles.layout)
+        first, tiles = cues[FIRST][view == 0], cues.tiles
+        top = top_in_crops(first, 1 - self.alpha, tiles.whole, tiles.layout, in_sequence=self.counted == "sequence")
         free = without(ranking, cues.protect)
         left = k - (cues.n - free.shape[0])
         return best_of_each(free, view, crop_budgets(left, self.alpha, top, counts(view, free, 1 + len(top))))

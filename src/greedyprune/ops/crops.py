@@ -24,19 +24,22 @@ def crop_budgets(k: int, alpha: float, top: Sequence[int], room: Sequence[int]) 
     """Divide k tokens: a share alpha for the whole view, the rest for the crops in the proportion of `top`.
 
     `top` is the number of the whole view's top tokens in each crop. `room` is the number of tokens of the whole view,
-    then of each crop. Parts are whole numbers by largest remainder. Tokens that a full part cannot take go to the
-    others. k, (c), (1 + c) -> 1 + c budgets
+    then of each crop. The whole view's part is rounded down, the crops' are whole numbers by largest remainder. Tokens
+    that a full part cannot take go to the others. k, (c), (1 + c) -> 1 + c budgets
     """
-    whole, rest = split(k, [alpha, 1 - alpha], at_most=[room[0], sum(room[1:])])
-    return [whole, *split(rest, top, at_most=room[1:])]
+    whole = min(max(int(k * alpha), k - sum(room[1:])), room[0])
+    return [whole, *split(k - whole, top, at_most=room[1:])]
 
 
-def top_in_crops(attention: Tensor, share: float, whole: tuple[int, int], layout: tuple[int, int]) -> list[int]:
+def top_in_crops(
+    attention: Tensor, share: float, whole: tuple[int, int], layout: tuple[int, int], *, in_sequence: bool = False
+) -> list[int]:
     """The number of the whole view's most attended tokens in each crop. (h*w,) -> rows*columns
 
-    The most attended tokens are the first share * h * w, rounded. Ties go to the lowest cell.
+    The most attended tokens are the first share * h * w, rounded down. Ties go to the lowest cell. If `in_sequence`,
+    the crops are even runs of the raster, one after the other, wherever they lie.
     """
-    count = int(share * attention.shape[0] + 0.5)
-    top = attention.sort(descending=True, stable=True).indices[:count]
-    found = cells_in_crops(top, whole, layout).bincount(minlength=layout[0] * layout[1])
-    return [int(number) for number in found.cpu()]
+    top = attention.sort(descending=True, stable=True).indices[: int(attention.shape[0] * share)]
+    crops = layout[0] * layout[1]
+    crop = top * crops // attention.shape[0] if in_sequence else cells_in_crops(top, whole, layout)
+    return [int(number) for number in crop.bincount(minlength=crops).cpu()]
