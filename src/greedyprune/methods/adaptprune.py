@@ -26,9 +26,9 @@ class AdaptPrune(Method):
 
     Differs: keys are those of the layer's attention; the official code computes them from the layer's raw input,
     without norm and rotation. Kept tokens are never candidates again, even if all scores are 0. The centre's deviation
-    is a share of the sides (published: 12 of 24 cells). Tokens of one video frame do not suppress those of another.
-    The user sets k; the source keeps a tenth. Ties go to the lowest index. Cost: one query at one layer, and
-    O(radius² d) per kept token.
+    is a share of the way from the first cell to the last (published: 12 of 24, on a scale of 24 for 23 cells). Tokens
+    of one video frame do not suppress those of another. The user sets k; the source keeps a tenth. Ties go to the
+    lowest index. Cost: one query at one layer, and O(radius² d) per kept token.
     """
 
     needs: ClassVar[tuple[Need, ...]] = (LOOK, KEYS, Grid())
@@ -38,7 +38,7 @@ class AdaptPrune(Method):
 
     at: Stage = Layer(2)
     centre: float = 0.5
-    """The deviation of the centre's Gaussian, as a share of each side of the grid. Infinity: no centre weight."""
+    """The deviation of the centre's Gaussian, as a share of the way from the first cell to the last. Infinity: none."""
     radius: float = 5.0
     """The distance, in cells, within which a kept token lowers scores."""
     spread: float = 1.5

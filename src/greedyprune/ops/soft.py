@@ -69,10 +69,13 @@ def nearby(
 
 
 def centre_weights(grid: tuple[int, int, int], share: float) -> Tensor:
-    """A Gaussian around the centre of every frame. Its deviation is this share of each side. (t, h, w) -> (n,)"""
+    """A Gaussian around the centre of every frame. (t, h, w) -> (n,)
+
+    Along each side its deviation is this share of the distance between the first and the last cell.
+    """
     t, h, w = grid
     along: list[Tensor] = []
     for side in (h, w):
         place = torch.arange(side, dtype=torch.float64, device="cpu") - (side - 1) / 2
-        along.append(torch.exp(-place.square() / (2 * (share * side) ** 2)))
+        along.append(torch.exp(-place.square() / (2 * (share * max(side - 1, 1)) ** 2)))
     return (along[0][:, None] * along[1]).flatten().repeat(t)
