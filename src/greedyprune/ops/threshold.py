@@ -36,11 +36,11 @@ class Quantile:
 
 @dataclass(frozen=True)
 class MeanScaled:
-    """τ = (k / 32) · mean of cos(x_i, x_j) over pairs i < j: PruneSID's rule, here over the whole image.
+    """τ = (k / 32) · mean of cos(x_i, x_j) over the image's pairs i < j: PruneSID's rule.
 
         GreedyPrune(tau=MeanScaled())
 
-    Zhengyao Fang et al., ICLR 2026. Differs: PruneSID applies it inside groups of tokens. Cost O(n d).
+    Zhengyao Fang et al., ICLR 2026. Differs: PruneSID compares tokens of one group alone with it. Cost O(n d).
     """
 
     def __call__(self, x: UnitRows, order: Tensor, k: int, given: Tensor | None) -> float:
