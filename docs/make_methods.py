@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from greedyprune.method import Method
 from greedyprune.models.support import families_of, matrix
@@ -18,12 +20,21 @@ from greedyprune.registry import METHODS
 
 HERE = Path(__file__).parent
 PAGE = HERE / "methods.md"
+RELEASED = HERE.parent / "tests" / "tools" / "released.json"
 HEAD = """# Methods
 
 Every registered method, from its own docstring: `greedyprune methods` lists them, `gp.prune(model, NAME, keep)` runs
 them. `n` visual tokens, `k` kept, `m` text tokens, `d` width. Numbers under *published* are relative accuracy on
 LLaVA-1.5-7B in per cent of the unpruned model at 192, 128 and 64 visual tokens, from the table named, since protocols
 differ by points between papers; none of them was measured here. `python docs/make_methods.py` makes this page.
+
+## Held to released code
+
+{count} methods are held to what their authors' code keeps: {names}. That code ran outside this project, at the commit
+that the card names under *held to*, on cues drawn from a seed. `tests/tools/released.json` holds the indices alone, of
+{selections} selections, and says how the cues are drawn again. *Equal* means the same tokens, and the same order if the
+source has one. Where a paper and its code differ, an option gives each, and *differs* says which one is the default.
+All methods are held to their equations, in plain float64 loops that share no code with the library.
 """
 
 
@@ -37,7 +48,16 @@ def page() -> str:
     published = numbers()
     unknown = set(published) - set(METHODS)
     assert not unknown, f"published.csv names {sorted(unknown)}, which are not registered"
-    return HEAD + "".join("\n" + card(name, method_class(name), published.get(name)) for name in METHODS)
+    held = sources()
+    cards = [card(name, method_class(name), published.get(name), held.get(name)) for name in METHODS]
+    names = ", ".join(method_class(name).__name__ for name in METHODS if name in held)
+    head = HEAD.format(count=len(held), names=names, selections=sum(len(each["selections"]) for each in held.values()))
+    return head + "".join("\n" + each for each in cards)
+
+
+def sources() -> dict[str, dict[str, Any]]:
+    """The released code that each method is held to."""
+    return json.loads(RELEASED.read_text(encoding="utf-8"))["methods"]
 
 
 def numbers() -> dict[str, str]:
@@ -50,7 +70,26 @@ def numbers() -> dict[str, str]:
     }
 
 
-def card(name: str, cls: type[Method], published: str | None) -> str:
+def held_to(source: dict[str, Any] | None) -> str:
+    """The released code of a method, and how ours stands to what it keeps."""
+    if source is None:
+        return "its equations alone."
+    selections, link = source["selections"], f"https://github.com/{source['repository']}"
+    many = sum(len(each.get("order", each.get("rows", ()))) for each in selections)
+    equal = "equal, order included" if "order" in selections[0] else "equal"
+    found: list[str] = []
+    for each in source["compared"]:
+        options = ", ".join(f"`{name}={value!r}`" for name, value in each["options"].items())
+        what = equal
+        if "shared" in each:
+            what = f"{sum(each['shared'])} of {many} tokens are the same, since {each['differs']}"
+        found.append(f"with {options} {what}" if options else what)
+    note, fewer = (f" ({source[name]})" if name in source else "" for name in ("note", "fewer"))
+    where = f"[{source['repository']}]({link}) at `{source['commit'][:7]}`{note}, {len(selections)} selections{fewer}"
+    return f"{where}: {'; '.join(found)}."
+
+
+def card(name: str, cls: type[Method], published: str | None, source: dict[str, Any] | None) -> str:
     """One method."""
     method, (idea, differs, cost) = cls(), parts(inspect.getdoc(cls) or "")
     needs = ", ".join(f"`{need!r}`" for need in method.needs) or "nothing but the tokens"
@@ -65,6 +104,7 @@ def card(name: str, cls: type[Method], published: str | None) -> str:
         f"**Options** {', '.join(options) or 'none'}.",
         f"**Cost** {cost}",
         f"**Differs** {differs}",
+        f"**Held to** {held_to(source)}",
         f"**Families** {families}.",
         f"**Published** {published or 'nothing found'}.",
     ]

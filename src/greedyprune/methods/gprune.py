@@ -23,9 +23,9 @@ class GPrune(Method):
     is divided by deg(i), the number of links of i. It uses neither text nor attention. Gains are these scores, in units
     of the largest norm. Yutao Jiang et al., "What Kind of Visual Tokens Do We Need?", AAAI 2025.
 
-    Differs: the source does not fix the direction of the flow. Here a token passes its whole score on, so the sum of
-    scores is constant. All is float64; scores within 1e-12 are ties, which go to the lowest index. Cost: O(n^2 d) in
-    float64, memory O(n^2).
+    Differs: the paper does not fix the direction of the flow. Here, as in the released code, a token passes its whole
+    score on, so the sum of scores is constant. All is float64; scores within 1e-12 are ties, which go to the lowest
+    index. Cost: O(n^2 d) in float64, memory O(n^2).
     """
 
     at: Stage = Input()
