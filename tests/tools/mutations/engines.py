@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutations.mutation import Mutation
 
 BRUTE = "test_greedyprune.py::test_equals_brute_force_order_included"
+RELEASED = "test_released.py::test_ours_keeps_what_the_released_code_kept"
 
 ENGINES = [
     Mutation(
@@ -97,5 +98,26 @@ ENGINES = [
         "apart(unit64(some), mean)",
         "apart(some.double(), mean)",
         "test_cdpruner_scope_mmtok_fastv.py::test_unit_centring_is_the_same_as_unit_centred_rows[last-mmr]",
+    ),
+    Mutation(
+        "VisPruner ranks its others again after a round",
+        "ops/matching.py:thin",
+        "torch.cat([rest, left[1::2]]) if mixed",
+        "torch.cat([rest, left[1::2]]).sort().values if mixed",
+        f"{RELEASED}[vispruner]",
+    ),
+    Mutation(
+        "one more goes to the run with the largest remainder",
+        "ops/runs.py:run_budgets",
+        "key=lambda run: -shares[run]",
+        "key=lambda run: math.floor(k * shares[run]) - k * shares[run]",
+        f"{RELEASED}[holov]",
+    ),
+    Mutation(
+        "a row's weight in a component grows with its variance",
+        "ops/spectrum.py:principal_groups",
+        "centred @ vectors * scale",
+        "centred @ vectors",
+        f"{RELEASED}[prunesid]",
     ),
 ]
