@@ -62,6 +62,9 @@ METHODS: dict[str, str] = {
     "pool": "greedyprune.methods.pool:AveragePool",
 }
 
+DEFAULT = "soft_greedyprune"
+"""The method that runs if none is named. docs/findings.md says why."""
+
 VALUES: dict[str, str] = {
     "ratio": "greedyprune.budget:Ratio",
     "per_layer": "greedyprune.budget:PerLayer",

@@ -55,7 +55,7 @@ class Weighing(Method):
         for name, choices in (("saliency", Worth), ("text", Words)):
             if (given := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
-        if self.saliency != "cosine" and self.text != "last":
+        if self.saliency != "cosine" and self.text != type(self).text:
             raise ValueError(
                 f'text={self.text!r} is read by saliency="cosine" alone: leave it out with {self.saliency!r}.'
             )

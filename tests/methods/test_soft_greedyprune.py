@@ -21,6 +21,11 @@ ROUNDS = 240
 WEIGHTS = (0.0, 0.5, 8.0, 8.0, 60.0)
 
 
+def raw(**options: Any) -> gp.SoftGreedyPrune:
+    """The rule on rows as they are, by the last text row unless `options` say otherwise."""
+    return gp.SoftGreedyPrune(**{"text": "last", "preprocess": "none", **options})
+
+
 def direction(row: Tensor) -> Tensor:
     """Scaled to length 1, but none if rounding alone is left of it."""
     return row * 0 if float(row.square().sum()) <= 1e-24 else brute.unit(row)
@@ -86,7 +91,7 @@ def channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 def test_scaled_channels_have_no_scale(text: Any) -> None:
     """Coordinates may have any unit, and one that is a thousand times as large as the others decides nothing."""
     rule = gp.SoftGreedyPrune(text=text, preprocess="channels")
-    plain, moved = gp.SoftGreedyPrune(text=text), 0
+    plain, moved = raw(text=text), 0
     for seed in range(20):
         torch.manual_seed(seed)
         x, words = torch.randn(40, 16).double() + 0.5, torch.randn(5, 16).double()
@@ -132,7 +137,7 @@ def test_no_subset_is_three_times_better_as_weighted_centres(kind: str) -> None:
         n, a = x.shape[0], dice.choice([0.0, 1.0, 8.0, 20.0])
         k = dice.randint(1, min(n, 4))
         text = text * 0 if seed % 5 == 4 else text
-        keep = gp.select(gp.SoftGreedyPrune(weight=a), gp.Cues(x, text=text), k)
+        keep = gp.select(raw(weight=a), gp.Cues(x, text=text), k)
         units, proof = torch.stack([brute.unit(row) for row in x]), keep.certificate
         worth = torch.tensor(saliencies(x, text[-1:]), dtype=torch.float64)
         v = (a * worth / 2).exp()
@@ -169,7 +174,7 @@ def test_the_factors_are_nearly_reached_and_never_passed(equal: bool, least: flo
         seen = torch.tensor([1.0] * 3 if equal else [1.0, 1.0, 0.0, 0.0])
         seen = torch.cat([seen, seen[-1:].expand(others)])
         k = others + (1 if equal else 2)
-        rule = gp.SoftGreedyPrune(weight=2 * math.log(2), saliency="attention")
+        rule = raw(weight=2 * math.log(2), saliency="attention")
         keep = gp.select(rule, gp.Cues(x, attention=seen), k)
         subsets = torch.tensor(list(itertools.combinations(range(x.shape[0]), k)))
         v = 2 ** seen.double()
@@ -188,7 +193,7 @@ def test_with_protected_tokens_the_factor_is_that_to_the_best_set_that_holds_the
         n, a = x.shape[0], dice.choice([0.0, 1.0, 8.0])
         k = dice.randint(1, min(n, 4))
         given = sorted(dice.sample(range(n), dice.randint(1, k)))
-        keep = gp.select(gp.SoftGreedyPrune(weight=a), gp.Cues(x, text=text, protect=torch.tensor(given)), k)
+        keep = gp.select(raw(weight=a), gp.Cues(x, text=text, protect=torch.tensor(given)), k)
         units = torch.stack([brute.unit(row) for row in x])
         v = (a * torch.tensor(saliencies(x, text[-1:]), dtype=torch.float64) / 2).exp()
         subsets = list(itertools.combinations(range(n), k))
@@ -208,7 +213,7 @@ def test_the_certificate_is_true_of_every_token(kind: str) -> None:
         k = dice.randint(1, n)
         given = sorted(dice.sample(range(n), dice.choice([0, min(k, 2)])))
         cues = gp.Cues(x, text=text, protect=torch.tensor(given) if given else None)
-        keep = gp.select(gp.SoftGreedyPrune(weight=a), cues, k)
+        keep = gp.select(raw(weight=a), cues, k)
         proof, order = keep.certificate, keep.order.tolist()
         if given == sorted(order):
             assert proof is None
@@ -234,7 +239,7 @@ def test_the_level_is_the_highest_that_the_kept_tokens_allow(kind: str) -> None:
         a = dice.choice([0.0, 1.0, 8.0])
         gram, worth = brute.cosines(x), saliencies(x, text[-1:])
         for k in range(2, x.shape[0] + 1):
-            keep = gp.select(gp.SoftGreedyPrune(weight=a), gp.Cues(x, text=text), k)
+            keep = gp.select(raw(weight=a), gp.Cues(x, text=text), k)
             order = keep.order.tolist()
             values = [
                 a * worth[i] + math.log(max(1 - max(gram[i][s] for s in order[:place]), brute.SLACK))
@@ -257,7 +262,7 @@ def test_with_equal_saliencies_no_larger_set_meets_the_papers_condition(kind: st
             for each in [list(itertools.combinations(range(n), size))]
         }
         for k in range(2, n + 1):
-            keep = gp.select("soft_greedyprune", gp.Cues(x, text=0 * text), k)
+            keep = gp.select(raw(), gp.Cues(x, text=0 * text), k)
             kept = keep.rows.tolist()
             assert isinstance(keep.certificate, gp.SoftCertificate)
             tau = 1 - math.exp(keep.certificate.level)
@@ -309,7 +314,7 @@ def test_the_rule_is_that_barrier_at_one(kind: str) -> None:
     for seed in range(20):
         x, t = cases.draw(kind, 16, 8, seed)
         order = by_barrier(brute.cosines(x), saliencies(x, t[None]), 16, 8.0, 1.0)
-        assert gp.select("soft_greedyprune", gp.Cues(x, text=t[None]), 16).order.tolist() == order
+        assert gp.select(raw(), gp.Cues(x, text=t[None]), 16).order.tolist() == order
 
 
 # Its ends, and what it stands on --------------------------------------------------------------------------------------
@@ -322,16 +327,16 @@ def image(seed: int, n: int = 40) -> gp.Cues:
 
 def test_a_smaller_selection_is_the_start_of_a_larger_one() -> None:
     for seed in range(20):
-        whole = gp.select("soft_greedyprune", image(seed), 40).order.tolist()
+        whole = gp.select(raw(), image(seed), 40).order.tolist()
         assert sorted(whole) == list(range(40))
         for k in (1, 2, 7, 23, 39):
-            assert gp.select("soft_greedyprune", image(seed), k).order.tolist() == whole[:k]
+            assert gp.select(raw(), image(seed), k).order.tolist() == whole[:k]
 
 
 def test_without_weight_it_is_farthest_first_from_the_most_salient_token() -> None:
     for seed in range(20):
         cues = image(seed)
-        keep = gp.select(gp.SoftGreedyPrune(weight=0), cues, 12)
+        keep = gp.select(raw(weight=0), cues, 12)
         first = torch.tensor([int(unit_centre.centred_cosines(cues.features, cues.text)[:, 0].argmax())])
         far = gp.select("divprune", gp.Cues(cues.features, protect=first), 12)
         assert keep.order.tolist() == far.order.tolist()
@@ -342,7 +347,7 @@ def test_with_a_large_weight_it_is_the_most_salient_tokens() -> None:
     for seed in range(20):
         cues = image(seed)
         worth = unit_centre.centred_cosines(cues.features, cues.text)[:, 0]
-        found = gp.select(gp.SoftGreedyPrune(weight=1e6), cues, 12).order
+        found = gp.select(raw(weight=1e6), cues, 12).order
         assert found.tolist() == worth.topk(12).indices.tolist()
 
 
@@ -356,7 +361,7 @@ def test_a_weight_is_large_if_it_makes_30_of_every_difference_of_saliencies() ->
         steps = worth.sort().values.diff()
         large = 30 / float(steps[steps > 1e-9].min())
         if large <= 1e6:
-            order = gp.select(gp.SoftGreedyPrune(weight=large), cues, 24).order
+            order = gp.select(raw(weight=large), cues, 24).order
             assert bool((worth[order].diff() < 1e-9).all())
             found += 1
     assert found > 15
@@ -365,9 +370,9 @@ def test_a_weight_is_large_if_it_makes_30_of_every_difference_of_saliencies() ->
 def test_copies_of_a_kept_token_come_last_and_cost_nothing_but_their_place() -> None:
     x, t = cases.draw("iid", 12, 16, 3)
     twice = gp.Cues(torch.cat([x, 3 * x]), text=t[None])
-    found = gp.select("soft_greedyprune", twice, 24)
+    found = gp.select(raw(), twice, 24)
     assert [row % 12 for row in found.order[:12].tolist()] == gp.select(
-        "soft_greedyprune", gp.Cues(x, text=t[None]), 12
+        raw(), gp.Cues(x, text=t[None]), 12
     ).order.tolist()
     assert sorted(row % 12 for row in found.order[12:].tolist()) == list(range(12))
     assert bool(found.gains.isfinite().all())
@@ -401,7 +406,7 @@ def test_a_float32_cosine_does_not_decide() -> None:
     around = torch.nn.functional.normalize(torch.randn(40, 63, generator=g, dtype=torch.float64), dim=1) @ axes[1:]
     x = torch.cat([axes[:1], cosine * axes[:1] + (1 - cosine**2).sqrt() * around])
     zero = gp.Cues(x, text=torch.zeros(1, 64, dtype=torch.float64), protect=torch.tensor([0]))
-    assert gp.select("soft_greedyprune", zero, 2).order.tolist() == [0, 40]
+    assert gp.select(raw(), zero, 2).order.tolist() == [0, 40]
 
 
 def test_rows_that_float32_takes_for_copies_are_told_apart() -> None:

@@ -21,7 +21,7 @@ from greedyprune.models.parts import find_parts
 from greedyprune.models.release import check_release
 from greedyprune.naming import as_method, method_class
 from greedyprune.policy import Policy
-from greedyprune.registry import METHODS
+from greedyprune.registry import DEFAULT, METHODS
 from greedyprune.selection import PruneWarning
 from greedyprune.stages import Layer, Layers
 
@@ -51,7 +51,7 @@ _PRUNED: weakref.WeakKeyDictionary[Any, weakref.ref[Pruned]] = weakref.WeakKeyDi
 
 def prune(
     model: Any,
-    method: Named | Policy = "greedyprune",
+    method: Named | Policy = DEFAULT,
     keep: Kept | None = None,
     *,
     at: Stage | str | None = None,
@@ -61,7 +61,8 @@ def prune(
 ) -> Pruned:
     """Prune the visual tokens of every prompt that `model` sees, until the handle is removed.
 
-    - `method`: an instance, a class, a registered name or a plain dict; or a whole `Policy`.
+    - `method`: an instance, a class, a registered name or a plain dict; or a whole `Policy`. The default is
+      SoftGreedyPrune.
     - `keep`: an int (visual tokens kept per image), `Ratio(0.25)`, `LayerAverage(64)` (the average over decoder
       layers), a list with one of these per image of the call, `Total(128)` for all images of a prompt together,
       `PerFrame(8)` for every frame of a video, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.

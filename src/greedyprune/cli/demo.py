@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._show import console, print_json, progress, size, table, tick
+from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +104,7 @@ def _answered(loaded: Loaded, item: Item) -> Pair:
     inputs = prompt(loaded, [item.image], item.question.text)
     answers = {"dense": answer(loaded, inputs, None, 8)}
     for name, share in SHARES.items():
-        answers[name] = answer(loaded, inputs, Pruning("greedyprune", Ratio(share), Layer(2)), 8)
+        answers[name] = answer(loaded, inputs, Pruning(DEFAULT, Ratio(share), Layer(2)), 8)
     return Pair(item.image, item.question, answers)
 
 
@@ -132,7 +133,7 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
         for pair in pairs
     ]
     files.append(folder / "contact-sheet.png")
-    title = "Full colour: the patches kept by GreedyPrune before decoder layer 2 (1/9 of them)"
+    title = "Full colour: the patches kept by SoftGreedyPrune before decoder layer 2 (1/9 of them)"
     with replacing(files[-1]) as fresh:
         side_by_side(small, captions, columns=6, width=320, title=title).save(fresh)
     return files
@@ -174,7 +175,7 @@ def _document(pairs: list[Pair], files: list[Path], seed: int) -> dict[str, Any]
         }
         for pair, file in zip_longest(pairs, files[: len(pairs)])
     ]
-    about = {"model": "bundled", "split": "test", "seed": seed, "method": "greedyprune", "note": TINY}
+    about = {"model": "bundled", "split": "test", "seed": seed, "method": DEFAULT, "note": TINY}
     return {**about, "pairs": rows, "summary": _totals(pairs), "contact_sheet": str(files[-1]) if files else None}
 
 
@@ -188,7 +189,7 @@ def _print(pairs: list[Pair], files: list[Path]) -> None:
             pair.question.text, pair.question.answer, *(_cell(pair, name) for name in totals), end_section=True
         )
     out = console()
-    out.print("GreedyPrune, cut before decoder layer 2: the answer, the time to first token, the KV cache")
+    out.print("SoftGreedyPrune, cut before decoder layer 2: the answer, the time to first token, the KV cache")
     out.print(shown)
     summary = table("in all", "right answers", "visual tokens", "first token", "of that, choosing", "KV cache")
     for column in summary.columns[1:]:

@@ -10,6 +10,7 @@ import typer
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import Device, Dtype, Longest, method_of
 from greedyprune.cli._show import console, print_json, progress, size, table
+from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def run(
     image: Pictures,
     ask: Ask,
     model: Model = None,
-    method: Named = "greedyprune",
+    method: Named = DEFAULT,
     keep: Keep = "25%",
     at: At = None,
     positions: Numbered = "original",

@@ -20,7 +20,7 @@ from greedyprune.method import Method
 from greedyprune.naming import as_method
 from greedyprune.ops.grid import uniform_cells
 from greedyprune.plain import to_plain
-from greedyprune.registry import METHODS
+from greedyprune.registry import DEFAULT, METHODS
 from greedyprune.stages import Layer, Stage
 
 DENSE, ORACLE, DOWNSCALE = "dense", "oracle", "downscale"
@@ -158,9 +158,9 @@ def _with_seeds(method: Method | None, seeds: Sequence[int]) -> list[tuple[Metho
     return [(replace(method, seed=seed), seed) for seed in seeds]  # pyright: ignore[reportCallIssue]
 
 
-USUAL = ("greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, GRID, POOL)
+USUAL = (DEFAULT, "greedyprune", "divprune", "cls", "fastv", "saliency", RANDOM, GRID, POOL)
 """The methods that are compared by default: one of each kind, and controls. All methods would take hours on a CPU."""
-PERTURBED = ("soft_greedyprune", "greedyprune", "mmr", "saliency", "fastv", "divprune")
+PERTURBED = (DEFAULT, "greedyprune", "mmr", "saliency", "fastv", "divprune")
 """The methods that are compared by default where cues are perturbed: one of each kind that reads some."""
 BESIDE = (RANDOM, GRID)
 """The methods that always stand beside perturbed ones: they read no cue that a perturbation changes."""

@@ -17,10 +17,12 @@ except ModuleNotFoundError as missing:
         "greedyprune.plots.charts needs matplotlib, which is not installed: pip install 'greedyprune[testbed]'"
     ) from missing
 
+from greedyprune.registry import DEFAULT
+
 Row = Mapping[str, Any]
 INK, PALE, LINES = "#1c1f24", "#6b727c", "#e3e6ea"
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c6d31", "#7b5ea7")
-"""For methods in the order of the rows, GreedyPrune and controls apart. They differ for colour-blind eyes too."""
+"""For methods in the order of the rows, the default one and controls apart. They differ for colour-blind eyes too."""
 OWN, CONTROLS = "#d7301f", {"random": "-", "grid": "--", "pool": "-.", "downscale": ":"}
 MEAN = "mean"
 
@@ -63,7 +65,7 @@ def label(row: Row) -> str:
 def styles(rows: Iterable[Row]) -> dict[str, Style]:
     """A style for every method, the same in all pictures of these rows."""
     found: dict[str, Style] = {}
-    colours = {"greedyprune": OWN}
+    colours = {DEFAULT: OWN}
     stages: dict[str, list[str]] = {}
     for row in rows:
         name, method = label(row), row["method"]
