@@ -1,4 +1,4 @@
-"""Write the accuracy tables of the README and of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv`.
+"""Write the accuracy tables of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv`.
 
 python docs/make_accuracy.py
 """
@@ -10,19 +10,15 @@ from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite
 from greedyprune.outputs import read_csv
 
 ROWS = RESULTS / "eval" / "testbed.csv"
-README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "accuracy.md"
 MARKS = "accuracy"
-SHOWN = ("1/4", "1/9")
-"""The budgets of the README's table."""
 
 
 def main() -> None:
-    """Rewrite what stands between the markers of both pages, and the pictures."""
+    """Rewrite what stands between the markers of the page, and the pictures."""
     from greedyprune.plots.charts import frontier
 
     rows = read_csv(ROWS)
-    rewrite(README, MARKS, summary(rows))
     rewrite(PAGE, MARKS, table(rows))
     for model in models(rows):
         figure = frontier(of(rows, model=model), f"testbed model {model!r}, ten tasks")
@@ -32,25 +28,6 @@ def main() -> None:
 def table(rows: list[Row]) -> str:
     """One table per model: mean accuracy over the tasks, and the 95 % interval of the difference to all tokens."""
     return "\n\n".join(_table(model, of(rows, model=model)) for model in models(rows))
-
-
-def summary(rows: list[Row]) -> str:
-    """One table of all models at the budgets that the README shows: mean accuracy over the tasks."""
-    means = of(rows, task="mean")
-    dense = {row["model"]: row for row in means if row["method"] == "dense"}
-    columns = [(model, budget) for model in dense for budget in SHOWN]
-    lines = [
-        "| method | cut | " + " | ".join(f"`{model}` {budget}" for model, budget in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-        "| all tokens | | " + " | ".join(percent(dense[model]["accuracy"]) for model, _ in columns) + " |",
-    ]
-    for method, stage in dict.fromkeys((row["method"], row["stage"]) for row in means if row["method"] != "dense"):
-        cells: list[str] = []
-        for column in columns:
-            some = of(means, method=method, stage=stage, model=column[0], budget=column[1])
-            cells.append(percent(mean(some, "accuracy")) if some else "")
-        lines.append(f"| {method} | {stage} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def _table(model: str, rows: list[Row]) -> str:

@@ -34,7 +34,7 @@ def main(seed: int) -> None:
     answered: list[str] = []
     for image, question in questions(seed):
         inputs = processor(images=image, text=gp.testbed.prompt(processor, question), return_tensors="pt")
-        with torch.inference_mode(), gp.prune(model, gp.GreedyPrune(), keep=KEEP) as pruned:
+        with torch.inference_mode(), gp.prune(model, keep=KEEP) as pruned:
             out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         text = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         (selection,) = pruned.selections

@@ -1,4 +1,4 @@
-"""Write the tables of `docs/real-decoder.md`, from the rows of `results/eval/gemma-dev.csv` and `gemma-test.csv`.
+"""Write the tables of `docs/real-decoder.md` and that of the README, from the rows of `results/eval/gemma-dev.csv` and `gemma-test.csv`.
 
 python docs/make_real_decoder.py
 """
@@ -8,19 +8,41 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite, short
+from pages import README, RESULTS, ROOT, Row, mean, models, of, percent, rewrite, short
 
 from greedyprune.outputs import read_csv
 
 PAGE = ROOT / "docs" / "real-decoder.md"
 MARKS = "rules"
+PLACE, BUDGETS = "layer:2", ("1/4", "1/9", "1/18")
+"""The cut and the budgets of the README's table."""
 SPLITS = {"test": RESULTS / "eval" / "gemma-test.csv", "dev": RESULTS / "eval" / "gemma-dev.csv"}
 """The test split first: what was chosen on the dev split is confirmed there."""
 
 
 def main() -> None:
-    """Rewrite what stands between the markers of the page."""
+    """Rewrite what stands between the markers of both pages."""
     rewrite(PAGE, MARKS, tables())
+    rewrite(README, MARKS, summary())
+
+
+def summary() -> str:
+    """The test split at one place: every method that all models have, the best mean first."""
+    rows = of(read_csv(SPLITS["test"]), task="mean")
+    known, cut = models(rows), [row for row in rows if row["stage"] == PLACE and row["budget"] in BUDGETS]
+    columns = [(model, budget) for model in known for budget in BUDGETS]
+    dense = {row["model"]: percent(row["accuracy"]) for row in of(rows, method="dense")}
+    found: list[tuple[float, str]] = []
+    for method, options in dict.fromkeys((row["method"], row["options"]) for row in cut):
+        some = of(cut, method=method, options=options)
+        if {row["model"] for row in some} == set(known):
+            each = [mean(of(some, model=model, budget=budget), "accuracy") for model, budget in columns]
+            cells = " | ".join(percent(value) for value in each)
+            found.append((sum(each), f"| {label(method, options)} | {cells} |"))
+    head = " | ".join(f"`{short(model)}` {budget}" for model, budget in columns)
+    whole = " | ".join(dense[model] for model, _ in columns)
+    top = [f"| method | {head} |", "|---|" + "---|" * len(columns), f"| all tokens | {whole} |"]
+    return "\n".join(top + [line for _, line in sorted(found, key=lambda one: -one[0])])
 
 
 def tables() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+README = ROOT / "README.md"
 Row = Mapping[str, str]
 
 

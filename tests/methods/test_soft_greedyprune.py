@@ -174,7 +174,7 @@ def test_the_factors_are_nearly_reached_and_never_passed(equal: bool, least: flo
         seen = torch.tensor([1.0] * 3 if equal else [1.0, 1.0, 0.0, 0.0])
         seen = torch.cat([seen, seen[-1:].expand(others)])
         k = others + (1 if equal else 2)
-        rule = raw(weight=2 * math.log(2), saliency="attention")
+        rule = gp.SoftGreedyPrune(weight=2 * math.log(2), saliency="attention", preprocess="none")
         keep = gp.select(rule, gp.Cues(x, attention=seen), k)
         subsets = torch.tensor(list(itertools.combinations(range(x.shape[0]), k)))
         v = 2 ** seen.double()
