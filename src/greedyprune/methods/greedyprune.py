@@ -29,11 +29,12 @@ class GreedyPrune(Weighing):
     `fallback` takes the rest. Gains are saliencies. Pei, Sun, Fu, Wang, arXiv 2506.13166.
 
     Differs: the paper's layer and τ are not public. Here the cut is before decoder layer 2, and τ is the image's own
-    0.8 quantile of pairwise cosines: the best such rule on the dev questions of the bundled models, or within 0.1
-    points of the best. Decisions are those of float64; ties go to the lowest index. `fallback`, `preprocess`, `text`
-    and `saliency` are additions. At `Input()` the last prompt token is a template token, so `text="last"` ignores the
-    question there.
-    Cost: O(n d) for the saliency, about O(V k d) for the suppression of V tokens; a quantile adds O(n^2 d).
+    0.8 quantile of pairwise cosines (see `Quantile`): the best such rule on the dev questions of the bundled models, or
+    within 0.1 points of the best. Decisions are those of float64; ties go to the lowest index. `fallback`,
+    `preprocess`, `text` and `saliency` are additions. At `Input()` the last prompt token is a template token, so
+    `text="last"` ignores the question there.
+    Cost: O(n d) for the saliency, about O(V k d) for the suppression of V tokens; a quantile adds O(n d), Exact()
+    O(n^2 d). Memory: O(n d), with Exact() up to O(n^2).
     """
 
     at: Stage = Layer(2)
@@ -73,7 +74,7 @@ class GreedyPrune(Weighing):
         worth, ranking = saliency(x, words) if given_worth is None else (given_worth, ranked(given_worth))
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         free = ranking if given is None else protected_first(ranking, given)[given.numel() :]
-        tau = self.tau(x, free, k, given) if isinstance(self.tau, Threshold) else float(self.tau)
+        tau = self.tau(x, ranking, k, given) if isinstance(self.tau, Threshold) else float(self.tau)
         found = suppress(x, free, tau, k, given=given)
         own, order = found.order, filled(self.fallback, x, free, found.order, k, tau, given)
         share = share_of_best(worth, own, protected_first(ranking, given)[:k])

@@ -1,4 +1,4 @@
-"""Ranking of computed values, in which values that differ only by rounding tie; and the number of outliers."""
+"""Ranking of computed values, in which values that differ only by rounding tie; a sample of it; and outliers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def ranked(values: Tensor) -> Tensor:
     tie = torch.zeros_like(index)
     tie[..., 1:] = (high[..., :-1] - high[..., 1:] > SLACK * size).cumsum(-1)
     return index.gather(-1, (tie * index.shape[-1] + index).argsort(-1))
+
+
+def strided(ranking: Tensor, size: int) -> Tensor:
+    """`size` rows of a ranking, at equal steps, in its order; all if there are no more. (n,) -> (min(n, size),)"""
+    n = ranking.shape[0]
+    size = min(n, size)
+    return ranking[(2 * torch.arange(size, device=ranking.device) + 1) * n // (2 * max(size, 1))]
 
 
 def outliers(values: Tensor) -> int:

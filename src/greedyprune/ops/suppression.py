@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from greedyprune.ops.cosine import UnitRows, exceeds, product
+from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, exceeds, product
 
 HALVINGS = 20
 GRAM_LIMIT = 8192
@@ -94,24 +95,56 @@ def critical_tau(
     """The smallest threshold in (low, 1], by 20 halvings, at which the engine takes k rows. (n, d), (c,) -> float
 
     The number of rows that greedy takes is not strictly monotone in the threshold. So this is a critical threshold, not
-    always the smallest of all. Cost: one n x n matrix of cosines and 20 scans of it.
+    always the smallest of all. Cost: one n x n matrix of cosines, and 20 scans of at most k of its rows. Above
+    `GRAM_LIMIT` rows: 20 suppressions.
     """
     unit = UnitRows.of(x)
     start = order.new_empty(0) if given is None else given
     rows = torch.cat([start, order])
-    cosines = None
-    if rows.shape[0] <= GRAM_LIMIT:
-        units = unit[rows]
-        cosines = product(units, units)
+    pairs = _Pairs(unit, rows) if rows.shape[0] <= GRAM_LIMIT else None
     high = 1.0
     for _ in range(HALVINGS):
         tau = (low + high) / 2
-        if cosines is None:
+        if pairs is None:
             reached = suppress(unit, order, tau, k, given=given).order.shape[0] == k
         else:
-            reached = _count(exceeds(cosines, tau, unit.x, rows, rows), start.shape[0], k) >= k
+            reached = pairs.reach(tau, start.shape[0], k)
         low, high = (low, tau) if reached else (tau, high)
     return high
+
+
+class _Pairs:
+    """All cosines of some rows, on the CPU. A scan reads only the cosines of the rows that it takes. (r,)"""
+
+    def __init__(self, unit: UnitRows, rows: Tensor) -> None:
+        units = unit[rows]
+        self.x, self.rows = unit.x, rows
+        # A scan has some ten operations per row taken, on a few hundred numbers: numpy's are the cheaper ones.
+        self.cosines = product(units, units).cpu().numpy()
+
+    def reach(self, tau: float, given: int, k: int) -> bool:
+        """True if greedy takes k rows. The first `given` rows are always taken."""
+        alive = torch.ones(self.rows.shape[0], dtype=torch.bool, device="cpu").numpy()
+        alive[:given] = False
+        for row in range(given):
+            self._pass_over(alive, row, tau)
+        for taken in range(given, k):
+            if taken + int(alive.sum()) < k:
+                return False
+            row = int(alive.argmax())
+            alive[row] = False
+            self._pass_over(alive, row, tau)
+        return True
+
+    def _pass_over(self, alive: Any, row: int, tau: float) -> None:
+        """Clear the rows whose cosine with this row is above tau. Float64 decides the doubtful ones. (r,) bool"""
+        above = self.cosines[row] - tau
+        doubtful = ((abs(above) < DOUBT) & alive).nonzero()[0]
+        alive &= above <= 0
+        if doubtful.size:
+            columns = self.rows[torch.from_numpy(doubtful).to(self.rows.device)]
+            exact = cosine64(self.x[self.rows[row : row + 1]], self.x[columns])[0] <= tau + SLACK
+            alive[doubtful] = exact.cpu().numpy()
 
 
 def share_of_best(worth: Tensor, own: Tensor, best: Tensor) -> float | None:
@@ -149,20 +182,6 @@ def _resolve(above: Tensor, room: int) -> tuple[list[int], list[int]]:
             blockers[j] = i
             passed &= passed - 1
     return picks, blockers
-
-
-def _count(above: Tensor, given: int, k: int) -> int:
-    """The number of rows that greedy takes, at most k. The first `given` rows are always taken. (n, n) -> int"""
-    conflicts = _bits(above)
-    alive = ((1 << above.shape[0]) - 1) >> given << given
-    for i in range(given):
-        alive &= ~conflicts(i)
-    taken = given
-    while alive and taken < k:
-        i = (alive & -alive).bit_length() - 1
-        alive &= ~(conflicts(i) | 1 << i)
-        taken += 1
-    return taken
 
 
 def _bits(rows: Tensor) -> Callable[[int], int]:

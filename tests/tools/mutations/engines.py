@@ -30,6 +30,20 @@ ENGINES = [
         f"{BRUTE}[integers]",
     ),
     Mutation(
+        "a large image is judged by its most salient tokens alone",
+        "ops/ranking.py:strided",
+        "(2 * torch.arange(size, device=ranking.device) + 1) * n // (2 * max(size, 1))",
+        "torch.arange(size, device=ranking.device)",
+        "test_threshold.py::test_a_large_image_is_judged_by_equal_steps_down_its_ranking[iid]",
+    ),
+    Mutation(
+        "float32 decides in a scan",
+        "ops/suppression.py:_Pairs._pass_over",
+        "if doubtful.size:",
+        "if False:",
+        "test_threshold.py::test_a_scan_decides_in_float64_where_float32_cannot",
+    ),
+    Mutation(
         "ties go to the last row",
         "ops/ranking.py:ranked",
         "tie * index.shape[-1] + index",
