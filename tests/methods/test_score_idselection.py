@@ -52,7 +52,7 @@ def chosen(method: gp.Method, x: Tensor, look: Tensor, given: list[int], k: int)
 
 
 def pools(dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("LEAST", "MOST"), dice.choice([(1, 1), (3, 3), (96, 256)]), strict=True):
+    for name, value in zip(cases.POOLS, dice.choice(cases.SIZES), strict=True):
         monkeypatch.setattr(nearest, name, value)
 
 

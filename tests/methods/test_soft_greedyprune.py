@@ -56,7 +56,7 @@ def drawn(kind: str, seed: int, most: int = 18) -> tuple[random.Random, Tensor, 
 def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(ROUNDS):
         dice, x, text = drawn(kind, seed)
-        for name, value in zip(("LEAST", "MOST"), dice.choice([(1, 1), (3, 3), (96, 256)]), strict=True):
+        for name, value in zip(cases.POOLS, dice.choice(cases.SIZES), strict=True):
             monkeypatch.setattr(nearest, name, value)
         n, a, which = x.shape[0], dice.choice(WEIGHTS), dice.choice(["last", "question_mean", "question_max"])
         k = dice.randint(1, n)

@@ -148,7 +148,7 @@ def test_who_is_passed_over_names_the_first_row_taken_that_is_too_similar(kind: 
 def test_marginal_relevance(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(CASES):
         dice, x, k, given = drawn(kind, seed)
-        for name, value in zip(("LEAST", "MOST"), dice.choice([(1, 1), (3, 3), (96, 256)]), strict=True):
+        for name, value in zip(cases.POOLS, dice.choice(cases.SIZES), strict=True):
             monkeypatch.setattr(nearest, name, value)
         worth, trade, gram = weights(dice, x.shape[0]), dice.choice([0, 0.3, 0.5, 1]), clamped(x)
         order: list[int] = []

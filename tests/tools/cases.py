@@ -18,6 +18,10 @@ KINDS = (
     "integers",
     "extreme",
 )
+POOLS = ("LEAST", "MOST", "WHOLE")
+"""The sizes of pools in `ops/nearest.py`."""
+SIZES = [(1, 1, 0), (3, 3, 0), (96, 256, 1024)]
+"""A pool of one row, of three, and of all."""
 
 
 def draw(kind: str, n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:

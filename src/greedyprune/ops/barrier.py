@@ -60,6 +60,8 @@ class _Barrier(Nearest):
     def __init__(self, unit: UnitRows, k: int, worth: Tensor, weight: float) -> None:
         super().__init__(unit, k, worth)
         self.slack = SLACK / 2 * weight
+        self.doubt, self.doubtful = self.worth[:0], self.bounds
+        """(p,) the error bounds of the pool's keys, and those of every member's bounds."""
 
     def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
@@ -70,6 +72,21 @@ class _Barrier(Nearest):
         """Error bounds of these keys: a cosine is known up to DOUBT / 2. (r,), (r,) -> (r,)"""
         # With an error e of a distance D >= 2 e, the logarithm moves by at most -log(1 - e / D) <= 1.4 e / D.
         return ((worth - keys).exp() * (0.7 * DOUBT)).clamp_max(WIDE) + self.slack
+
+    def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """Store the members' bounds, and all error bounds. (p,), (p,) -> (p,)"""
+        keys, worth = super().enter(rows, keys), self.worth[rows]
+        self.doubt, self.doubtful = self.errors(worth, keys), self.errors(worth, torch.stack(self.bounds)).unbind()
+        return keys
+
+    def doubts(self, keys: Tensor) -> Tensor:
+        """The error bounds of the pool's keys. (p,) -> (p,)"""
+        return self.doubt
+
+    def follow(self, keys: Tensor, place: int) -> Tensor:
+        """Lower the keys to the bounds of the taken row. The lower a key, the larger its error. (p,) -> (p,)"""
+        self.doubt = torch.maximum(self.doubt, self.doubtful[place])
+        return super().follow(keys, place)
 
     def exact_keys(self, worth: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
         """Keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,)"""

@@ -19,6 +19,9 @@ NEAR_TIE = 4e-6
 SLACK = 1e-12
 """Float64 cosines this close to each other or to a threshold count as equal. This absorbs the rounding of float64."""
 
+STRIP = 192
+"""The number of rows of a symmetric matrix that are computed at a time."""
+
 
 class UnitRows:
     """Rows scaled to length 1 on demand. Rows that no decision needs are never read. (n, d)
@@ -90,6 +93,17 @@ def ieee() -> bool:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a b^T of float32 rows, accurate to float32. (r, d), (s, d) -> (r, s)"""
     return a @ b.T if ieee() else (a.double() @ b.double().T).float()
+
+
+def gram(units: Tensor) -> Tensor:
+    """The products of all pairs of float32 rows, accurate to float32. Each is computed once. (n, d) -> (n, n)"""
+    n = units.shape[0]
+    found = units.new_empty(n, n)
+    for start in range(0, n, STRIP):
+        end = min(start + STRIP, n)
+        found[start:end, start:] = strip = product(units[start:end], units[start:])
+        found[end:, start:end] = strip[:, end - start :].T
+    return found
 
 
 def exceeds(cosines: Tensor, tau: float, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

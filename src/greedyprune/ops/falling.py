@@ -27,6 +27,8 @@ class Falling(ABC):
     """n rows and their keys. The state of each row is on the CPU, so a pick waits for no device.
 
     After every update `joining` rows join the pool. A new pool starts before it would hold more than `most`.
+    A pick looks at a few hundred numbers, and there torch's own cost per operation is most of the time. So picks use
+    numpy's views of the same memory.
     """
 
     def __init__(self, n: int, device: torch.device, joining: int, most: int) -> None:
@@ -35,7 +37,8 @@ class Falling(ABC):
         self.gains: list[float] = []
         """The key of each taken row, just before it was taken."""
         self.alive = torch.ones(n, dtype=torch.bool, device="cpu")
-        """(n,) True for rows that may still be taken."""
+        """(n,) True for rows that may still be taken. It changes in place only: `_take` has a view of it."""
+        self._alive = self.alive.numpy()
         self._joining, self._most = joining, most
         self._rows: list[int] = []
         self._inside = torch.zeros(n, dtype=torch.bool, device="cpu")
@@ -102,11 +105,11 @@ class Falling(ABC):
 
     def _pick(self, outside: float) -> bool:
         """Take the best row of the pool, unless a row outside could be better. Keys outside are at most `outside`."""
-        errors = self.doubts(self._keys)
-        at_least = float((self._keys - errors).max())
+        keys, errors = self._keys.numpy(), self.doubts(self._keys).numpy()
+        at_least = (keys - errors).max()
         if outside >= at_least:
             return False
-        close = numbers((self._keys + errors >= at_least).nonzero()[:, 0])
+        close = (keys + errors >= at_least).nonzero()[0].tolist()
         if len(close) > 1:
             row = self._take_best(torch.tensor([self._rows[i] for i in close], device="cpu"))
             if row is None:
@@ -114,7 +117,7 @@ class Falling(ABC):
             place = self._rows.index(row)
         else:
             place = close[0]
-            self._take(self._rows[place], float(self._keys[place]))
+            self._take(self._rows[place], float(keys[place]))
         self._keys = self.follow(self._keys, place)
         return True
 
@@ -132,4 +135,4 @@ class Falling(ABC):
     def _take(self, row: int, gain: float) -> None:
         self.taken.append(row)
         self.gains.append(gain)
-        self.alive[row] = False
+        self._alive[row] = False

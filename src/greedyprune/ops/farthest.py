@@ -34,7 +34,7 @@ def farthest_first(x: Tensor | UnitRows, k: int, *, given: Tensor | None = None)
     if starts:
         first = float(_nearest_other(unit, nearest.units, torch.tensor(starts[:1], device=unit.x.device))[0])
     else:
-        row, first = _most_isolated(unit, nearest.units)
+        row, first = _most_isolated(unit, nearest)
         starts = [row]
     for row in starts:
         nearest.give(row)
@@ -44,13 +44,17 @@ def farthest_first(x: Tensor | UnitRows, k: int, *, given: Tensor | None = None)
     return Picks.of(nearest.taken, gains, unit.x.device)
 
 
-def _most_isolated(unit: UnitRows, rows: Tensor) -> tuple[int, float]:
-    """The row whose largest cosine with another row is lowest, and that cosine. (n, d), its unit rows -> row, cosine
+def _most_isolated(unit: UnitRows, nearest: Nearest) -> tuple[int, float]:
+    """The row whose largest cosine with another row is lowest, and that cosine. (n, d) -> row, cosine
 
     A row is no candidate if one of its cosines is above the lowest known maximum. So most rows are never compared with
     all others. The rows with the lowest maxima go first, and their cosines raise the maxima of all others.
     """
+    rows = nearest.units
     n = rows.shape[0]
+    if nearest.cosines is not None:
+        every = nearest.cosines.clone().fill_diagonal_(-1.0).amax(1)
+        return _lowest(unit, rows, every, every <= every.min() + DOUBT)
     near = [rows[start : start + NEAR] for start in range(0, n, NEAR)]
     largest = torch.cat([product(some, some).fill_diagonal_(-1.0).amax(1) for some in near])
     whole = torch.zeros(n, dtype=torch.bool, device=rows.device)
@@ -67,10 +71,15 @@ def _most_isolated(unit: UnitRows, rows: Tensor) -> tuple[int, float]:
         whole[some] = True
         lowest = min(lowest, float(largest[some].min()))
         size = min(2 * size, BLOCK)
-    doubtful = (whole & (largest <= lowest + DOUBT)).nonzero()[:, 0]
+    return _lowest(unit, rows, largest, whole & (largest <= lowest + DOUBT))
+
+
+def _lowest(unit: UnitRows, rows: Tensor, largest: Tensor, may_be: Tensor) -> tuple[int, float]:
+    """The row with the lowest of these values, among those that may be it. (n, d), (n, d), 2 (n,) -> row, cosine"""
+    doubtful = may_be.nonzero()[:, 0]
     if doubtful.shape[0] == 1:
         return int(doubtful[0]), float(largest[doubtful[0]])
-    exact = torch.cat([_nearest_other(unit, rows, some) for some in in_blocks(doubtful, n)])
+    exact = torch.cat([_nearest_other(unit, rows, some) for some in in_blocks(doubtful, rows.shape[0])])
     place = int((exact <= exact.min() + SLACK).to(torch.uint8).argmax())
     return int(doubtful[place]), float(exact[place])
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.blocks import in_blocks
-from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, product
+from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, gram, product
 from greedyprune.ops.falling import Falling
 from greedyprune.ops.picks import numbers
 
 LEAST, MOST = 96, 256
 """The limits of the pool size. Within them, a pool holds about a dozen of the rows that will be taken."""
+WHOLE = 1024
+"""Up to this number of rows one pool holds all of them, if a quarter or more will be taken."""
 
 
 def pool_size(n: int, k: int) -> int:
@@ -31,8 +33,11 @@ class Nearest(Falling):
 
     def __init__(self, unit: UnitRows, k: int, worth: Tensor | None = None, scale: float = 1.0) -> None:
         n = unit.x.shape[0]
-        super().__init__(n, unit.x.device, *[pool_size(n, k)] * 2)
+        whole = n <= min(4 * k, WHOLE)
+        super().__init__(n, unit.x.device, *[n if whole else pool_size(n, k)] * 2)
         self.x, self.units, self.scale = unit.x, unit.all(), scale
+        self.cosines = gram(self.units) if whole else None
+        """(n, n) all cosines in float32; None if a pool does not hold all rows."""
         self.worth = torch.zeros(n, dtype=torch.float64, device="cpu") if worth is None else worth.double().cpu()
         self.largest = torch.full((n,), -1.0, device="cpu")
         self.error = torch.tensor((scale * DOUBT + SLACK) / 2, dtype=torch.float64, device="cpu")
@@ -40,7 +45,8 @@ class Nearest(Falling):
         # The float64 result, and the number of taken rows it covers: each pair of rows is computed at most once.
         self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
         self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
-        self.bounds, self.members = torch.empty(0, 0, device="cpu"), self.worth[:0]
+        self.bounds: tuple[Tensor, ...] = ()
+        """For each member of the pool, the bounds that it would put on the pool's keys if it were taken."""
 
     def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
@@ -58,7 +64,7 @@ class Nearest(Falling):
         """Keys of all rows by float32 cosines. -> (n,), (n,) or ()"""
         new = torch.tensor(self.taken[self.updated :], device=self.units.device)
         for some in in_blocks(new, self.units.shape[0]):
-            torch.maximum(self.largest, product(self.units[some], self.units).amax(0).cpu(), out=self.largest)
+            torch.maximum(self.largest, self._cosines(some).amax(0).cpu(), out=self.largest)
         self.updated = len(self.taken)
         keys = self.keys(self.worth, self.largest)
         return keys, self.errors(self.worth, keys)
@@ -70,26 +76,37 @@ class Nearest(Falling):
         taken = torch.tensor(self.taken, device=self.x.device)
         # Rows with results of the same age are updated together, against the rows taken since.
         for since in sorted(set(numbers(self.seen[rows])) - {len(self.taken)}):
-            behind, new = rows[self.seen[rows] == since], self.x[taken[since:]]
-            for some in in_blocks(behind, max(new.shape)):
-                now = cosine64(self.x[some.to(self.x.device)], new).amax(1).cpu()
-                self.exact[some] = torch.maximum(self.exact[some], now)
+            behind, new = rows[self.seen[rows] == since], taken[since:]
+            for some in in_blocks(behind, max(new.shape[0], self.x.shape[1])):
+                self.exact[some] = torch.maximum(self.exact[some], self._largest64(some.to(self.x.device), new).cpu())
         self.seen[rows] = len(self.taken)
         return self.exact_keys(self.worth[rows], self.exact[rows])
+
+    def _cosines(self, rows: Tensor, others: Tensor | None = None) -> Tensor:
+        """The float32 cosines of some rows with others, or with all. (r,), (s,) -> (r, s)"""
+        if self.cosines is not None:
+            return self.cosines[rows] if others is None else self.cosines[rows[:, None], others]
+        return product(self.units[rows], self.units if others is None else self.units[others])
+
+    def _largest64(self, rows: Tensor, others: Tensor) -> Tensor:
+        """The largest float64 cosine of some rows with others. Float32 finds where it may be. (r,), (s,) -> (r,)"""
+        cosines = self._cosines(rows, others)
+        near = others[(cosines >= cosines.amax(1, keepdim=True) - DOUBT).any(0)]
+        return cosine64(self.x[rows], self.x[near]).amax(1)
 
     def leave(self) -> None:
         """Do nothing: every update starts a new pool."""
 
     def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """Store the bounds that each member would put on the others' keys if it were taken. (p,), (p,) -> (p,)"""
-        units = self.units[rows.to(self.units.device)]
-        self.members = self.worth[rows]
-        self.bounds = self.keys(self.members, product(units, units).cpu()).fill_diagonal_(-torch.inf)
+        """Store the members' bounds. (p,), (p,) -> (p,)"""
+        here = rows.to(self.units.device)
+        among = gram(self.units[here]) if self.cosines is None else self._cosines(here, here)
+        self.bounds = self.keys(self.worth[rows], among.cpu()).fill_diagonal_(-torch.inf).unbind()
         return keys
 
     def doubts(self, keys: Tensor) -> Tensor:
         """The error bounds of the pool's keys. (p,) -> (p,) or ()"""
-        return self.errors(self.members, keys)
+        return self.error
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
         """Lower the keys to the bounds of the taken row. (p,) -> (p,)"""

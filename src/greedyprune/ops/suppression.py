@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, exceeds, product
+from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, exceeds, gram, product
 
 HALVINGS = 20
 GRAM_LIMIT = 8192
@@ -58,7 +58,7 @@ def suppress(
     if given is not None:
         m = given.shape[0]
         units[:m] = unit[given]
-        largest = _largest(product(units[:m], units[:m]).fill_diagonal_(-1.0))
+        largest = _largest(gram(units[:m]).fill_diagonal_(-1.0))
     for start in range(0, order.shape[0] if m < k else 0, size):
         rows = order[start : start + size]
         candidates = unit[rows]
@@ -73,13 +73,13 @@ def suppress(
                 continue
         else:
             left = candidates.new_empty(rows.shape[0], 0)
-        gram = product(candidates, candidates)
-        picks, blockers = _resolve(exceeds(gram, tau, x, rows, rows), k - m)
+        among = gram(candidates)
+        picks, blockers = _resolve(exceeds(among, tau, x, rows, rows), k - m)
         passed = order.new_tensor([i for i, b in enumerate(blockers) if b >= 0])
         by[rows[passed]] = rows[order.new_tensor([b for b in blockers if b >= 0])]
         new = order.new_tensor(picks)
         taken[m : m + len(picks)], units[m : m + len(picks)] = rows[new], candidates[new]
-        largest = max(largest, _largest(left[new]), _largest(gram[new][:, new].fill_diagonal_(-1.0)))
+        largest = max(largest, _largest(left[new]), _largest(among[new][:, new].fill_diagonal_(-1.0)))
         m += len(picks)
         if m == k:
             # Rows after the last taken one were never candidates, even if a block contained them.
@@ -117,10 +117,9 @@ class _Pairs:
     """All cosines of some rows, on the CPU. A scan reads only the cosines of the rows that it takes. (r,)"""
 
     def __init__(self, unit: UnitRows, rows: Tensor) -> None:
-        units = unit[rows]
         self.x, self.rows = unit.x, rows
         # A scan has some ten operations per row taken, on a few hundred numbers: numpy's are the cheaper ones.
-        self.cosines = product(units, units).cpu().numpy()
+        self.cosines = gram(unit[rows]).cpu().numpy()
 
     def reach(self, tau: float, given: int, k: int) -> bool:
         """True if greedy takes k rows. The first `given` rows are always taken."""

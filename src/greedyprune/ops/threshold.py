@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.keep import protected_first
-from greedyprune.ops.cosine import DOUBT, UnitRows, cosine64, product, unit64
+from greedyprune.ops.cosine import DOUBT, UnitRows, cosine64, gram, unit64
 from greedyprune.ops.ranking import strided
 from greedyprune.ops.suppression import critical_tau
 
@@ -92,8 +92,7 @@ def pairwise_quantile(x: Tensor | UnitRows, q: float) -> float:
     n = x.shape[0]
     if n < 2:
         return 1.0
-    unit = rows.all()
-    cosines = product(unit, unit)
+    cosines = gram(rows.all())
     upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu_(1)
     place = q * (n * (n - 1) // 2 - 1)
     low = math.floor(place)
