@@ -14,7 +14,8 @@ from torch import Tensor
 import brute
 import cases
 import greedyprune as gp
-from greedyprune.ops import barrier, nearest, unit_centre
+from greedyprune.ops import barrier, blocks, nearest, unit_centre
+from greedyprune.ops import channels as channel_scaling
 
 ROUNDS = 240
 """For each of the nine kinds of rows: 2,160 cases in all."""
@@ -426,3 +427,23 @@ def test_a_weight_that_is_none_is_refused(weight: object) -> None:
 def test_a_text_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max"):
         gp.SoftGreedyPrune(text="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_scaling_channels_leaves_the_tokens_as_they_were_whatever_the_block(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, t = cases.draw("offset", 30, 8, 1)
+    x, text = x.to(dtype), t[None].to(dtype)
+    before, expected = x.clone(), over_root_mean_square(x)
+    for entries in (8, 24, 2**18):
+        monkeypatch.setattr(blocks, "CACHED", entries)
+        rows, _ = channel_scaling.by_channels(x, text)
+        assert rows.dtype == torch.promote_types(dtype, torch.float32)
+        torch.testing.assert_close(rows.double(), expected, rtol=2e-7, atol=0)
+        assert torch.equal(x, before)
+
+
+def over_root_mean_square(x: Tensor) -> Tensor:
+    """Every coordinate over its root mean square. (n, d) -> (n, d) float64"""
+    return x.double() / x.double().square().mean(0).sqrt()

@@ -6,9 +6,17 @@ from torch import Tensor
 
 ENTRIES = 2**22
 """The largest number of matrix entries that exist at once."""
+CACHED = 2**18
+"""The number of float64 entries that stay in a processor's cache: 2 MiB."""
 
 
 def in_blocks(rows: Tensor, width: int) -> list[Tensor]:
     """Split row numbers into blocks of at most `ENTRIES` entries with `width` columns. No rows give one empty block."""
     size = max(1, ENTRIES // max(width, 1))
+    return [rows[start : start + size] for start in range(0, max(rows.shape[0], 1), size)]
+
+
+def cached_blocks(rows: Tensor, width: int = 0) -> list[Tensor]:
+    """Rows in blocks that stay in a processor's cache. `width`: that of the rows they go with. (n, ...) -> (b, ...)"""
+    size = max(1, CACHED // (width or rows.shape[1]))
     return [rows[start : start + size] for start in range(0, max(rows.shape[0], 1), size)]

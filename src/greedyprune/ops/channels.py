@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from greedyprune.ops.blocks import in_blocks
+from greedyprune.ops.blocks import cached_blocks
 
 Scaling = Literal["none", "channels"]
 TINY = torch.finfo(torch.float64).tiny
@@ -32,13 +32,14 @@ def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     A coordinate that is 0 in all visual rows is 0 in the text, too. Text rows are float64; visual rows are float32, or
     float64 if they were. Cost O(n d).
     """
-    every = torch.arange(x.shape[0], device=x.device)
-    blocks = list(in_blocks(every, x.shape[1]))
     largest = x.abs().amax(0).double().clamp_min(TINY)
-    square = sum((x[some].double() / largest).square().sum(0) for some in blocks) / x.shape[0]
-    root = largest * torch.as_tensor(square, device=x.device).sqrt()
-    width = torch.promote_types(x.dtype, torch.float32)
-    rows = torch.cat([(x[some].double() / root.clamp_min(TINY)).to(width) for some in blocks])
+    square = torch.zeros_like(largest)
+    for some in cached_blocks(x):
+        square += (some / largest).square_().sum(0)
+    root = largest * (square / x.shape[0]).sqrt()
+    rows = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    for some, block in zip(cached_blocks(x), cached_blocks(rows), strict=True):
+        block.copy_(some / root.clamp_min(TINY))
     return rows, _divided(text.double(), root)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from greedyprune.ops.blocks import cached_blocks
 from greedyprune.ops.cosine import SLACK, unit64
 
 CANCELS = 1e-2
 """The squared distance of a unit row from the mean below which its terms cancel: their rounding would reach `SLACK`."""
-CACHED = 2**18
-"""The number of float64 entries in a block: 2 MiB."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -30,7 +29,7 @@ def unit_centred(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     mean = _lengths_and_mean(x)[1]
 
     def centred(rows: Tensor) -> Tensor:
-        return torch.cat([apart(unit64(some), mean).to(width) for some in _blocks(rows)])
+        return torch.cat([apart(unit64(some), mean).to(width) for some in cached_blocks(rows)])
 
     return centred(x), centred(text)
 
@@ -46,7 +45,7 @@ def centred_cosines(x: Tensor, words: Tensor) -> Tensor:
     lengths, mean = _lengths_and_mean(x)
     text = unit64(apart(unit64(words), mean))
     columns, found = torch.cat([text, mean[None]]).T, list[Tensor]()
-    for rows, length in zip(_blocks(x), _blocks(lengths[:, None], x.shape[1]), strict=True):
+    for rows, length in zip(cached_blocks(x), cached_blocks(lengths[:, None], x.shape[1]), strict=True):
         # |u - m|^2 = 1 - 2 u.m + |m|^2 needs no copy of unit rows. Where it would cancel, m is subtracted first.
         parts = (rows.double() @ columns) / length.clamp_min(TINY)
         square = 1 - 2 * parts[:, -1:] + mean.square().sum()
@@ -73,14 +72,8 @@ def _safe(rows: Tensor) -> Tensor:
 def _lengths_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     """The length of every row, and the mean of the rows scaled to length 1, in float64. (n, d) -> (n,), (d,)"""
     lengths, total = list[Tensor](), x.new_zeros(x.shape[1], dtype=torch.float64)
-    for block in _blocks(x):
+    for block in cached_blocks(x):
         rows = block.double()
         lengths.append(rows.square().sum(1).sqrt())
         total += lengths[-1].clamp_min(TINY).reciprocal() @ rows
     return torch.cat(lengths), total / x.shape[0]
-
-
-def _blocks(rows: Tensor, width: int = 0) -> list[Tensor]:
-    """Rows in blocks that stay in a processor's cache. `width`: that of the rows they go with. (n, ...) -> (b, ...)"""
-    size = max(1, CACHED // (width or rows.shape[1]))
-    return [rows[start : start + size] for start in range(0, max(rows.shape[0], 1), size)]
