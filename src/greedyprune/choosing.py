@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -12,9 +12,10 @@ import torch
 
 from greedyprune.budget import PerFrame, Ratio, as_budget, count
 from greedyprune.checks import as_grid, is_count
-from greedyprune.cues import Cues
-from greedyprune.keep import Keep, protected_first
+from greedyprune.cues import Attention, Cues
+from greedyprune.keep import Keep, protected_first, read_tests, require_rules, rules_of
 from greedyprune.naming import as_method
+from greedyprune.resident import resident
 from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
@@ -140,12 +141,15 @@ def _chosen(method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio 
             stack.enter_context(torch.no_grad())
             for kind in sorted({parts[index].features.device.type for index in left}):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            for index in left:
-                parts[index].require_finite()
-                parts[index].require_weights(method.needs)
-            answers = method.select_batch([parts[index] for index in left], [wanted[index] for index in left])
-            for index, answer in zip(left, _listed(method, answers, len(left)), strict=True):
-                found[index] = _checked(method, answer, parts[index], wanted[index])
+            chosen = [parts[index] for index in left]
+            late = method.stays and all(resident(each.features) for each in chosen)
+            sound = _sound(method, chosen)
+            if not late:
+                _require_sound(method, chosen, read_tests(sound))
+            answers = _listed(method, method.select_batch(chosen, [wanted[index] for index in left]), len(left))
+            keeps = _checked(method, answers, chosen, [wanted[index] for index in left], sound if late else [])
+            for index, keep in zip(left, keeps, strict=True):
+                found[index] = keep
     rest = iter(cast("list[Keep]", found))
     return [joined([next(rest) for _ in each]) for each in split]
 
@@ -202,27 +206,71 @@ def _even(method: Method, cues: Cues, k: int) -> Keep:
     return Keep.from_order(order, torch.zeros(k, device=device), cues.n, before_fallback=0)
 
 
-def _checked(method: Method, found: object, cues: Cues, k: int) -> Keep:
-    """Check a method's `Keep` and return it. The error names the method's class and says what to do."""
+def _sound(method: Method, cues: Sequence[Cues]) -> list[Tensor]:
+    """Tests of the values of all cues, each (). A finite sum has only finite terms; attention is 0 or more."""
+    found: list[Tensor] = []
+    for each in cues:
+        for _, value in each.floating():
+            found.append(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)).isfinite())
+        found += [each[need].min() >= 0 for need in method.needs if isinstance(need, Attention)]
+    return found
+
+
+def _require_sound(method: Method, cues: Sequence[Cues], holds: list[bool]) -> None:
+    """Raise ValueError if a cue holds NaN, infinity or negative attention. `holds`: what the tests of `_sound` say."""
+    if not all(holds):  # a sum that overflows says nothing yet
+        for each in cues:
+            each.require_finite()
+            each.require_weights(method.needs)
+
+
+def _checked(
+    method: Method, answers: list[object], cues: Sequence[Cues], wanted: list[int], sound: list[Tensor]
+) -> list[Keep]:
+    """Check a method's answers and return them; the host waits once for all tests, and for those of `sound` cues.
+
+    The error names the method's class and says what to do.
+    """
     name = f"{type(method).__name__}.select()"
-    if not isinstance(found, Keep):
-        raise TypeError(
-            f"{name} returned {'None' if found is None else f'a {type(found).__name__}'}: "
-            "return Keep.from_order(order, gains, cues.n), order the (k,) rows that stay, in the order of taking them."
-        )
+    keeps: list[Keep] = []
+    tests: list[list[tuple[Tensor, str]]] = []
+    for found, each in zip(answers, cues, strict=True):
+        if not isinstance(found, Keep):
+            raise TypeError(
+                f"{name} returned {'None' if found is None else f'a {type(found).__name__}'}: return "
+                "Keep.from_order(order, gains, cues.n), order the (k,) rows that stay, in the order of taking them."
+            )
+        keeps.append(found)
+        with _refused(name):
+            tests.append(rules_of(found, each.n, each.features.device))
+        if each.protect is not None:
+            tests[-1].append(((found.rows[:, None] == each.protect).any(0).all(), ""))
+    holds = read_tests([*sound, *(test for each in tests for test, _ in each)])
+    _require_sound(method, cues, holds[: len(sound)])
+    rest = iter(holds[len(sound) :])
+    for keep, each, k, rules in zip(keeps, cues, wanted, tests, strict=True):
+        true = [next(rest) for _ in rules]
+        values = len(rules) - (each.protect is not None)
+        with _refused(name):
+            require_rules(keep, rules[:values], true[:values])
+        if keep.k > k or (method.exact and keep.k != k):
+            rule = "at most" if not method.exact else "exactly"
+            hint = "" if not method.exact or keep.k > k else ", or let exact be False where it may return fewer"
+            raise ValueError(
+                f"{name} kept {keep.k} of {each.n} tokens where {k} were asked for: return {rule} k rows{hint}."
+            )
+        if not all(true[values:]):
+            raise ValueError(f"{name} dropped a protected token: take the rows in cues.protect first.")
+    return keeps
+
+
+@contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Say whose decision cannot be carried out, if a check of it raises."""
     try:
-        found.check(cues.n, cues.features.device)
+        yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} returned a Keep that cannot be carried out: {error}") from None
-    if found.k > k or (method.exact and found.k != k):
-        rule = "at most" if not method.exact else "exactly"
-        hint = "" if not method.exact or found.k > k else ", or let exact be False where it may return fewer"
-        raise ValueError(
-            f"{name} kept {found.k} of {cues.n} tokens where {k} were asked for: return {rule} k rows{hint}."
-        )
-    if cues.protect is not None and not bool(torch.isin(cues.protect, found.rows).all()):
-        raise ValueError(f"{name} dropped a protected token: take the rows in cues.protect first.")
-    return found
 
 
 def frames(cues: Cues) -> list[Cues]:

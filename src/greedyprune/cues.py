@@ -309,11 +309,15 @@ class Cues:
             found.append((repr(need), value, getattr(need, "of", "visual"), axes))
         return found
 
-    def require_finite(self) -> None:
-        """Raise ValueError if any cue holds NaN or infinity. The error names the cue and the first bad row."""
+    def floating(self) -> list[tuple[str, Tensor]]:
+        """The name and the values of every cue that may hold NaN or infinity."""
         own = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _AXES]
         every = own + [(name, value) for name, value, _, _ in self._extra()]
-        floats = [(name, v) for name, v in every if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        return [(name, each) for name, each in every if isinstance(each, torch.Tensor) and each.is_floating_point()]
+
+    def require_finite(self) -> None:
+        """Raise ValueError if any cue holds NaN or infinity. The error names the cue and the first bad row."""
+        floats = self.floating()
         # One number of all cues nearly always decides: a finite sum has only finite terms. If it overflows, check rows.
         sums = [value.sum(dtype=torch.promote_types(value.dtype, torch.float32)) for _, value in floats]
         if bool(torch.isfinite(sum(sums[1:], start=sums[0]))):

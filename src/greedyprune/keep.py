@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -101,7 +101,8 @@ class Keep:
         _check_rows("order", order)
         check_tensor("gains", gains, what="a (k,)")
         _check_gains(gains, order.shape[0])
-        own = torch.tensor(order.shape[0] if before_fallback is None else before_fallback, device=order.device)
+        own = order.shape[0] if before_fallback is None else before_fallback
+        own = torch.full((), own, dtype=torch.int64, device=order.device)  # unlike torch.tensor it waits for no device
         return cls(n, order.sort().values, order, gains, own, suppressed_by, certificate)
 
     @classmethod
@@ -121,42 +122,8 @@ class Keep:
         Rows must be distinct, ascending and in range; `order` must hold the same rows; gains and weights must be
         finite. The check waits for the device once.
         """
-        if self.n != n:
-            raise ValueError(f"n={self.n!r}, but there are {n} tokens: pass n=cues.n.")
-        parts = {"rows": self.rows, "order": self.order, "gains": self.gains, "before_fallback": self.before_fallback}
-        others = {"suppressed_by": self.suppressed_by, "weights": self.weights}
-        for name, value in (parts | {name: value for name, value in others.items() if value is not None}).items():
-            if isinstance(value, torch.Tensor) and value.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ValueError(f"{name} lies on {value.device}, the cues on {device}: make it with device={device}.")
-            check_tensor(name, value)
-        _check_rows("rows", self.rows)
-        _check_rows("order", self.order)
-        k = self.k
-        if self.order.shape[0] != k:
-            raise ValueError(f"order has {self.order.shape[0]} rows and rows {k}: they are the same rows.")
-        _check_gains(self.gains, k)
-        for name, shape in (("before_fallback", ()), ("suppressed_by", (n,)), ("weights", (k, n))):
-            value = getattr(self, name)
-            if value is not None and value.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}: pass one of shape {shape}.")
-        rows, by = self.rows, self.suppressed_by
-        inside = ((self.order >= 0) & (self.order < n)).all()
-        rules = [
-            (inside, f"it holds a row that is not one of 0 to {n - 1}"),
-            ((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),
-            ((rows.diff() > 0).all(), "its rows are not in ascending order"),
-            ((self.order.sort().values == rows).all(), "its rows and its order are not the same rows"),
-            (self.gains.isfinite().all(), "its gains hold NaN or infinity"),
-            ((self.before_fallback >= 0) & (self.before_fallback <= k), f"before_fallback is not one of 0 to {k}"),
-        ]
-        if by is not None:
-            rules.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
-        if self.weights is not None:
-            rules.append((self.weights.isfinite().all(), "its weights hold NaN or infinity"))
-        holds = torch.stack([test for test, _ in rules]).cpu()
-        if not bool(holds.all()):
-            place = int(holds.to(torch.uint8).argmin())
-            raise ValueError(f"{rules[place][1]}: order is {_listed(self.order)}, gains are {_listed(self.gains)}.")
+        rules = rules_of(self, n, device)
+        require_rules(self, rules, read_tests([test for test, _ in rules]))
 
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Cut any tensor that has these n rows along `dim`. (..., n, ...) -> (..., k, ...)"""
@@ -194,6 +161,59 @@ class Keep:
 
     def __repr__(self) -> str:
         return f"Keep({self.k} of {self.n})"
+
+
+def rules_of(keep: Keep, n: int, device: torch.device) -> list[tuple[Tensor, str]]:
+    """Check a decision's types and shapes, and return the tests of its values, each () with what its failure means.
+
+    Reads no value.
+    """
+    if keep.n != n:
+        raise ValueError(f"n={keep.n!r}, but there are {n} tokens: pass n=cues.n.")
+    parts = {"rows": keep.rows, "order": keep.order, "gains": keep.gains, "before_fallback": keep.before_fallback}
+    others = {"suppressed_by": keep.suppressed_by, "weights": keep.weights}
+    for name, value in (parts | {name: value for name, value in others.items() if value is not None}).items():
+        if isinstance(value, torch.Tensor) and value.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"{name} lies on {value.device}, the cues on {device}: make it with device={device}.")
+        check_tensor(name, value)
+    _check_rows("rows", keep.rows)
+    _check_rows("order", keep.order)
+    k = keep.k
+    if keep.order.shape[0] != k:
+        raise ValueError(f"order has {keep.order.shape[0]} rows and rows {k}: they are the same rows.")
+    _check_gains(keep.gains, k)
+    for name, shape in (("before_fallback", ()), ("suppressed_by", (n,)), ("weights", (k, n))):
+        value = getattr(keep, name)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: pass one of shape {shape}.")
+    rows, by = keep.rows, keep.suppressed_by
+    inside = ((keep.order >= 0) & (keep.order < n)).all()
+    rules = [
+        (inside, f"it holds a row that is not one of 0 to {n - 1}"),
+        ((keep.order.sort().values.diff() > 0).all(), "it holds a row twice"),
+        ((rows.diff() > 0).all(), "its rows are not in ascending order"),
+        ((keep.order.sort().values == rows).all(), "its rows and its order are not the same rows"),
+        (keep.gains.isfinite().all(), "its gains hold NaN or infinity"),
+        ((keep.before_fallback >= 0) & (keep.before_fallback <= k), f"before_fallback is not one of 0 to {k}"),
+    ]
+    if by is not None:
+        rules.append((((by >= -1) & (by < n)).all(), f"suppressed_by holds a row that is not one of -1 to {n - 1}"))
+    if keep.weights is not None:
+        rules.append((keep.weights.isfinite().all(), "its weights hold NaN or infinity"))
+    return rules
+
+
+def read_tests(tests: list[Tensor]) -> list[bool]:
+    """What some tests of values say, each (). The host waits once."""
+    there = [each if each.device == tests[0].device else each.to(tests[0].device) for each in tests]
+    return cast("list[bool]", torch.stack(there).tolist()) if there else []  # pyright: ignore[reportUnknownMemberType]
+
+
+def require_rules(keep: Keep, rules: list[tuple[Tensor, str]], holds: list[bool]) -> None:
+    """Raise ValueError if a test of `rules_of` failed. `holds`: what they say."""
+    for (_, rule), true in zip(rules, holds, strict=True):
+        if not true:
+            raise ValueError(f"{rule}: order is {_listed(keep.order)}, gains are {_listed(keep.gains)}.")
 
 
 def _check_rows(name: str, rows: Tensor) -> None:

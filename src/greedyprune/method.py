@@ -47,6 +47,14 @@ class Method:
     """The stage of the cut if a call names none: the method's published stage."""
 
     @property
+    def stays(self) -> bool:
+        """True if `select_batch` reads no value before it decides, where cues lie on a GPU. So NaN cannot mislead it.
+
+        Such cues are checked together with the answer, and the host waits once for both.
+        """
+        return False
+
+    @property
     def exact(self) -> bool:
         """True if it returns exactly min(k, n) rows."""
         return True

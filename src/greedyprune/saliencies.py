@@ -85,4 +85,4 @@ def _lengths(rows: Tensor) -> Tensor:
     largest = rows.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     lengths = (rows / largest).square().sum(1).sqrt()
     scaled = lengths * largest
-    return scaled if bool(scaled.isfinite().all()) else lengths
+    return torch.where(scaled.isfinite().all(), scaled, lengths)

@@ -77,8 +77,8 @@ BUDGETS = [
 DECISIONS = [
     Mutation(
         "a row may be kept twice",
-        "keep.py:Keep.check",
-        '((self.order.sort().values.diff() > 0).all(), "it holds a row twice"),',
+        "keep.py:rules_of",
+        '((keep.order.sort().values.diff() > 0).all(), "it holds a row twice"),',
         "",
         "test_own_methods.py::test_what_a_method_returns_is_checked_in_words",
     ),
@@ -154,16 +154,16 @@ DECISIONS = [
     ),
     Mutation(
         "attention below zero is taken",
-        "choosing.py:_chosen",
-        "parts[index].require_weights(method.needs)",
+        "choosing.py:_require_sound",
+        "each.require_weights(method.needs)",
         "pass",
         "test_cues.py::test_attention_below_0_is_refused_where_it_is_read",
     ),
     Mutation(
         "a method may drop a protected token",
         "choosing.py:_checked",
-        "if cues.protect is not None and not bool",
-        "if False and not bool",
+        "if not all(true[values:]):",
+        "if False:",
         "test_own_methods.py::test_what_can_be_carried_out_is_taken_as_it_is",
     ),
 ]
