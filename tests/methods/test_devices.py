@@ -21,7 +21,7 @@ from greedyprune.registry import METHODS
 ROOT = Path(gp.__file__).parent
 FILES = [
     *sorted(ROOT.glob("*.py")),
-    *(file for room in ("ops", "methods", "probes") for file in sorted((ROOT / room).glob("*.py"))),
+    *(file for room in ("ops", "methods", "probes") for file in sorted((ROOT / room).rglob("*.py"))),
 ]
 MAKERS = {
     "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep
-from greedyprune.method import Method
 from greedyprune.ops.centre import Centring, check_centring, prepared
+from greedyprune.ops.cosine import unit64
 from greedyprune.ops.farthest import farthest_first
+from greedyprune.ops.kernels import picks
+from greedyprune.ops.kernels.batch import AtOnce, Chosen, protected_rows
 from greedyprune.stages import Input, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivPrune(Method):
+class DivPrune(AtOnce):
     """Choose S, |S| = k, that maximises min over pairs in S of 1 - cos(x_i, x_j) (max-min diversity), greedily.
 
         gp.prune(model, gp.DivPrune(), keep=64)
@@ -43,3 +48,8 @@ class DivPrune(Method):
         """Choose the k rows that stay. (n, d) -> Keep"""
         found = farthest_first(prepared(self.preprocess, cues.features), k, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)
+
+    def at_once(self, cues: Sequence[Cues], k: int) -> Chosen:
+        """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
+        rows = torch.stack([prepared(self.preprocess, each.features) for each in cues])
+        return Chosen.plain(*picks.farthest_first(unit64(rows), k, given=protected_rows(cues)), rows.shape[1])

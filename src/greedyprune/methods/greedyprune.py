@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from greedyprune.cues import Cues
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.ops.cosine import UnitRows, saliency
+from greedyprune.ops.kernels.batch import AtOnce, Chosen, compared, protected_rows
+from greedyprune.ops.kernels.suppression import greedy
 from greedyprune.ops.preprocess import Preprocess, asked, comparable
 from greedyprune.ops.ranking import ranked
 from greedyprune.ops.redundancy import Fallback, filled
 from greedyprune.ops.suppression import share_of_best, suppress
-from greedyprune.ops.threshold import Quantile, Threshold
+from greedyprune.ops.threshold import Exact, Quantile, Threshold
 from greedyprune.saliencies import Weighing, read_saliency
 from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedyPrune(Weighing):
+class GreedyPrune(AtOnce, Weighing):
     """Choose S, |S| = k, with the largest total saliency such that cos(x_i, x_j) <= τ for all pairs in S, greedily.
 
         gp.prune(model, gp.GreedyPrune(), keep=64)
@@ -65,6 +68,11 @@ class GreedyPrune(Weighing):
         """It returns fewer than k only if the fallback is "none"."""
         return self.fallback != "none"
 
+    @property
+    def stays(self) -> bool:
+        """On a GPU it decides there, but not with Exact(), nor with a fallback that computes more cosines."""
+        return self.fallback in ("saliency", "none") and not isinstance(self.tau, Exact)
+
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""
         given_worth = read_saliency(self.saliency, cues)
@@ -72,17 +80,21 @@ class GreedyPrune(Weighing):
         rows, words = comparable(self.preprocess, cues.features, asking, cues.norm)
         x = UnitRows(rows)
         worth, ranking = saliency(x, words) if given_worth is None else (given_worth, ranked(given_worth))
-        given = cues.protect if cues.protect is not None and cues.protect.numel() else None
-        free = ranking if given is None else protected_first(ranking, given)[given.numel() :]
-        tau = self.tau(x, ranking, k, given) if isinstance(self.tau, Threshold) else float(self.tau)
-        found = suppress(x, free, tau, k, given=given)
-        own, order = found.order, filled(self.fallback, x, free, found.order, k, tau, given)
-        share = share_of_best(worth, own, protected_first(ranking, given)[:k])
+        free = ranking if cues.protect is None else protected_first(ranking, cues.protect)[cues.protect.numel() :]
+        tau = self.tau(x, ranking, k, cues.protect) if isinstance(self.tau, Threshold) else float(self.tau)
+        found = suppress(x, free, tau, k, given=cues.protect)
+        own, order = found.order, filled(self.fallback, x, free, found.order, k, tau, cues.protect)
+        best = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(
             order,
             worth[order],
             cues.n,
             before_fallback=own.shape[0],
             suppressed_by=found.of_dropped(order),
-            certificate=Certificate(tau, found.largest, own.shape[0] < k, share),
+            certificate=Certificate(tau, found.largest, own.shape[0] < k, share_of_best(worth, own, best)),
         )
+
+    def at_once(self, cues: Sequence[Cues], k: int) -> Chosen:
+        """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
+        rows, worth = compared(self, self.preprocess, cues)
+        return greedy(rows, worth, self.tau, k, protected_rows(cues), fill=self.fallback == "saliency")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep
 from greedyprune.ops.centre import Centring, check_centring
+from greedyprune.ops.kernels import picks
+from greedyprune.ops.kernels.batch import AtOnce, Chosen, compared, protected_rows
 from greedyprune.ops.marginal import marginal_relevance
 from greedyprune.ops.preprocess import asked, comparable
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
@@ -15,7 +18,7 @@ from greedyprune.stages import Layer, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMR(Weighing):
+class MMR(AtOnce, Weighing):
     """Take the token with the largest λ w_i - (1 - λ) max over kept s of cos(x_i, x_s), and repeat.
 
         gp.prune(model, gp.MMR(), keep=64)
@@ -50,3 +53,9 @@ class MMR(Weighing):
         worth = from_0_to_1(cosines_with(x, words).amax(1) if own is None else own)
         found = marginal_relevance(x, worth, k, self.trade, given=cues.protect)
         return Keep.from_order(found.order, found.gains, cues.n)
+
+    def at_once(self, cues: Sequence[Cues], k: int) -> Chosen:
+        """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
+        units, worth = compared(self, self.preprocess, cues)
+        found = picks.marginal_relevance(units, from_0_to_1(worth), k, self.trade, given=protected_rows(cues))
+        return Chosen.plain(*found, units.shape[1])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
+
+import torch
 
 from greedyprune.cues import Cues
 from greedyprune.keep import Keep, SoftCertificate
 from greedyprune.ops.barrier import check_weight, log_barrier
 from greedyprune.ops.channels import Scaling, scaled
-from greedyprune.ops.cosine import SLACK
+from greedyprune.ops.cosine import SLACK, unit64
+from greedyprune.ops.kernels import picks
+from greedyprune.ops.kernels.batch import AtOnce, Chosen, protected_rows, stacked, weighed_by
 from greedyprune.ops.preprocess import asked
 from greedyprune.ops.relevance import from_0_to_1
-from greedyprune.ops.unit_centre import centred_cosines
+from greedyprune.ops.unit_centre import centred_cosines, centred_cosines_at_once
 from greedyprune.saliencies import Weighing, Words, read_saliency
 from greedyprune.shown import shown
 from greedyprune.stages import Layer, Stage
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftGreedyPrune(Weighing):
+class SoftGreedyPrune(AtOnce, Weighing):
     """Take the most salient token, then always the one with the largest a w_i + log(1 - max over kept s of u_i · u_s).
 
         gp.prune(model, keep=64)  # the default method; the same: gp.prune(model, gp.SoftGreedyPrune(), keep=64)
@@ -73,14 +78,29 @@ class SoftGreedyPrune(Weighing):
         worth = centred_cosines(rows, words).amax(1) if own is None else from_0_to_1(own)
         given = cues.protect if cues.protect is not None and cues.protect.numel() else None
         found = log_barrier(rows, worth, k, self.weight, given=given)
-        return Keep.from_order(found.order, found.gains, cues.n, certificate=self._proof(worth, found.gains, given))
+        proof = self._proof(float(worth.min()), float(worth.max()), float(found.gains[-1]), k, given)
+        return Keep.from_order(found.order, found.gains, cues.n, certificate=proof)
 
-    def _proof(self, worth: Tensor, gains: Tensor, given: Tensor | None) -> SoftCertificate | None:
-        """What is proven of the selection; None if the rule took no token. (n,), (k,), (p,) -> SoftCertificate"""
-        protected = 0 if given is None else given.numel()
-        if protected == gains.shape[0]:
+    def at_once(self, cues: Sequence[Cues], k: int) -> Chosen:
+        """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
+        own, asking = weighed_by(self, cues)
+        rows, words = scaled(self.preprocess, torch.stack([each.features for each in cues]), stacked(asking))
+        units, given = unit64(rows), protected_rows(cues)
+        worth = centred_cosines_at_once(units, words).amax(2) if own is None else from_0_to_1(own)
+        order, gains = picks.log_barrier(units, worth, k, self.weight, given=given)
+
+        def keep(image: int, told: list[float]) -> Keep:
+            proof = self._proof(told[0], told[1], told[2], k, given)
+            return Keep.from_order(order[image], gains[image], units.shape[1], certificate=proof)
+
+        return Chosen(torch.stack([worth.amin(1), worth.amax(1), gains[:, -1]], 1), keep)
+
+    def _proof(self, least: float, most: float, last: float, k: int, given: Tensor | None) -> SoftCertificate | None:
+        """What is proven, by the extreme saliencies and the last gain; None if the rule took no token. (..., p)"""
+        protected = 0 if given is None else given.shape[-1]
+        if protected == k:
             return None
         # The first token has no barrier, so its gain bounds no other's. A distance is at most 2.
-        level = float(gains[-1]) if gains.shape[0] > 1 else self.weight * float(worth.max()) + math.log(2)
-        equal = self.weight == 0 or float(worth.max() - worth.min()) <= SLACK
+        level = last if k > 1 else self.weight * most + math.log(2)
+        equal = self.weight == 0 or most - least <= SLACK
         return SoftCertificate(level, None if protected else 2 if equal else 3)

@@ -17,6 +17,10 @@ def in_blocks(rows: Tensor, width: int) -> list[Tensor]:
 
 
 def cached_blocks(rows: Tensor, width: int = 0) -> list[Tensor]:
-    """Rows in blocks that stay in a processor's cache. `width`: that of the rows they go with. (n, ...) -> (b, ...)"""
-    size = max(1, CACHED // (width or rows.shape[1]))
-    return [rows[start : start + size] for start in range(0, max(rows.shape[0], 1), size)]
+    """Rows in blocks that stay in a processor's cache, on other devices in one. (..., n, d) -> (..., b, d)
+
+    `width`: that of the rows they go with.
+    """
+    n = rows.shape[-2]
+    size = max(1, CACHED // (width or rows.numel() // max(n, 1) or 1)) if rows.device.type == "cpu" else max(1, n)
+    return [rows[..., start : start + size, :] for start in range(0, max(n, 1), size)]

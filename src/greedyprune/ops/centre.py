@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from greedyprune.ops.preprocess import mean_row
+from greedyprune.ops.preprocess import finite_or, mean_row
 
 Centring = Literal["none", "center"]
 
@@ -32,5 +32,4 @@ def prepared_with(how: Centring, x: Tensor, text: Tensor) -> tuple[Tensor, Tenso
 
 def _without(x: Tensor, mean: Tensor) -> Tensor:
     """Subtract the mean from rows, in its type. (n, d), (d,) -> (n, d)"""
-    rows = x.to(mean.dtype) - mean
-    return rows if bool(rows.isfinite().all()) else x.double() / 4 - mean.double() / 4
+    return finite_or(x.to(mean.dtype) - mean, lambda: x.double() / 4 - mean.double() / 4)

@@ -18,7 +18,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 
 def scaled(how: Scaling, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Visual and text rows, as they are or channel-scaled. (n, d), (m, d) -> (n, d), (m, d)"""
+    """Visual and text rows, as they are or channel-scaled. (..., n, d), (..., m, d) -> the same shapes"""
     return by_channels(x, text) if how == "channels" else (x, text)
 
 
@@ -27,16 +27,16 @@ def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
         r_c = sqrt(mean_i x_ic^2).
 
-    (n, d), (m, d) -> (n, d), (m, d)
+    (..., n, d), (..., m, d) -> the same shapes
 
     A coordinate that is 0 in all visual rows is 0 in the text, too. Text rows are float64; visual rows are float32, or
     float64 if they were. Cost O(n d).
     """
-    largest = x.abs().amax(0).double().clamp_min(TINY)
+    largest = x.abs().amax(-2, keepdim=True).double().clamp_min(TINY)
     square = torch.zeros_like(largest)
     for some in cached_blocks(x):
-        square += (some / largest).square_().sum(0)
-    root = largest * (square / x.shape[0]).sqrt()
+        square += (some / largest).square_().sum(-2, keepdim=True)
+    root = largest * (square / x.shape[-2]).sqrt()
     rows = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     for some, block in zip(cached_blocks(x), cached_blocks(rows), strict=True):
         block.copy_(some / root.clamp_min(TINY))
@@ -44,9 +44,12 @@ def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _divided(text: Tensor, root: Tensor) -> Tensor:
-    """Text rows over the root mean squares, up to a factor of a row if it would overflow. (m, d), (d,) -> (m, d)"""
+    """Text rows over the root mean squares, up to a factor of a row if it would overflow.
+
+    (..., m, d), (..., 1, d) -> (..., m, d)
+    """
     used, root = root > 0, root.clamp_min(TINY)
     words = torch.where(used, text, 0.0)
-    short = words / words.abs().amax(1, keepdim=True).clamp_min(TINY)
+    short = words / words.abs().amax(-1, keepdim=True).clamp_min(TINY)
     words = words / root
-    return torch.where(words.isfinite().all(1, keepdim=True), words, short / root)
+    return torch.where(words.isfinite().all(-1, keepdim=True), words, short / root)

@@ -69,7 +69,7 @@ def _norms(x: Tensor) -> Tensor:
 
 
 def unit64(x: Tensor) -> Tensor:
-    """Rows scaled to length 1 in float64; zero rows stay zero. (n, d) -> (n, d)"""
+    """Rows scaled to length 1 in float64; zero rows stay zero. (..., n, d) -> (..., n, d)"""
     tiny = torch.finfo(torch.float64).tiny
     if x.dtype == torch.float64:  # squares of narrower types never overflow, those of float64 may
         x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)
@@ -78,9 +78,9 @@ def unit64(x: Tensor) -> Tensor:
 
 
 def cosine64(x: Tensor, y: Tensor) -> Tensor:
-    """Exact cosine of every row of x with every row of y. (r, d), (s, d) -> (r, s)"""
+    """Exact cosine of every row of x with every row of y. (..., r, d), (..., s, d) -> (..., r, s)"""
     units = unit64(x)
-    return (units @ (units if y is x else unit64(y)).T).clamp_(-1, 1)
+    return (units @ (units if y is x else unit64(y)).mT).clamp_(-1, 1)
 
 
 def ieee() -> bool:

@@ -6,12 +6,14 @@ float64 with one common scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from greedyprune.ops.unit_centre import unit_centred
+from greedyprune.resident import resident
 from greedyprune.saliencies import Words
 
 Preprocess = Literal["none", "rmsnorm", "center"]
@@ -24,11 +26,19 @@ def widen(x: Tensor) -> Tensor:
 
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
     """RMS normalisation without the division by a row's length: x * weight, for cosines. (n, d), (d,) -> (n, d)"""
-    rows = widen(x) * weight.to(widen(x).dtype)
-    if bool(rows.isfinite().all()):
-        return rows
-    wide = x.double()
-    return wide / wide.abs().amax() * weight.double()
+
+    def wide() -> Tensor:
+        rows = x.double()
+        return rows / rows.abs().amax() * weight.double()
+
+    return finite_or(widen(x) * weight.to(widen(x).dtype), wide)
+
+
+def finite_or(rows: Tensor, wide: Callable[[], Tensor]) -> Tensor:
+    """The rows, or those of `wide()` in float64 if a number overflowed. A GPU is not asked: all are float64 there."""
+    if resident(rows):
+        return torch.where(rows.isfinite().all(), rows.double(), wide())
+    return rows if bool(rows.isfinite().all()) else wide()
 
 
 def mean_row(x: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ def ranked(values: Tensor) -> Tensor:
 
 
 def strided(ranking: Tensor, size: int) -> Tensor:
-    """`size` rows of a ranking, at equal steps, in its order; all if there are no more. (n,) -> (min(n, size),)"""
-    n = ranking.shape[0]
+    """`size` rows of a ranking, at equal steps, in its order; all if there are fewer. (..., n) -> (..., size)"""
+    n = ranking.shape[-1]
     size = min(n, size)
-    return ranking[(2 * torch.arange(size, device=ranking.device) + 1) * n // (2 * max(size, 1))]
+    return ranking[..., (2 * torch.arange(size, device=ranking.device) + 1) * n // (2 * max(size, 1))]
 
 
 def outliers(values: Tensor) -> int:

@@ -31,12 +31,11 @@ def weighed(method: Weighing, cues: Cues) -> Tensor:
 
 
 def from_0_to_1(values: Tensor) -> Tensor:
-    """Scale values from their smallest, 0, to their largest, 1. If all are equal, all are 1. (n,) -> (n,)
+    """Scale values from their smallest, 0, to their largest, 1. If all are equal, all are 1. (..., n) -> (..., n)
 
     Values that differ only by rounding are equal: by `SLACK`, or above 1 by that share of the largest.
     """
     values = values.double()
-    low, high = values.min(), values.max()
-    if float(high - low) <= SLACK * max(1.0, float(values.abs().max())):
-        return torch.ones_like(values)
-    return (values - low) / (high - low)
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    equal = high - low <= SLACK * values.abs().amax(-1, keepdim=True).clamp_min(1.0)
+    return torch.where(equal, 1.0, (values - low) / (high - low))

@@ -151,8 +151,12 @@ def share_of_best(worth: Tensor, own: Tensor, best: Tensor) -> float | None:
 
     None if a worth in the bound or the total taken is negative. (n,), (m,), (k,) -> float
     """
-    total, taken = float(worth[best].sum()), float(worth[own].sum())
-    return taken / total if total > 0 and taken >= 0 and float(worth[best].min()) >= 0 else None
+    return share_of(float(worth[best].sum()), float(worth[best].min()), float(worth[own].sum()))
+
+
+def share_of(total: float, least: float, taken: float) -> float | None:
+    """What was taken as a share of the best rows' total; None if their least, or what was taken, is below 0."""
+    return taken / total if total > 0 and taken >= 0 and least >= 0 else None
 
 
 def _largest(cosines: Tensor) -> float:

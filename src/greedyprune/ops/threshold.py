@@ -41,6 +41,19 @@ class Quantile:
         """The threshold for these rows. `ranking`: all of them, the most salient first. (n, d), (n,) -> float"""
         return pairwise_quantile(x if ranking.shape[0] <= SAMPLED else x.x[strided(ranking, SAMPLED)], self.q)
 
+    def at_once(self, units: Tensor, ranking: Tensor, k: int) -> Tensor:
+        """The threshold of each image of a batch, on its device. Unit rows in float64. (b, n, d), (b, n) -> (b, 1)"""
+        images = torch.arange(units.shape[0], device=units.device)[:, None]
+        units = units[images, strided(ranking, SAMPLED)]
+        n = units.shape[1]
+        if n < 2:
+            return units.new_ones(units.shape[0], 1)
+        i, j = torch.triu_indices(n, n, 1, device=units.device).unbind()
+        pairs = torch.bmm(units, units.mT).clamp_(-1, 1)[:, i, j].sort(1).values
+        place = self.q * (pairs.shape[1] - 1)
+        low, high = pairs[:, math.floor(place), None], pairs[:, math.ceil(place), None]
+        return low + (place - math.floor(place)) * (high - low)
+
 
 @dataclass(frozen=True)
 class MeanScaled:
@@ -61,6 +74,14 @@ class MeanScaled:
         # The sum over all ordered pairs is |sum of all rows|^2 without each row's product with itself.
         pairs = float(total @ total - units.square().sum())
         return k / 32 * pairs / (n * (n - 1))
+
+    def at_once(self, units: Tensor, ranking: Tensor, k: int) -> Tensor:
+        """The threshold of each image of a batch, on its device. Unit rows in float64. (b, n, d), (b, n) -> (b, 1)"""
+        n = units.shape[1]
+        if n < 2:
+            return units.new_ones(units.shape[0], 1)
+        pairs = units.sum(1).square().sum(1) - units.square().sum((1, 2))
+        return (k / 32 * pairs / (n * (n - 1)))[:, None]
 
 
 @dataclass(frozen=True)

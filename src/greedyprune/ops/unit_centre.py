@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.blocks import cached_blocks
-from greedyprune.ops.cosine import SLACK, unit64
+from greedyprune.ops.cosine import SLACK, cosine64, unit64
 
 CANCELS = 1e-2
 """The squared distance of a unit row from the mean below which its terms cancel: their rounding would reach `SLACK`."""
@@ -57,11 +57,23 @@ def centred_cosines(x: Tensor, words: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def centred_cosines_at_once(units: Tensor, words: Tensor) -> Tensor:
+    """`centred_cosines` of a batch, by plain float64 matrices. `units`: rows of length 1. -> (b, n, m)
+
+    (b, n, d), (b, m, d)
+    """
+    mean = units.mean(1, keepdim=True)
+    return cosine64(apart(units, mean), apart(unit64(words), mean))
+
+
 def apart(units: Tensor, mean: Tensor) -> Tensor:
-    """Unit rows without their mean; zero for zero rows, and for rows at the mean up to rounding. (n, d) -> (n, d)"""
+    """Unit rows without their mean; zero for zero rows, and for rows at the mean up to rounding.
+
+    (..., n, d) -> (..., n, d)
+    """
     rows = units - mean
-    none = (rows.square().sum(1) <= SLACK**2) | ~units.any(1)
-    return rows.masked_fill_(none[:, None], 0.0)
+    none = (rows.square().sum(-1, keepdim=True) <= SLACK**2) | ~units.any(-1, keepdim=True)
+    return rows.masked_fill_(none, 0.0)
 
 
 def _safe(rows: Tensor) -> Tensor:

@@ -134,4 +134,32 @@ ENGINES = [
         "centred @ vectors",
         f"{RELEASED}[prunesid]",
     ),
+    Mutation(
+        "a device tells ties apart by rounding",
+        "ops/kernels/picks.py:_picked",
+        "_first(free + error >= (free - error).amax(1, keepdim=True))",
+        "free.argmax(1, keepdim=True)",
+        "test_kernels.py::test_ties_on_a_device_go_to_the_lowest_row",
+    ),
+    Mutation(
+        "a device suppresses at the threshold",
+        "ops/kernels/suppression.py:suppress",
+        "cosines > tau + SLACK",
+        "cosines > tau - SLACK",
+        "test_kernels.py::test_a_cosine_at_the_threshold_is_not_above_it_on_a_device",
+    ),
+    Mutation(
+        "a device looks behind the last token of a full selection",
+        "ops/kernels/suppression.py:suppress",
+        "rule[:, -1:] & (rank > rank.gather(1, order[:, -1:]))",
+        "torch.zeros_like(by, dtype=torch.bool)",
+        "test_kernels.py::test_a_cosine_at_the_threshold_is_not_above_it_on_a_device",
+    ),
+    Mutation(
+        "the host asks before a device's engine begins",
+        "choosing.py:_chosen",
+        "if not late:",
+        "if True:",
+        "test_kernels.py::test_images_of_several_sizes_are_read_together_too",
+    ),
 ]

@@ -1,0 +1,118 @@
+"""Greedy suppression on a device: the rule, its ties and its fallback to the ranking are those of `ops/suppression.py`.
+
+Cost: O(k n d), or O(n^2 d) if n <= d, in float64; some ten operations per pick for all images together. Memory: O(n d)
+per image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greedyprune.keep import Certificate, Keep
+from greedyprune.ops.cosine import SLACK
+from greedyprune.ops.kernels.batch import Chosen
+from greedyprune.ops.kernels.pairs import Pairs
+from greedyprune.ops.ranking import ranked
+from greedyprune.ops.suppression import share_of
+from greedyprune.ops.threshold import Exact, Threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Suppressed:
+    """The rows that the engine took and passed over in each image."""
+
+    order: Tensor
+    """(b, k) the rows taken, given ones first, then the rule's, then the highest of the ranking that are left."""
+    own: Tensor
+    """(b, k) True for given rows and the rule's."""
+    by: Tensor
+    """(b, n) the row that each row was passed over for; -1 if there is none, or if the rule stopped before it."""
+    largest: Tensor
+    """(b,) the largest cosine between two rows of `own`, -1 if there are fewer than two."""
+
+
+def suppress(units: Tensor, ranking: Tensor, tau: Tensor, k: int, *, given: Tensor | None = None) -> Suppressed:
+    """Suppression in each image: down its ranking, up to k rows. (b, n, d), (b, n), (b, 1), (b, p) -> Suppressed
+
+    Ranking: all rows, given ones among them.
+    """
+    n, pairs = ranking.shape[1], Pairs(units)
+    given = ranking[:, :0] if given is None else given
+    rank = _places(ranking)
+    # A row that may be taken has its rank, one that was passed over its rank + n, and one that was taken 3 n.
+    state = rank.scatter(1, given, 3 * n)
+    by, closest = torch.full_like(rank, -1), torch.full_like(units[:, :, 0], -1.0)
+    rows, own, pairwise = list[Tensor](), list[Tensor](), [closest[:, :1]]
+    for step in range(k):
+        if step < given.shape[1]:
+            row = given[:, step : step + 1]
+            mine = torch.ones_like(row, dtype=torch.bool)
+        else:
+            place, row = state.min(1, keepdim=True)
+            mine = place < n
+        cosines = pairs.of(row[:, 0])
+        state = state.scatter(1, row, 3 * n)
+        hit = (cosines > tau + SLACK) & (state < n)
+        by, state = torch.where(hit, row, by), torch.where(hit, state + n, state)
+        pairwise.append(torch.where(mine, closest.gather(1, row), -1.0))
+        closest = torch.where(mine, torch.maximum(closest, cosines), closest)
+        rows.append(row)
+        own.append(mine)
+    order, rule = torch.cat(rows, 1), torch.cat(own, 1)
+    if given.shape[1] == k:
+        by = torch.full_like(by, -1)
+    else:  # behind the last row of a full selection nobody looked
+        by = by.masked_fill(rule[:, -1:] & (rank > rank.gather(1, order[:, -1:])), -1)
+    return Suppressed(order, rule, by, torch.cat(pairwise, 1).amax(1))
+
+
+def greedy(
+    units: Tensor,
+    worth: Tensor,
+    tau: float | Threshold,
+    k: int,
+    given: Tensor | None,
+    *,
+    fill: bool,
+) -> Chosen:
+    """GreedyPrune in each image: rank by worth, suppress by tau, and `fill` up to k. (b, n, d), (b, n), (b, p)"""
+    assert not isinstance(tau, Exact), "Exact() searches, and a search waits for what it finds."
+    ranking = ranked(worth)
+    limit = tau.at_once(units, ranking, k) if isinstance(tau, Threshold) else worth.new_full((1, 1), tau)
+    found = suppress(units, ranking, limit, k, given=given)
+    gains = worth.gather(1, found.order)
+    by = found.by.scatter(1, found.order, -1) if fill else found.by
+
+    def keep(image: int, told: list[float]) -> Keep:
+        count, total, least, taken, threshold, largest = told
+        own, size = int(count), k if fill else int(count)
+        return Keep.from_order(
+            found.order[image, :size],
+            gains[image, :size],
+            worth.shape[1],
+            before_fallback=own,
+            suppressed_by=by[image],
+            certificate=Certificate(threshold, largest, own < k, share_of(total, least, taken)),
+        )
+
+    told = [found.own.sum(1), *_shares(worth, found, ranking, given), limit[:, 0].expand(len(worth)), found.largest]
+    return Chosen(torch.stack([each.double() for each in told], 1), keep)
+
+
+def _places(ranking: Tensor) -> Tensor:
+    """The place of every row in its ranking. (b, n) -> (b, n)"""
+    places = torch.arange(ranking.shape[1], device=ranking.device).expand_as(ranking)
+    return torch.empty_like(ranking).scatter_(1, ranking, places)
+
+
+def _shares(worth: Tensor, found: Suppressed, ranking: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The best k rows' total worth and their least, and the total of `own`. (b, n) -> 3 (b,)"""
+    k, places = found.order.shape[1], _places(ranking)
+    if given is not None:
+        places = places.scatter(1, given, torch.arange(-given.shape[1], 0, device=given.device).expand_as(given))
+    best = worth.gather(1, places.argsort(1)[:, :k])
+    own = worth.gather(1, found.order).masked_fill(~found.own, 0.0)
+    return best.sum(1), best.amin(1), own.sum(1)
