@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
@@ -265,7 +265,7 @@ def _checked(
 
 
 @contextmanager
-def _refused(name: str) -> Iterator[None]:
+def _refused(name: str) -> Generator[None]:
     """Say whose decision cannot be carried out, if a check of it raises."""
     try:
         yield

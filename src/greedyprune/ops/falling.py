@@ -16,6 +16,7 @@ at any size of the pool.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class Falling(ABC):
         at_least = (keys - errors).max()
         if outside >= at_least:
             return False
-        close = (keys + errors >= at_least).nonzero()[0].tolist()
+        close = cast("list[int]", (keys + errors >= at_least).nonzero()[0].tolist())
         if len(close) > 1:
             row = self._take_best(torch.tensor([self._rows[i] for i in close], device="cpu"))
             if row is None:

@@ -141,7 +141,7 @@ class _Pairs:
         doubtful = ((abs(above) < DOUBT) & alive).nonzero()[0]
         alive &= above <= 0
         if doubtful.size:
-            columns = self.rows[torch.from_numpy(doubtful).to(self.rows.device)]
+            columns = self.rows[torch.tensor(doubtful, device=self.rows.device)]
             exact = cosine64(self.x[self.rows[row : row + 1]], self.x[columns])[0] <= tau + SLACK
             alive[doubtful] = exact.cpu().numpy()
 
