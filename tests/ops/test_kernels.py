@@ -243,3 +243,14 @@ def test_a_short_text_is_filled_with_its_own_last_row() -> None:
     assert filled.shape == (2, 5, 4)
     assert torch.equal(filled[0], texts[0][[0, 1, 1, 1, 1]])
     assert torch.equal(filled[1], texts[1])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_rule_of_ones_own_is_not_passed_over_on_a_device() -> None:
+    class Last(gp.DivPrune):
+        def select(self, cues: gp.Cues, k: int) -> gp.Keep:
+            return gp.Keep.from_order(torch.arange(cues.n - k, cues.n), torch.zeros(k), cues.n)
+
+    assert gp.DivPrune().stays
+    assert not Last().stays
+    assert gp.select(Last, gp.Cues(torch.randn(9, 4)), 2).order.tolist() == [7, 8]

@@ -39,7 +39,15 @@ class Chosen:
 
 
 class AtOnce(Method):
-    """A method whose `at_once` chooses for images of one size on their device, while the host waits for nothing."""
+    """A method whose `at_once` chooses for images of one size on their device, while the host waits for nothing.
+
+    A subclass with a `select` of its own needs an `at_once` of its own; without one it never `stays`.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "select" in vars(cls) and "at_once" not in vars(cls):
+            setattr(cls, "stays", property(lambda _: False))  # noqa: B010
 
     @property
     def stays(self) -> bool:
