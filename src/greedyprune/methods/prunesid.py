@@ -61,9 +61,10 @@ class PruneSID(Method):
         look, rows = cues[LOOK], cues[ROWS]
         count = max(1, (k + 1) // self.per_group)
         group = principal_groups(rows.double().sigmoid(), count)
-        free = without(look.sort(descending=True, stable=True).indices, cues.protect)
+        ranking = look.sort(descending=True, stable=True).indices
+        free = without(ranking, cues.protect)
         left = k - (cues.n - free.shape[0])
-        tau = self.tau if isinstance(self.tau, (int, float)) else self.tau(UnitRows(rows), free, k + 1, None)
+        tau = self.tau if isinstance(self.tau, (int, float)) else self.tau(UnitRows(rows), ranking, k + 1, None)
         alive = suppress_in_each(rows, free, group, tau, given=cues.protect)
         sizes, survivors = counts(group, free, count), counts(group, alive, count)
         budgets = budgets_of_survivors(left, survivors, sizes, 5 * math.ceil((k + 1) / 64))
