@@ -1,4 +1,4 @@
-"""Write the tables of `docs/real-decoder.md` and that of the README, from the rows of `results/eval/gemma-dev.csv` and `gemma-test.csv`.
+"""Write the tables of `docs/real-decoder.md` and of the README, from `results/eval/gemma-dev.csv` and `gemma-test.csv`.
 
 python docs/make_real_decoder.py
 """

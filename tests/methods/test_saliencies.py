@@ -76,7 +76,9 @@ def test_a_word_that_is_none_or_a_text_that_nobody_reads_is_refused(name: str) -
         made(name, saliency="eyes")
     with pytest.raises(ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max"):
         made(name, text="first")
-    with pytest.raises(ValueError, match="text='question_mean' is read by saliency=\"cosine\" alone: leave it out with"):
+    with pytest.raises(
+        ValueError, match="text='question_mean' is read by saliency=\"cosine\" alone: leave it out with"
+    ):
         made(name, saliency="attention", text="question_mean")
 
 
