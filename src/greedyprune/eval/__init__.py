@@ -21,6 +21,8 @@ from greedyprune.eval.engine import Engine as Engine
 from greedyprune.eval.items import Item as Item
 from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
+from greedyprune.eval.perturbed import Perturbed as Perturbed
+from greedyprune.eval.perturbed import with_perturbations as with_perturbations
 from greedyprune.eval.reader import saliencies as saliencies
 from greedyprune.eval.scenes import Scenes as Scenes
 from greedyprune.eval.states import state_rows as state_rows
