@@ -31,28 +31,23 @@ if TYPE_CHECKING:
 class SoftGreedyPrune(AtOnce, Weighing):
     """Take the most salient token, then always the one with the largest a w_i + log(1 - max over kept s of u_i · u_s).
 
-        gp.prune(model, keep=64)  # the default method; the same: gp.prune(model, gp.SoftGreedyPrune(), keep=64)
+        gp.prune(model, keep=64)  # the default; the same: gp.prune(model, gp.SoftGreedyPrune(), keep=64)
 
-    Every coordinate is first divided by its root mean square over the image's tokens, since a few coordinates hold most
-    of a state in real language models. Of these rows, u_i = x_i / |x_i|, m = mean of u_i, and the saliency is
-
-        w_i = max over tokens t of the question of cos(u_i - m, t / |t| - m):
-
-    relevance without what all tokens share. `text="last"` takes the last prompt token alone, the paper's cue. Another
-    `saliency` is scaled to 0..1 over the image. This is GreedyPrune's problem in a soft form, with the log barrier of
-    its constraint cos(u_i, u_s) <= τ at τ = 1. It is not the algorithm of the paper. A copy of a kept token is out of
-    reach; tokens that merely resemble one lose little. No threshold has to be found and no fallback fills the budget.
-    The first k of a larger selection are the selection of k. a = 0 is farthest-first from the most salient token. A
-    large a is top-k. Gains are those values; the first has no logarithm. With v_i = exp(a w_i / 2) the rule is the
-    greedy of weighted k-centre (see `SoftCertificate`). docs/rule.md has the proofs.
+    Every coordinate is first divided by its root mean square over the image's tokens, since a few hold most of a state
+    in real language models. Then u_i = x_i / |x_i|, m = mean of u_i, and the saliency is relevance without what all
+    tokens share: w_i = max over the question's tokens t of cos(u_i - m, t / |t| - m). `text="last"` takes the last
+    prompt token alone, the paper's cue. Another `saliency` is scaled to 0..1 over the image. This is GreedyPrune's
+    problem in a soft form, with the log barrier of its constraint cos(u_i, u_s) <= τ at τ = 1, and not the paper's
+    algorithm. A copy of a kept token is out of reach; one that merely resembles it loses little. Selections are nested
+    in k. a = 0 is farthest-first from the most salient token; a large a is top-k. Gains are those values; the first has
+    no logarithm. With v_i = exp(a w_i / 2) the rule is the greedy of weighted k-centre (`SoftCertificate`, docs/rule.md).
 
     Differs: it has no paper. The constant a was chosen on dev questions of the bundled models, reading and scaling on
-    those of a model with a real decoder (docs/findings.md). Decisions are those of float64; ties go to the lowest
-    index. A distance 1 - cosine below 1e-12 counts as 1e-12. Zero rows, and rows at the mean, have saliency 0.
-    Protected tokens come first and replace the first pick. The question is that of the image's own turn, so later turns
-    of a chat change no selection; the last prompt token belongs to the last turn. At `Input()` that is a template
-    token, so `text="last"` ignores the question there.
-    Cost: O(n m d) for the saliency of m question tokens and O(k n d) for the picks. Memory: O(n d).
+    those of a model with a real decoder (docs/findings.md). Decisions are those of float64; ties go to the lowest row.
+    A distance 1 - cosine below 1e-12 counts as 1e-12. Zero rows, and rows at the mean, have saliency 0. Protected
+    tokens replace the first pick. Later turns of a chat change no selection: the question is that of the image's own.
+    At `Input()` the last token is the template's, so `text="last"` is blind. Cost: O(n m d) for the saliency of m
+    question tokens and O(k n d) for the picks. Memory: O(n d).
     """
 
     at: Stage = Layer(2)
@@ -61,8 +56,7 @@ class SoftGreedyPrune(AtOnce, Weighing):
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
     preprocess: Scaling = "channels"
-    """Before any cosine: "channels" divides every coordinate by its root mean square over the image's tokens, so that
-    none outweighs the others; "none" changes no row."""
+    """Before any cosine: "channels" divides every coordinate by its root mean square, "none" changes no row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

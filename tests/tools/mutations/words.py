@@ -193,7 +193,7 @@ SALIENCIES = [
     Mutation(
         "a text that nobody reads is taken",
         "saliencies.py:Weighing.__post_init__",
-        'if self.saliency != "cosine" and self.text != "last":',
+        'if self.saliency != "cosine" and self.text != type(self).text:',
         "if False:",
         "test_saliencies.py::test_a_word_that_is_none_or_a_text_that_nobody_reads_is_refused[mmr]",
     ),
