@@ -38,7 +38,7 @@ def _model(model: str, test: list[Row], dev: list[Row]) -> str:
     parts = [
         f"## `{model}`, layer by layer",
         f"![AUC of every saliency by decoder layer and task, `{model}`](cues-{model}.png)",
-        f"**Against the other objects**, mean of five look-up tasks, test split ({_counts(test, OBJECTS)}).",
+        f"**Against the other objects**, mean of the look-up tasks, test split ({_counts(test, OBJECTS)}).",
         markdown(test, OBJECTS, LOOKUPS),
         "The same on the dev split.",
         markdown(dev, OBJECTS, LOOKUPS),
@@ -55,7 +55,7 @@ def _counts(rows: list[Row], against: str) -> str:
     mine = [row for row in rows if row["against"] == against and row["task"] in LOOKUPS]
     counts = {row["task"]: row["n"] for row in mine}
     half = max(float(row["auc_high"]) - float(row["auc_low"]) for row in mine) / 2
-    asked = ", ".join(f"{counts[task]} {task}" for task in LOOKUPS)
+    asked = ", ".join(f"{counts[task]} {task}" for task in LOOKUPS if task in counts)
     return f"{asked}; the 95 % interval of one task is at most ±{half:.2f}"
 
 

@@ -23,7 +23,7 @@ from greedyprune.eval import reader as of_layers
 from greedyprune.eval.cues import ALL, OBJECTS, SHARES, cue_rows
 from greedyprune.eval.engine import Batch
 from greedyprune.eval.items import digest
-from greedyprune.eval.reader import ATTENTIONS, CENTRED, CHANGE, COSINES, NORMS, SALIENCIES, cosines, saliencies
+from greedyprune.eval.reader import ATTENTIONS, CENTRED, CHANGE, COSINES, NORMS, SALIENCIES, SCALED, cosines, saliencies
 from greedyprune.eval.scenes import Scenes
 from greedyprune.models.locate import images
 from greedyprune.models.parts import find_parts
@@ -78,16 +78,18 @@ def restated(model: Any, inputs: dict[str, Any], image_token: int) -> dict[tuple
     for layer, attention in enumerate(out.attentions):
         rows = list(out.hidden_states[layer][0].double())
         x, words, last = [rows[i] for i in visual], [rows[j] for j in question], rows[-1]
-        u, v = unit(x), unit(words)
-        middle = sum(u[1:], u[0]) / len(u)
-        mean, unit_mean = sum(words[1:], words[0]) / len(words), sum(v[1:], v[0]) / len(v)
-        end, turned = unit([last])[0], unit([unit_mean])[0]
+        mean = sum(words[1:], words[0]) / len(words)
         found[layer, "cosine last"] = [cos(row, last) for row in x]
         found[layer, "cosine mean"] = [cos(row, mean) for row in x]
         found[layer, "cosine max"] = [max(cos(row, word) for word in words) for row in x]
-        found[layer, "cosine last centred"] = [cos(row - middle, end - middle) for row in u]
-        found[layer, "cosine mean centred"] = [cos(row - middle, turned - middle) for row in u]
-        found[layer, "cosine max centred"] = [max(cos(row - middle, word - middle) for word in v) for row in u]
+        root = torch.tensor([math.sqrt(sum(float(row[c]) ** 2 for row in x) / len(x)) for c in range(len(last))])
+        for kind, by in (("centred", torch.ones_like(root)), ("scaled", root)):
+            u, v, end = unit([row / by for row in x]), unit([word / by for word in words]), unit([last / by])[0]
+            middle = sum(u[1:], u[0]) / len(u)
+            turned = unit([sum(v[1:], v[0]) / len(v)])[0]
+            found[layer, f"cosine last {kind}"] = [cos(row - middle, end - middle) for row in u]
+            found[layer, f"cosine mean {kind}"] = [cos(row - middle, turned - middle) for row in u]
+            found[layer, f"cosine max {kind}"] = [max(cos(row - middle, word - middle) for word in v) for row in u]
         weights = attention[0].double()
         heads = range(len(weights))
         found[layer, "attention last"] = [sum(float(weights[h, -1, i]) for h in heads) / len(heads) for i in visual]
@@ -222,7 +224,7 @@ def test_eager_attention_reads_the_states_of_the_usual_one(name: str, untouched:
         lacking = {(layer, one) for layer in range(len(states)) for one in SALIENCIES if (layer, one) not in each}
         lacking.discard((0, CHANGE))
         assert {key for key in lacking if key[1] in ATTENTIONS} == set(itertools.product(recurrent, ATTENTIONS))
-        assert {key for key in lacking if key[1] in (*COSINES, *CENTRED, CHANGE)} == set()
+        assert {key for key in lacking if key[1] in (*COSINES, *CENTRED, *SCALED, CHANGE)} == set()
         short = {layer for layer, kind in enumerate(engine.parts.kinds) if kind.window is not None}
         shared = name == "gemma4 shared keys"
         assert {key[0] for key in lacking if key[1] in NORMS} <= recurrent | short | ({4, 5} if shared else set())

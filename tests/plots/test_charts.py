@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 from greedyprune.bench.rows import write
 from greedyprune.eval import rows
 from greedyprune.plots import charts, page
+from greedyprune.registry import DEFAULT
 from made_answers import RIGHT, answers
 
 
@@ -35,8 +36,8 @@ def test_lines_average_seeds_and_carry_their_intervals(made: list[Any]) -> None:
     assert (point.budget, point.kept, point.accuracy) == ("1/4", 4.0, 0.125)
     (ours,) = drawn["greedyprune · layer:2"]
     assert ours.low <= ours.accuracy <= ours.high
-    looks = charts.styles(made)
-    assert looks["greedyprune · layer:2"].colour == charts.OWN
+    looks = charts.styles([*made, *({**row, "method": DEFAULT} for row in made if row["method"] == "greedyprune")])
+    assert looks["soft_greedyprune · layer:2"].colour == charts.OWN
     assert len({(look.colour, look.line) for look in looks.values()}) == len(looks)
 
 

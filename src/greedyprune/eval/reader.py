@@ -22,6 +22,7 @@ from greedyprune.models.parts import Parts
 from greedyprune.models.prompt import Prompt
 from greedyprune.models.reads import layers_of
 from greedyprune.models.release import argument_names, cache_of
+from greedyprune.ops.channels import by_channels
 from greedyprune.ops.cosine import unit64
 from greedyprune.ops.preprocess import mean_row
 from greedyprune.ops.relevance import cosines_with
@@ -29,10 +30,11 @@ from greedyprune.ops.unit_centre import centred_cosines
 
 COSINES = ("cosine last", "cosine mean", "cosine max")
 CENTRED = tuple(f"{name} centred" for name in COSINES)
+SCALED = tuple(f"{name} scaled" for name in COSINES)
 ATTENTIONS = ("attention last", "attention question")
 CHANGE = "change"
 NORMS = ("key norm", "value norm")
-SALIENCIES = (*COSINES, *CENTRED, *ATTENTIONS, *NORMS, CHANGE)
+SALIENCIES = (*COSINES, *CENTRED, *SCALED, *ATTENTIONS, *NORMS, CHANGE)
 """The names of all saliencies."""
 
 Found = dict[tuple[int, str], Tensor]
@@ -51,6 +53,7 @@ def saliencies(engine: Engine, batch: Batch) -> list[Found]:
     - cosine last, mean, max: cos(h_i, h_t), cos(h_i, mean_j h_j), max_j cos(h_i, h_j), j in T.
     - the same centred: cos(u_i - m, v - m), u = h / |h|, m the mean of the u_i of all visual tokens, and v = u_t; for
       the mean, v is the mean of the u_j at length 1; for the max, the largest value of v = u_j, j in T.
+    - the same scaled: every coordinate is first divided by its root mean square over the visual tokens, then centred.
     - attention last, question: the attention that the token gets in layer l from t, or from the tokens of T; the mean
       over the heads, and over T.
     - key norm, value norm: the length of its key (as it is cached), or value, over all heads of layer l.
@@ -183,7 +186,10 @@ def cosines(visual: Tensor, question: Tensor, last: Tensor) -> dict[str, Tensor]
     """The saliencies that are cosines, see `saliencies`. (n, d), (m, d), (d,) -> (n,) each, in float64"""
     plain = last[None], mean_row(question)[None], question
     centred = last[None], unit64(question).mean(0, keepdim=True), question
+    rows, words = by_channels(visual, torch.cat([last[None], question]))
+    scaled = words[:1], unit64(words[1:]).mean(0, keepdim=True), words[1:]
     return {
-        **{name: cosines_with(visual, rows).amax(1) for name, rows in zip(COSINES, plain, strict=True)},
-        **{name: centred_cosines(visual, rows).amax(1) for name, rows in zip(CENTRED, centred, strict=True)},
+        **{name: cosines_with(visual, text).amax(1) for name, text in zip(COSINES, plain, strict=True)},
+        **{name: centred_cosines(visual, text).amax(1) for name, text in zip(CENTRED, centred, strict=True)},
+        **{name: centred_cosines(rows, text).amax(1) for name, text in zip(SCALED, scaled, strict=True)},
     }

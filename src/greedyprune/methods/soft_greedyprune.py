@@ -40,7 +40,7 @@ class SoftGreedyPrune(AtOnce, Weighing):
     problem in a soft form, with the log barrier of its constraint cos(u_i, u_s) <= τ at τ = 1, and not the paper's
     algorithm. A copy of a kept token is out of reach; one that merely resembles it loses little. Selections are nested
     in k. a = 0 is farthest-first from the most salient token; a large a is top-k. Gains are those values; the first has
-    no logarithm. With v_i = exp(a w_i / 2) the rule is the greedy of weighted k-centre (`SoftCertificate`, docs/rule.md).
+    no logarithm. With v_i = exp(a w_i / 2) the rule is that of weighted k-centre (`SoftCertificate`, docs/rule.md).
 
     Differs: it has no paper. The constant a was chosen on dev questions of the bundled models, reading and scaling on
     those of a model with a real decoder (docs/findings.md). Decisions are those of float64; ties go to the lowest row.

@@ -21,7 +21,8 @@ COLOURS = {
     "value norm": "#7b5ea7",
     "change": "#9aa1ab",
 }
-"""A centred cosine has the colour of the other, in dashes."""
+LINES_OF = {"centred": "--", "scaled": ":"}
+"""A centred or scaled cosine has the colour of the other."""
 
 
 def cue_lines(rows: Sequence[Row], title: str = "", tasks: Sequence[str] | None = None) -> Figure:
@@ -59,11 +60,10 @@ def _panel(axes: Axes, task: str, table: dict[str, dict[str, float]]) -> None:
     layers = layers_of(table)
     axes.axhline(0.5, color=PALE, lw=1, ls=":")
     for name, values in table.items():
-        plain = name.removesuffix(" centred")
+        plain, _, kind = name.rpartition(" ") if name.endswith((*LINES_OF,)) else (name, "", "")
         x = [place for place, layer in enumerate(layers) if layer in values]
         y = [values[layers[place]] for place in x]
-        line = "--" if plain != name else "-"
-        axes.plot(x, y, color=COLOURS.get(plain, INK), ls=line, lw=1.6, marker="o", ms=3, label=name)
+        axes.plot(x, y, color=COLOURS.get(plain, INK), ls=LINES_OF.get(kind, "-"), lw=1.6, marker="o", ms=3, label=name)
     step = -(-len(layers) // 8)
     axes.set(ylim=(-0.02, 1.02), xticks=range(0, len(layers), step))
     axes.set_xticklabels([layer.removeprefix("layer:") for layer in layers[::step]])
