@@ -84,16 +84,19 @@ def _title(place: str, rows: list[Row], averaged: bool) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    """Accuracy, and the 95 % interval of its difference to random choice in points. The best mean comes first."""
+    """Accuracy, and the 95 % interval of its difference to random choice in points.
+
+    The best mean comes first; a method that was run at some of the budgets has none and comes last.
+    """
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     lines = ["| method | " + " | ".join(budgets) + " | mean |", "|---|" + "---|" * (len(budgets) + 1)]
     found: list[tuple[float, str]] = []
     for method, options in dict.fromkeys((row["method"], row["options"]) for row in rows):
         some = of(rows, method=method, options=options)
         each = [of(some, budget=budget) for budget in budgets]
-        level = sum(mean(one, "accuracy") for one in each) / len(each)
-        cells = " | ".join(_cell(one) for one in each)
-        found.append((level, f"| {label(method, options)} | {cells} | {percent(level)} |"))
+        level = sum(mean(one, "accuracy") for one in each) / len(each) if all(each) else -1.0
+        cells = " | ".join(_cell(one) if one else "–" for one in each)
+        found.append((level, f"| {label(method, options)} | {cells} | {percent(level) if all(each) else '–'} |"))
     return "\n".join(lines + [line for _, line in sorted(found, key=lambda one: -one[0])])
 
 
