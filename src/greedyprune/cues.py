@@ -318,7 +318,7 @@ class Cues:
     def require_finite(self) -> None:
         """Raise ValueError if any cue holds NaN or infinity. The error names the cue and the first bad row."""
         for name, value in self.floating():
-            bad = (~torch.isfinite(value)).reshape(value.shape[0], -1).any(1).nonzero()
+            bad = (~torch.isfinite(value))[:, None].flatten(1).any(1).nonzero()
             if bad.numel():
                 raise ValueError(
                     f"{name} holds NaN or infinity, first in row {int(bad[0])} of {value.shape[0]}: "

@@ -132,7 +132,7 @@ def test_hiprune_equals_the_book(problem, flat, data) -> None:
     grid = data.draw(grids(x.shape[0]))
     more = {Attention("received", layer=1): look, Attention("received"): other}
     expected = hiprune(look.tolist(), other.tolist(), grid, k, guard, 0.5, flat)
-    method = gp.HiPrune(layer=1, share=0.5, neighbours="sequence" if flat else "grid")
+    method = gp.HiPrune(layer=1, share=0.5, adjacency="sequence" if flat else "grid")
     both(method, x, k, guard, lambda _: expected, more=more, grid=grid)
 
 
@@ -324,7 +324,7 @@ def test_the_orders_of_a_fixed_example(method, k, more, order) -> None:
         (gp.HiPrune, {"layer": 1.5}, "layer=1.5 is no layer of the tower"),
         (gp.HiRED, {"counted": "area"}, "counted='area' is unknown: choose one of crop, sequence"),
         (gp.HiPrune, {"share": -1}, "share=-1 is no share"),
-        (gp.HiPrune, {"neighbours": 4}, "neighbours=4 is unknown: choose one of grid, sequence"),
+        (gp.HiPrune, {"adjacency": 4}, "adjacency=4 is unknown: choose one of grid, sequence"),
         (gp.GPrune, {"temperature": 0}, "temperature=0: write a number above 0"),
         (gp.GPrune, {"steps": -1}, "steps=-1: write the number of steps"),
     ],

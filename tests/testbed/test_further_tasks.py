@@ -90,6 +90,7 @@ def test_default_trainings_of_gemma_draw_as_ever() -> None:
         "words pictures": "7baed716f34033e9",
         "random captions": "b650adf1d154d5de",
         "random objects": "3bb2879d9d6ea0dd",
+        "random binding": "94014f3fb44ab280",
         "random pictures": "7baed716f34033e9",
     }
 

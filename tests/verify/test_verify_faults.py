@@ -78,7 +78,7 @@ def decoding_by_hand(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
 def a_long_cache(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     """A cache that is cut says it holds one more token than it does; `generate` counts from its mask instead."""
     own = ShortLayer.get_seq_length
-    monkeypatch.setattr(ShortLayer, "get_seq_length", lambda layer: own(layer) + (layer.cut is not None))
+    monkeypatch.setattr(ShortLayer, "get_seq_length", lambda layer: own(layer) + (own(layer) > layer.dropped > 0))
 
 
 def in_batches(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:

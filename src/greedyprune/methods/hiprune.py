@@ -15,7 +15,7 @@ from greedyprune.shown import shown
 from greedyprune.stages import Input, Stage
 
 LATE = Attention("received")
-Neighbours = Literal["grid", "sequence"]
+Adjacency = Literal["grid", "sequence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class HiPrune(Method):
     covers local objects. No class token is needed. Gains are the late layer's. Jizhihui Liu et al., arXiv 2508.00553.
 
     Differs: neighbours are those on the grid, at most four. The released code adds 1 and 24 to flat indices, and
-    subtracts them, so rows run into each other; `neighbours="sequence"` does the same. The published middle layer,
+    subtracts them, so rows run into each other; `adjacency="sequence"` does the same. The published middle layer,
     index 8 of CLIP's 24, is given as a third of the depth, so it exists in other towers too. Ties go to the lowest
     index. Cost: the attention of two layers of the tower, summed over all queries, O(n^2) each, and O(n log n).
     """
@@ -42,7 +42,7 @@ class HiPrune(Method):
     """The layer of the tower that ranks the anchors: a share of its depth, or a number, negative from the end."""
     share: float = 0.1
     """The share of k for anchors and their neighbours."""
-    neighbours: Neighbours = "grid"
+    adjacency: Adjacency = "grid"
     """The cells beside an anchor: on the "grid", or in the "sequence" of its rows, as in the released code."""
 
     def __post_init__(self) -> None:
@@ -51,9 +51,9 @@ class HiPrune(Method):
             raise TypeError(f"layer={self.layer!r} is no layer of the tower: write a share below 1, or an int.")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share!r} is no share of the budget: write a number from 0 to 1.")
-        if self.neighbours not in get_args(Neighbours):
-            known = ", ".join(get_args(Neighbours))
-            raise ValueError(f"neighbours={shown(self.neighbours)} is unknown: choose one of {known}.")
+        if self.adjacency not in get_args(Adjacency):
+            known = ", ".join(get_args(Adjacency))
+            raise ValueError(f"adjacency={shown(self.adjacency)} is unknown: choose one of {known}.")
 
     @property
     def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -65,7 +65,7 @@ class HiPrune(Method):
         assert cues.grid is not None
         middle, late = (cues[need].sort(descending=True, stable=True).indices for need in self.needs[:2])
         anchors = middle[: round(k * self.share / 5)]
-        near = beside if self.neighbours == "grid" else beside_in_sequence
+        near = beside if self.adjacency == "grid" else beside_in_sequence
         ranking = protected_first(late, torch.cat([anchors, near(anchors, cues.grid)]))
         order = protected_first(ranking, cues.protect)[:k]
         return Keep.from_order(order, cues[LATE][order], cues.n)

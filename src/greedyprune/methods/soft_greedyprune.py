@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class SoftGreedyPrune(AtOnce, Weighing):
     """Take the most salient token, then always the one with the largest a w_i + log(1 - max over kept s of u_i · u_s).
 
-        gp.prune(model, keep=64)  # the default; the same: gp.prune(model, gp.SoftGreedyPrune(), keep=64)
+        gp.prune(model, gp.SoftGreedyPrune(), keep=64)  # the default method, so the same as gp.prune(model, keep=64)
 
     Every coordinate is first divided by its root mean square over the image's tokens, since a few hold most of a state
     in real language models. Then u_i = x_i / |x_i|, m = mean of u_i, and the saliency is relevance without what all
