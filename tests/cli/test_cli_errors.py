@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["cut.png"], 1, "'cut.png' cannot be read"),
         (["empty.png"], 1, "'empty.png' is empty (0 bytes)"),
         (["text.png"], 1, "'text.png' is no image"),
-        (["nothing"], 1, "'nothing' is a folder"),
+        (["nothing"], 1, "the folder 'nothing' holds no picture: known are PNG,"),
         (["scene.png", "--model", "./absent"], 1, "'./absent': there is no such folder"),
         (["scene.png", "--model", "absent/absent"], 1, "'absent/absent' is no folder here, and the Hugging Face hub"),
         (["scene.png", "--model", "nothing"], 1, "'nothing' is no model: the folder holds no config.json"),
@@ -73,6 +73,10 @@ def test_bad_input(
 def test_other_bad_command_lines(folder: Path) -> None:
     assert "--ask" in complaint(greedy("run", folder / "scene.png"), 2)
     assert "--ask is empty" in complaint(greedy("run", folder / "scene.png", "--ask", " "), 2)
+    absent = ("run", folder / "scene.png", "--prompt-file", folder / "absent.txt")
+    assert "absent.txt' cannot be read: No such file" in complaint(greedy(*absent), 2)
+    assert "write one question" in complaint(greedy(*absent, "--ask", ASK), 2)
+    assert "--prompt-file is empty" in complaint(greedy(*absent[:-1], folder / "empty.png"), 2)
     assert "'rnu'" in complaint(greedy("rnu"), 2)
     pytest.importorskip("matplotlib")
     assert "cannot be made a folder" in complaint(greedy("demo", "--save", folder / "text.png"), 1)

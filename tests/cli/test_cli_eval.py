@@ -131,7 +131,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--at", "tower"), 2, "--at 'tower' names no stage"),
         (("--methods", "gredyprune"), 2, "--methods: there is no method 'gredyprune': did you mean 'greedyprune'?"),
         (("--methods", "[1"), 2, "--methods is no JSON"),
-        (("--methods", "@nowhere.json"), 2, "--methods @nowhere.json cannot be read: No such file or directory."),
+        (("--methods", "@nowhere.json"), 2, "--methods 'nowhere.json' cannot be read: No such file or directory."),
         (("--suite", "vqa"), 2, "--suite 'vqa' is unknown: choose one of testbed, digits"),
         (("--split", "train"), 2, "--split 'train' is unknown: choose one of dev, test"),
         (("--data", "nowhere"), 1, "--data 'nowhere' is no folder"),

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how `--method` is read."""
+"""Options that several commands share, and how `--method` and files of text are read."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one batch.")]
+
+
+def text_in(option: str, path: Path) -> str:
+    """The text of a file that an option names. Raises Failure if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise misuse(f"{option} {str(path)!r} cannot be read: {reason}.") from error
 
 
 def method_of(text: str, option: str = "--method") -> Method:

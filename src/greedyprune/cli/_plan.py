@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import misuse
-from greedyprune.cli._options import method_of
+from greedyprune.cli._options import method_of, text_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,10 +192,7 @@ def _methods(text: str) -> list[Method | str]:
     from greedyprune.eval.configs import DOWNSCALE, ORACLE
 
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise misuse(f"--methods {text} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        text = text_in("--methods", Path(text[1:]))
     words: list[Any] = text.split(",")
     if text.strip()[:1] in ("[", "{"):
         try:

@@ -1,14 +1,19 @@
-"""`greedyprune run`: one question about one or more images of the user's own."""
+"""`greedyprune run`: one question about images of the user's own. The answer is printed first, then what it costs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._errors import misuse
+from greedyprune.cli._errors import Failure, misuse, note
 from greedyprune.cli._options import Device, Dtype, Longest, method_of
+from greedyprune.cli._outputs import make_folder, written
+from greedyprune.cli._prompts import prompts, question
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.registry import DEFAULT
 
@@ -26,14 +31,23 @@ EXAMPLES = """Examples:
 
   greedyprune run photo.jpg --ask "What is this?" --model ./llava --save kept.png
 
+  greedyprune run my-photos --prompt-file question.txt --model ./llava --save kept
+
   greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --at layer:2:early --json
 
   greedyprune run scene.png --ask "how many circles ?" --method '{"type": "greedyprune", "tau": 0.9}'"""
 POSITIONS = ("original", "compact")
 
 
-Pictures = Annotated[list[Path], typer.Argument(help="One or more pictures; all of them go into one prompt.")]
-Ask = Annotated[str, typer.Option("--ask", metavar="QUESTION", help="The question about them.")]
+Pictures = Annotated[
+    list[Path], typer.Argument(help="Pictures, which go into one prompt, or folders, whose pictures get one each.")
+]
+Ask = Annotated[str | None, typer.Option("--ask", metavar="QUESTION", help="The question about them.")]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompt-file", metavar="TXT", help="A file that holds the question; - is standard input."),
+]
+Together = Annotated[bool, typer.Option("--together", help="Put the pictures of folders into one prompt, too.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
@@ -61,13 +75,36 @@ Numbered = Annotated[
     ),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")]
-Save = Annotated[Path | None, typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file.")]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file, or folder."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A prompt and its answers."""
+
+    paths: list[Path]
+    answers: list[Answer]
+    """The dense one first if it is wanted, the pruned one last."""
+    saved: Path | None
+    """The picture of what was kept."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        pruned = self.answers[-1]
+        dense = {"dense": self.answers[0].to_dict()} if len(self.answers) > 1 else {}
+        images, picture = [str(path) for path in self.paths], str(self.saved) if self.saved else None
+        return {"images": images, "at": pruned.at, **dense, "pruned": pruned.to_dict(), "overlay": picture}
 
 
 def run(
     image: Pictures,
-    ask: Ask,
+    ask: Ask = None,
+    prompt_file: PromptFile = None,
+    together: Together = False,
     model: Model = None,
     method: Named = DEFAULT,
     keep: Keep = "25%",
@@ -82,22 +119,43 @@ def run(
 ) -> None:
     """Ask a question about images, with fewer visual tokens."""
     pruning = _pruning(method, keep, at, positions)
-    if not ask.strip():
-        raise misuse("--ask is empty: write a question.")
+    asked = question(ask, prompt_file)
     from greedyprune.cli._load import check_picture_path, load, open_image
-    from greedyprune.cli._outputs import written
 
-    images = [open_image(path) for path in image]
+    groups = prompts(image, together)
+    several = len(groups) > 1
     if save is not None:
-        check_picture_path(save)
-    with progress("loading the model") as say:
+        (partial(make_folder, "--save") if several else check_picture_path)(save)
+    opened = None if several else [open_image(path) for path in groups[0]]
+    with progress("loading the model"):
         loaded = load(model, device, dtype)
-        say("answering")
-        answers = _answers(loaded, images, ask, pruning, compare, max_new_tokens)
-    problem = written("--save", save, lambda path: _draw(loaded, images, answers[-1], ask, path))
-    _print(answers, None if problem else save, as_json, _about(loaded, ask, pruning))
-    if problem is not None:
-        raise problem
+    about = _about(loaded, asked, pruning)
+    done: list[Asked] = []
+    failed: list[Failure] = []
+    for number, paths in enumerate(groups, start=1):
+        try:
+            with progress(f"answering {number} of {len(groups)}" if several else "answering"):
+                images = opened or [open_image(path) for path in paths]
+                answers = _answers(loaded, images, asked, pruning, compare, max_new_tokens)
+        except Failure as error:
+            if not several:
+                raise
+            note(f"warning: {error}")
+            failed.append(error)
+            continue
+        if not as_json:
+            _print_answers(answers, about["method"], paths if several else [])
+        place = save / f"{number:03d}-{paths[0].stem}.png" if save and several else save
+        problem = written("--save", place, partial(_draw, loaded, images, answers[-1], asked))
+        failed += [problem] if problem else []
+        done.append(Asked(paths, answers, None if problem else place))
+    if as_json:
+        found = [each.to_dict() for each in done]
+        print_json({**about, "prompts": found} if several else {**about, **found[0]})
+    elif done:
+        _print_numbers(done, about["method"])
+    if failed:
+        raise failed[0] if not several else Failure(f"{len(failed)} of {len(groups)} prompts failed: {failed[0]}")
 
 
 def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
@@ -160,27 +218,34 @@ def _draw(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: st
         (drawn[0] if len(drawn) == 1 else sheet).save(fresh)
 
 
-def _print(answers: list[Answer], saved: Path | None, as_json: bool, about: dict[str, Any]) -> None:
-    """Print the answers, with the price of each."""
-    pruned = answers[-1]
-    if as_json:
-        dense = {"dense": answers[0].to_dict()} if len(answers) > 1 else {}
-        picture = str(saved) if saved else None
-        print_json({**about, "at": pruned.at, **dense, "pruned": pruned.to_dict(), "overlay": picture})
-        return
-    shown = table("", "answer", "visual tokens", "in sequence", "first token", "KV cache")
-    for column in shown.columns[2:]:
-        column.justify = "right"
-        column.no_wrap = True
+def _label(found: Answer, method: str) -> str:
+    return "dense" if found.at is None else f"{method} at {found.at}"
+
+
+def _print_answers(answers: list[Answer], method: str, paths: Sequence[Path]) -> None:
+    """Print what the model says, as plain text. Several answers and several prompts have a label each."""
     for found in answers:
-        shown.add_row(
-            "dense" if found.at is None else f"{about['method']} at {found.at}",
-            found.text,
-            f"{found.kept} of {found.tokens}",
-            str(found.sequence),
-            f"{found.first_ms:.1f} ms",
-            size(found.cache_bytes),
-        )
+        labels = [*(str(path) for path in paths), *([_label(found, method)] if len(answers) > 1 else [])]
+        console().print(f"{', '.join(labels)}: {found.text}" if labels else found.text, soft_wrap=True)
+
+
+def _print_numbers(done: list[Asked], method: str) -> None:
+    """Print what the answers cost, a column for each: the mean if there are several prompts."""
+    columns: list[list[str]] = [["visual tokens", "in sequence", "first token", "KV cache"]]
+    shown = table("" if len(done) == 1 else f"mean of {len(done)} prompts")
+    for found in zip(*(each.answers for each in done), strict=True):
+        shown.add_column(_label(found[0], method), justify="right", overflow="fold")
+        tokens = f"{_mean(found, 'kept')} of {_mean(found, 'tokens')}"
+        first = f"{mean(one.first_ms for one in found):.1f} ms"
+        columns.append([tokens, _mean(found, "sequence"), first, size(mean(one.cache_bytes for one in found))])
+    for row in zip(*columns, strict=True):
+        shown.add_row(*row)
     console().print(shown)
-    if saved:
-        console().print(f"overlay: {saved}", style="dim")
+    for each in done:
+        if each.saved:
+            console().print(f"overlay: {each.saved}", style="dim", soft_wrap=True)
+
+
+def _mean(found: Sequence[Answer], name: str) -> str:
+    """The mean of a number of tokens, with one digit behind the point unless it is whole."""
+    return f"{mean(getattr(one, name) for one in found):.1f}".removesuffix(".0")

@@ -1,0 +1,108 @@
+"""`greedyprune run`: the answer comes first at any width, and every picture of a folder gets a prompt of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from commands import ASK, greedy
+from greedyprune.cli import _answer, _load
+from greedyprune.cli._answer import Answer
+
+LONG = (
+    "The cross is red. It stands "
+    + "a little to the left of the blue ring, " * 6
+    + "and so on.\nNothing [else] is there."
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, a damaged one, and a text that is no picture."""
+    made = tmp_path / "photos"
+    made.mkdir()
+    for name, color in (("b.png", "red"), ("c.jpg", "blue")):
+        Image.new("RGB", (168, 168), color).save(made / name)
+    (made / "a.png").write_bytes((made / "b.png").read_bytes()[:60])
+    (made / "notes.txt").write_text("no picture")
+    return made
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """A model that always says the same, and what it was asked: the number of images and the question."""
+    found: list[tuple[int, str]] = []
+
+    def prompt(loaded: Any, images: Any, question: str) -> list[Any]:
+        found.append((len(images), question))
+        return images
+
+    def answer(loaded: Any, inputs: list[Any], how: Any, longest: int) -> Answer:
+        seen = 100 * len(inputs)
+        kept = seen if how is None else seen // 4 + len(found)
+        return Answer(LONG, seen, kept, kept + 9, 5.0, 1000 * kept, at="layer:2" if how else None)
+
+    monkeypatch.setattr(_load, "load", lambda *_: _load.Loaded(None, None, "mine", bundled=False))
+    monkeypatch.setattr(_answer, "prompt", prompt)
+    monkeypatch.setattr(_answer, "answer", answer)
+    return found
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("columns", ["40", "60", "200"])
+def test_the_answer_comes_first_and_whole_at_any_width(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if it were a terminal
+    told = greedy("run", folder / "b.png", "--ask", ASK).stdout
+    assert told.startswith(LONG + "\n")
+    assert "…" not in told
+    both = greedy("run", folder / "b.png", "--ask", ASK, "--compare").stdout
+    assert both.startswith(f"dense: {LONG}\nsoft_greedyprune at layer:2: {LONG}\n")
+    assert "100 of 100" in both
+    assert "…" not in both
+
+
+def test_pictures_named_one_by_one_share_a_prompt(folder: Path, asked: list[tuple[int, str]]) -> None:
+    assert greedy("run", folder / "b.png", folder / "c.jpg", "--ask", ASK).exit_code == 0
+    assert asked == [(2, ASK)]
+
+
+def test_pictures_of_a_folder_get_a_prompt_each(folder: Path, asked: list[tuple[int, str]]) -> None:
+    (folder / "a.png").unlink()
+    result = greedy("run", folder, "--ask", ASK)
+    assert result.exit_code == 0, result.output
+    assert asked == [(1, ASK), (1, ASK)]
+    assert result.stdout.startswith(f"{folder / 'b.png'}: {LONG}\n{folder / 'c.jpg'}: {LONG}\n")
+    assert "mean of 2 prompts" in result.stdout
+    assert "26.5 of 100" in result.stdout
+    assert "such as 'notes.txt'" in result.stderr
+    assert greedy("run", folder, "--ask", ASK, "--together").exit_code == 0
+    assert asked[2:] == [(2, ASK)]
+
+
+def test_a_damaged_picture_of_a_folder_costs_its_own_answer_alone(folder: Path, asked: list[tuple[int, str]]) -> None:
+    result = greedy("run", folder, "--ask", ASK, "--json")
+    assert result.exit_code == 1
+    assert [Path(each["images"][0]).name for each in json.loads(result.stdout)["prompts"]] == ["b.png", "c.jpg"]
+    assert "error: 1 of 3 prompts failed: image" in result.stderr
+    assert len(asked) == 2
+
+
+def test_a_question_of_several_lines_stands_in_a_file(folder: Path, asked: list[tuple[int, str]]) -> None:
+    (folder / "notes.txt").write_text("What is this?\nSay it in one word.\n", encoding="utf-8")
+    assert greedy("run", folder / "b.png", "--prompt-file", folder / "notes.txt").exit_code == 0
+    assert asked == [(1, "What is this?\nSay it in one word.")]
+
+
+def test_the_pictures_of_a_folder_are_drawn_into_a_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.png").unlink()
+    result = greedy("run", folder, "--ask", ASK, "--save", tmp_path / "kept", "--max-new-tokens", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["001-b.png", "002-c.png"]
+    assert result.stdout.count("overlay: ") == 2
