@@ -6,15 +6,11 @@ python docs/make_methods.py
 from __future__ import annotations
 
 import csv
-import inspect
 import json
-import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from greedyprune.method import Method
-from greedyprune.models.support import families_of, matrix
+from greedyprune.models.cards import Card, card_of
 from greedyprune.naming import method_class
 from greedyprune.registry import METHODS
 
@@ -23,10 +19,11 @@ PAGE = HERE / "methods.md"
 RELEASED = HERE.parent / "tests" / "tools" / "released.json"
 HEAD = """# Methods
 
-Every registered method, from its own docstring: `greedyprune methods` lists them, `gp.prune(model, NAME, keep)` runs
-them. `n` visual tokens, `k` kept, `m` text tokens, `d` width. Numbers under *published* are relative accuracy on
-LLaVA-1.5-7B in per cent of the unpruned model at 192, 128 and 64 visual tokens, from the table named, since protocols
-differ by points between papers; none of them was measured here. `python docs/make_methods.py` makes this page.
+Every registered method, from its own docstring. `greedyprune methods` lists them, `greedyprune methods NAME` prints the
+card of one with its options, `gp.prune(model, NAME, keep)` runs it. `n` visual tokens, `k` kept, `m` text tokens, `d`
+width. Numbers under *published* are relative accuracy on LLaVA-1.5-7B in per cent of the unpruned model at 192, 128 and
+64 visual tokens, from the table named, since protocols differ by points between papers; none of them was measured here.
+`python docs/make_methods.py` makes this page.
 
 ## Held to released code
 
@@ -49,7 +46,7 @@ def page() -> str:
     unknown = set(published) - set(METHODS)
     assert not unknown, f"published.csv names {sorted(unknown)}, which are not registered"
     held = sources()
-    cards = [card(name, method_class(name), published.get(name), held.get(name)) for name in METHODS]
+    cards = [shown(card_of(name), published.get(name), held.get(name)) for name in METHODS]
     names = ", ".join(method_class(name).__name__ for name in METHODS if name in held)
     head = HEAD.format(count=len(held), names=names, selections=sum(len(each["selections"]) for each in held.values()))
     return head + "".join("\n" + each for each in cards)
@@ -89,35 +86,23 @@ def held_to(source: dict[str, Any] | None) -> str:
     return f"{where}: {'; '.join(found)}."
 
 
-def card(name: str, cls: type[Method], published: str | None, source: dict[str, Any] | None) -> str:
+def shown(card: Card, published: str | None, source: dict[str, Any] | None) -> str:
     """One method."""
-    method, (idea, differs, cost) = cls(), parts(inspect.getdoc(cls) or "")
-    needs = ", ".join(f"`{need!r}`" for need in method.needs) or "nothing but the tokens"
-    stages = ", ".join(f"`{stage.__name__}`" for stage in method.stages)
-    options = [f"`{field.name}={getattr(method, field.name)!r}`" for field in fields(method) if field.name != "at"]
-    exact = "exactly k" if method.exact else "at most k"
-    families = families_of(matrix()[name])
+    needs = ", ".join(f"`{need}`" for need in card.needs) or "nothing but the tokens"
+    stages = ", ".join(f"`{stage}`" for stage in card.stages)
+    options = [f"`{option.name}={option.value!r}`" for option in card.options]
     lines = [
-        f"**Cut** at `{method.at!r}`, also at {stages}.",
+        f"**Cut** at `{card.method.at!r}`, also at {stages}.",
         f"**Needs** {needs}.",
-        f"**Keeps** {exact} tokens{', some of them means of several' if method.merges else ''}.",
+        f"**Keeps** {card.keeps}.",
         f"**Options** {', '.join(options) or 'none'}.",
-        f"**Cost** {cost}",
-        f"**Differs** {differs}",
+        f"**Cost** {card.cost}",
+        f"**Differs** {card.differs}",
         f"**Held to** {held_to(source)}",
-        f"**Families** {families}.",
+        f"**Families** {card.families}.",
         f"**Published** {published or 'nothing found'}.",
     ]
-    return f"## {cls.__name__} (`{name}`)\n\n{idea}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
-
-
-def parts(doc: str) -> tuple[str, str, str]:
-    """A docstring's idea with its indented example, what differs from the source, and the cost."""
-    idea, _, rest = doc.partition("Differs:")
-    differs, _, cost = rest.partition("Cost:")
-    blocks = (each.rstrip() for each in re.split(r"\n\s*\n", idea))
-    paragraphs = (each if each.startswith("    ") else " ".join(each.split()) for each in blocks)
-    return "\n\n".join(filter(None, paragraphs)), " ".join(differs.split()), " ".join(cost.split())
+    return f"## {card.title} (`{card.name}`)\n\n{card.idea}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 
 if __name__ == "__main__":

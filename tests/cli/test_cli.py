@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import torch
 from PIL import Image
 
 import greedyprune
-from commands import ASK, fill, greedy
+from commands import ASK, complaint, fill, greedy
 from greedyprune import testbed
 from greedyprune.budget import Ratio
 from greedyprune.cli._answer import _prefill
+from greedyprune.cli._options import method_of
 from greedyprune.cli._show import size as size_in_words
 from greedyprune.methods.random import Random
 from greedyprune.models.table import FAMILIES, IMPOSSIBLE
 from greedyprune.naming import as_method
 from greedyprune.plain import from_plain, to_plain
-from greedyprune.registry import METHODS
+from greedyprune.registry import DEFAULT, METHODS
 from greedyprune.stages import Layer
 from tiny import tiny
 
@@ -166,8 +168,52 @@ def test_methods_are_those_of_the_registry() -> None:
     assert "tau" in row["options"]
     for row in found:
         assert as_method(row["plain"]) == as_method(row["name"])
-    shown = greedy("methods").stdout
-    assert all(name in shown for name in METHODS)
+
+
+def test_methods_have_a_line_each_by_kind_and_the_default_is_marked() -> None:
+    shown = greedy("methods").stdout.splitlines()
+    lines = [line.split() for line in shown if line.startswith("  ")]
+    assert sorted(line[0] for line in lines) == sorted(METHODS)
+    assert [line[0] for line in lines if "(start here)" in " ".join(line)] == [DEFAULT]
+    kinds = {row["name"]: row["kind"] for row in json.loads(greedy("methods", "--json").stdout)}
+    told, kind = {}, ""
+    for line in shown[:-1]:
+        kind = kind if line.startswith("  ") else line.removesuffix(":")
+        told.update({line.split()[0]: kind} if line.startswith("  ") else {})
+    assert told == kinds
+    assert (kinds["fastv"], kinds["cls"], kinds["evs"]) == (
+        "reads the question", "reads the vision tower", "compares frames",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_card_of_a_method_shows_its_options_as_the_command_line_takes_them(name: str) -> None:
+    result = greedy("methods", name)
+    assert result.exit_code == 0, result.output
+    row = json.loads(greedy("methods", name, "--json").stdout)
+    assert result.stdout.startswith(f"{row['class']} ({name}): {row['kind']}")
+    assert all(f"\n{option} " in result.stdout for option in row["options"])
+    found = re.search(r"--method '(.*)'$", result.stdout.strip())
+    assert (found is not None) == bool(row["options"])
+    if found:
+        assert method_of(found[1]) == as_method(name)
+
+
+def test_a_card_that_is_not_there_is_suggested() -> None:
+    assert "did you mean 'greedyprune'?" in complaint(greedy("methods", "gredyprune"), 2)
+    assert "leave 'grid' out" in complaint(greedy("methods", "grid", "--matrix"), 2)
+    assert "did you mean 'llava'?" in complaint(greedy("models", "lava"), 2)
+    assert "leave 'llava' out" in complaint(greedy("models", "llava", "--markdown"), 2)
+
+
+def test_what_is_known_of_one_family() -> None:
+    found = json.loads(greedy("models", "internvl", "--json").stdout)
+    assert "hiprune" in found["methods that need one tile"]
+    assert "fastv" in found["methods"]
+    assert "fastv" in json.loads(greedy("models", "gemma4", "--json").stdout)["methods that cannot run"]
+    assert "an image is all its tiles together" in greedy("families", "internvl").stdout
+    refused = next(iter(IMPOSSIBLE))
+    assert "cannot be pruned" in greedy("models", refused).stdout
 
 
 def test_models_are_those_of_the_table() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import proofs
 from greedyprune.cli.app import app
 from greedyprune.models import table
 from greedyprune.models._family import Family
+from greedyprune.models.cards import card_of
 from greedyprune.models.support import ATTENTION, markdown
-from greedyprune.naming import method_class
 from greedyprune.outputs import read_csv
 from greedyprune.registry import METHODS
 
@@ -93,7 +92,8 @@ def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPa
     assert shown == make_methods.page(), "run python docs/make_methods.py"
     for name in METHODS:
         assert f"(`{name}`)" in shown
-        assert all(make_methods.parts(inspect.getdoc(method_class(name)) or ""))
+        card = card_of(name)
+        assert all((card.idea, card.differs, card.cost)), f"the docstring of {card.title} lacks a part"
 
 
 def test_the_first_snippet_of_the_readme_runs_as_written() -> None:

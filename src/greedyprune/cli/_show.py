@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 WIDTH = 100
 """The width in columns if the output is no terminal."""
@@ -30,6 +30,16 @@ def console() -> Console:
 def table(*columns: str, **more: Any) -> Table:
     """An empty table in the house style."""
     return Table(*columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", **more)
+
+
+def print_card(facts: Iterable[tuple[str, str]]) -> None:
+    """Print facts below each other: the name of each, and beside it the text, at any width."""
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", overflow="fold")
+    shown.add_column(overflow="fold")
+    for name, text in facts:
+        shown.add_row(name, text)
+    console().print(shown)
 
 
 def print_json(document: object) -> None:

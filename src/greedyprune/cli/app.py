@@ -17,7 +17,9 @@ from greedyprune.cli.doctor import EXAMPLES as DOCTOR
 from greedyprune.cli.doctor import doctor
 from greedyprune.cli.eval import EXAMPLES as EVAL
 from greedyprune.cli.eval import evaluate
+from greedyprune.cli.methods import EXAMPLES as METHODS
 from greedyprune.cli.methods import methods
+from greedyprune.cli.models import EXAMPLES as MODELS
 from greedyprune.cli.models import models
 from greedyprune.cli.run import EXAMPLES as RUN
 from greedyprune.cli.run import run
@@ -61,6 +63,7 @@ app.command("eval", epilog=EVAL)(evaluate)
 app.command(epilog=CUES)(cues)
 app.command(epilog=VERIFY)(verify)
 app.command(epilog=DOCTOR)(doctor)
-app.command(epilog="Example: greedyprune methods --json")(methods)
-app.command(epilog="Example: greedyprune models --json")(models)
+app.command(epilog=METHODS)(methods)
+app.command(epilog=MODELS)(models)
+app.command("families", epilog=MODELS, hidden=True)(models)
 app.add_typer(bench)

@@ -1,43 +1,98 @@
-"""`greedyprune methods`: the registry, printed."""
+"""`greedyprune methods`: the methods by their kind, and the card of one."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import fields
-from typing import Annotated, Any
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._show import console, print_json, table
+from greedyprune.cli._errors import misuse
+from greedyprune.cli._show import console, print_card, print_json, table
+
+if TYPE_CHECKING:
+    from greedyprune.models.cards import Card
+
+EXAMPLES = "Examples: greedyprune methods · greedyprune methods greedyprune · greedyprune methods --json"
 
 
 def methods(
+    name: Annotated[str | None, typer.Argument(help="Print the card of this method, with its options.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
     as_matrix: Annotated[bool, typer.Option("--matrix", help="Print which method runs on which model family.")] = False,
 ) -> None:
-    """List the pruning methods: what each does, where it cuts by default and which cues it needs."""
-    from greedyprune.naming import method_class
+    """List the pruning methods by what they look at, or print all there is to know of one."""
     from greedyprune.registry import METHODS
 
     if as_matrix:
+        if name is not None:
+            raise misuse(f"--matrix is about all methods: leave {name!r} out.")
         _print_matrix(as_json)
         return
-    rows = [_describe(name, method_class(name)) for name in METHODS]
+    cards = [_card(each) for each in (METHODS if name is None else [name])]
     if as_json:
-        print_json(rows)
-        return
-    shown = table("method", "what it does", "cuts at", "needs", "exact")
-    for row in rows:
-        needs = ", ".join(row["needs"]) or "-"
-        shown.add_row(row["name"], row["summary"], row["at"], needs, "yes" if row["exact"] else "no")
-    shown.columns[0].style = "bold"
-    shown.columns[0].no_wrap = True
-    shown.columns[2].no_wrap = True
+        print_json([_plain(card) for card in cards] if name is None else _plain(cards[0]))
+    elif name is None:
+        _print_list(cards)
+    else:
+        _print_card(cards[0])
+
+
+def _card(name: str) -> Card:
+    from greedyprune.models.cards import card_of
+
+    try:
+        return card_of(name)
+    except ValueError as error:
+        raise misuse(error) from error
+
+
+def _print_list(cards: list[Card]) -> None:
+    """A line for each method, kind by kind."""
+    from greedyprune.models.cards import KINDS
+    from greedyprune.registry import DEFAULT, added_methods
+
+    out, width = console(), max(len(card.name) for card in cards)
+    for kind in KINDS:
+        out.print(f"{kind}:", style="bold")
+        for card in sorted((card for card in cards if card.kind == kind), key=lambda card: card.name != DEFAULT):
+            start = "(start here) " if card.name == DEFAULT else ""
+            out.print(f"  {card.name:<{width}}  {start}{card.summary}", soft_wrap=True)
+    if added_methods():
+        out.print("of other packages:", style="bold")
+    for name, home in added_methods().items():
+        out.print(f"  {name:<{width}}  {home}", soft_wrap=True)
+    out.print("greedyprune methods NAME prints the card of one. Use it by its name: --method NAME.", style="dim")
+
+
+def _print_card(card: Card) -> None:
+    """The docstring, the facts, the options, and how the command line takes them."""
+    from greedyprune.plain import to_plain
+    from greedyprune.registry import DEFAULT
+
     out = console()
-    out.print(shown)
-    out.print(
-        "exact: the method keeps exactly as many tokens as asked for. Use one by name: --method NAME.", style="dim"
+    out.print(f"{card.title} ({card.name}): {card.kind}{'; start here' * (card.name == DEFAULT)}", style="bold")
+    out.print(f"\n{card.idea}\n")
+    plain = to_plain(card.method)
+    options = [
+        (option.name, " ".join(filter(None, (f"{json.dumps(plain[option.name])}.", option.note))))
+        for option in card.options
+    ]
+    print_card(
+        [
+            ("cut", f"{card.method.at}, also at {', '.join(stage.lower() for stage in card.stages)}"),
+            ("needs", ", ".join(card.needs) or "nothing but the tokens"),
+            ("keeps", card.keeps),
+            ("cost", card.cost),
+            ("differs", card.differs),
+            ("families", card.families),
+        ]
     )
+    out.print("Options and their defaults:" if options else "It has no options.", style="bold")
+    print_card(options)
+    chosen = {"type": card.name, **{name: plain[name] for name, _ in options[:1]}}
+    with_options = f", or with options --method '{json.dumps(chosen)}'" if options else ""
+    out.print(f"--method {card.name}{with_options}", soft_wrap=True)
 
 
 def _print_matrix(as_json: bool) -> None:
@@ -58,20 +113,19 @@ def _print_matrix(as_json: bool) -> None:
     out.print("(one tile): the method needs the grid of an image, and an image of several tiles has none.", style="dim")
 
 
-def _describe(name: str, cls: Any) -> dict[str, Any]:
-    """A method as plain values, read off its class."""
+def _plain(card: Card) -> dict[str, Any]:
+    """A card as plain values."""
     from greedyprune.plain import to_plain
 
-    method = cls()
-    summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
     return {
-        "name": name,
-        "class": cls.__name__,
-        "summary": summary,
-        "at": str(method.at),
-        "stages": [stage.__name__.lower() for stage in method.stages],
-        "needs": [type(need).__name__.lower() for need in method.needs],
-        "exact": method.exact,
-        "plain": to_plain(method),
-        "options": {field.name: str(getattr(method, field.name)) for field in fields(method) if field.name != "at"},
+        "name": card.name,
+        "class": card.title,
+        "kind": card.kind,
+        "summary": card.summary,
+        "at": str(card.method.at),
+        "stages": [stage.lower() for stage in card.stages],
+        "needs": [type(need).__name__.lower() for need in card.method.needs],
+        "exact": card.method.exact,
+        "plain": to_plain(card.method),
+        "options": {option.name: str(option.value) for option in card.options},
     }

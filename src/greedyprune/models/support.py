@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from greedyprune.cues import Grid
+from greedyprune.method import Method
 from greedyprune.models.table import FAMILIES
 from greedyprune.naming import method_class
 from greedyprune.registry import METHODS
@@ -23,15 +24,19 @@ def matrix() -> dict[str, dict[str, str]]:
 
     "one tile": the method needs the grid of an image, and an image of several tiles has no grid.
     """
-    found: dict[str, dict[str, str]] = {}
-    for name in METHODS:
-        needs = method_class(name)().needs
-        grid = any(isinstance(need, Grid) for need in needs)
-        found[name] = {
-            key: "no" if not all(map(family.gives, needs)) else family.grid if grid else "yes"
-            for key, family in FAMILIES.items()
-        }
-    return found
+    return {name: able(method_class(name)()) for name in METHODS}
+
+
+def able(method: Method) -> dict[str, str]:
+    """Say for each family if a method runs there, as one row of `matrix`. -> {family: "yes", "no" or "one tile"}
+
+    able(gp.FastV())
+    """
+    grid = any(isinstance(need, Grid) for need in method.needs)
+    return {
+        key: "no" if not all(map(family.gives, method.needs)) else family.grid if grid else "yes"
+        for key, family in FAMILIES.items()
+    }
 
 
 def families_of(able: dict[str, str]) -> str:
