@@ -285,7 +285,7 @@ _TOTALS = (r"(\d{1,9}) total(?: \(floor (\d{1,9})\))?", r"total:(\d{1,9})(?::(\d
 
 
 def parse_budget(text: str) -> Budget | Total:
-    """Read a budget of the command line: `64` (tokens), `25%` (a share), `8/frame` or `total:64` (per prompt).
+    """Read a budget of the command line: `64` (tokens), `25%` or `1/4` (a share), `8/frame` or `total:64` (per prompt).
 
     `25%/frame` is a share of every frame. `total:64:8` leaves 8 or more of every image. It prints as
     `64 total (floor 8)`, and this text is read too.
@@ -296,13 +296,22 @@ def parse_budget(text: str) -> Budget | Total:
             return Total(int(found[1]), int(found[2] or 1))
     plain = word.lower().removesuffix("/frame")
     try:
-        budget = Ratio(float(plain[:-1]) / 100) if plain.endswith("%") else as_budget(int(plain))
+        budget = _share(plain) or as_budget(int(plain))
         return budget if plain == word.lower() else PerFrame(budget)
     except ValueError as error:
         raise ValueError(
-            f"{shown(text)} is no budget: write 64 for 64 visual tokens, or 25% for that share, or total:64 for 64 "
-            "that the images of a prompt share, or 8/frame for 8 of every frame of a clip."
+            f"{shown(text)} is no budget: write 64 for 64 visual tokens, or 25% or 1/4 for that share, or total:64 for "
+            "64 that the images of a prompt share, or 8/frame for 8 of every frame of a clip, or '64 per layer' for "
+            "an average."
         ) from error
+
+
+def _share(word: str) -> Ratio | None:
+    """Read `25%` or `1/4`; None if it is neither. Raises ValueError if the share is not between 0 and 1."""
+    if word.endswith("%"):
+        return Ratio(float(word[:-1]) / 100)
+    found = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", word)
+    return Ratio(int(found[1]) / int(found[2])) if found else None
 
 
 DETAIL: dict[str, Budget] = {"low": 64, "auto": Ratio(0.25), "high": Ratio(1.0)}

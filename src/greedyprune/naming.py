@@ -55,7 +55,7 @@ def as_method(method: Method | type[Method] | str | Mapping[str, Any], *, own: b
 def parse_keep(keep: object, *, own: bool = True) -> Budgets:
     """Read a budget in any of its forms: text, a plain dict, or the value itself.
 
-        parse_keep("25%"), parse_keep("64"), parse_keep("8/frame"), parse_keep("total:64:8")
+        parse_keep("25%"), parse_keep("1/4"), parse_keep("64"), parse_keep("8/frame"), parse_keep("total:64:8")
         parse_keep("64 per layer"), parse_keep("layer:8 50%, layer:16 25%")
         parse_keep({"type": "ratio", "share": 0.25}), parse_keep(["25%", 64])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 
-from greedyprune.budget import Budgets, PerFrame, PerLayer, as_budgets
+from greedyprune.budget import Budgets, PerFrame, PerLayer
 from greedyprune.method import Method
 from greedyprune.naming import as_method, parse_keep
 from greedyprune.plain import from_plain, to_plain
@@ -40,7 +40,7 @@ class Policy:
     positions: Positions = "original"
 
     def __post_init__(self) -> None:
-        method, keep = as_method(self.method), as_budgets(self.keep)
+        method, keep = as_method(self.method), parse_keep(self.keep)
         given = cast("object", self.at)
         at = method.at if given is None else as_stage(given)
         if self.positions not in get_args(Positions):

@@ -99,7 +99,7 @@ def pretend(model_type: str) -> SimpleNamespace:
     [
         (MODEL, {"keep": 0.5}, TypeError, r"write Ratio\(0.5\)"),
         (MODEL, {"keep": True}, TypeError, "no budget"),
-        (MODEL, {"keep": "64"}, TypeError, "no budget"),
+        (MODEL, {"keep": "sixty"}, ValueError, "no budget"),
         (MODEL, {}, TypeError, "keep is missing"),
         (MODEL, {"keep": -1}, ValueError, "cannot be negative"),
         (MODEL, {"keep": []}, ValueError, "holds no budget"),

@@ -14,15 +14,16 @@ import pytest
 
 from commands import complaint, greedy
 from greedyprune import testbed
-from greedyprune.budget import LayerAverage
+from greedyprune.budget import LayerAverage, Ratio
 from greedyprune.cli import _evaluate, _plan
+from greedyprune.cli._errors import Failure
 from greedyprune.cli._load import Loaded
 from greedyprune.cli._plan import budget_of
 from greedyprune.eval import auc as auc_of_orders
 from greedyprune.eval.configs import USUAL
 from greedyprune.eval.scenes import Scenes
 from greedyprune.registry import METHODS
-from greedyprune.stages import Layer
+from greedyprune.stages import Depths, Input, Layer, Layers
 
 for extra in ("sklearn", "skimage", "matplotlib"):
     pytest.importorskip(extra)
@@ -125,7 +126,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("--keep", "2/1"), 2, "--keep '2/1' is no budget: write 1/9"),
+        (("--keep", "2/1"), 2, "--keep '2/1' is no budget: write 64"),
         (("--keep", "0.5"), 2, "--keep '0.5' is no budget"),
         (("--seeds", "0,x"), 2, "--seeds 'x' is no number"),
         (("--at", "tower"), 2, "--at 'tower' names no stage"),
@@ -171,9 +172,18 @@ def test_budgets_are_shares_or_numbers() -> None:
     assert budget_of("25%").of(144) == 36  # type: ignore[union-attr]
     assert budget_of("64") == 64
     assert budget_of("36 per layer") == LayerAverage(36)
-    for word in ("layer:1 50%", "64 total"):
-        with pytest.raises(ValueError, match="is no budget of an image"):
-            budget_of(word)
+    assert budget_of("64 total") == budget_of("total:64:8") == budget_of("64/frame") == 64  # of the one picture
+    assert budget_of("25%/frame") == Ratio(0.25)
+    with pytest.raises(ValueError, match="is no single budget"):
+        budget_of("layer:1 50%")
+
+
+def test_a_comma_inside_a_stage_parts_no_stages() -> None:
+    found = _plan.compared("grid", "1/4,36 per layer,64", "input,layers:2,4,layer:3:early,depths:0.25,.5", "0,1")
+    assert found.stages == [Input(), Layers((2, 4)), Layer(3, early=True), Depths((0.25, 0.5))]
+    assert list(found.budgets.values()) == [Ratio(0.25), LayerAverage(36), 64]
+    with pytest.raises(Failure, match="'input,2' names no stage"):
+        _plan.compared("grid", "64", "input,2", "0")
 
 
 @pytest.mark.parametrize("json_too", [False, True])

@@ -12,6 +12,8 @@ from PIL import Image
 from commands import ASK, greedy
 from greedyprune.cli import _answer, _load
 from greedyprune.cli._answer import Answer
+from greedyprune.naming import parse_keep
+from greedyprune.stages import parse_stage
 
 LONG = (
     "The cross is red. It stands "
@@ -98,6 +100,32 @@ def test_a_question_of_several_lines_stands_in_a_file(folder: Path, asked: list[
     (folder / "notes.txt").write_text("What is this?\nSay it in one word.\n", encoding="utf-8")
     assert greedy("run", folder / "b.png", "--prompt-file", folder / "notes.txt").exit_code == 0
     assert asked == [(1, "What is this?\nSay it in one word.")]
+
+
+@pytest.mark.parametrize(
+    ("keep", "at"),
+    [
+        ("1/4", "layers:2,4"),
+        ("36 per layer", "depths:0.5"),
+        ("total:64:8", "input"),
+        ("layer:2 50%, layer:4 25%", None),
+    ],
+)
+def test_every_budget_and_stage_that_has_a_text_reaches_the_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, keep: str, at: str | None
+) -> None:
+    given: list[Any] = []
+
+    def answer(loaded: Any, inputs: Any, how: Any, longest: int) -> Answer:
+        given.append(how)
+        return Answer("yes", 100, 25, 34, 5.0, 1000, at="there")
+
+    monkeypatch.setattr(_load, "load", lambda *_: _load.Loaded(None, None, "mine", bundled=False))
+    monkeypatch.setattr(_answer, "prompt", lambda *_: None)
+    monkeypatch.setattr(_answer, "answer", answer)
+    options = ("--keep", keep, *(("--at", at) if at else ()))
+    assert greedy("run", folder / "b.png", "--ask", ASK, *options).exit_code == 0
+    assert (given[0].keep, given[0].at) == (parse_keep(keep), parse_stage(at) if at else None)
 
 
 def test_the_pictures_of_a_folder_are_drawn_into_a_folder(folder: Path, tmp_path: Path) -> None:

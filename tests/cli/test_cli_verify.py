@@ -147,7 +147,7 @@ def test_a_broken_chat_template_or_model_is_named_and_is_no_failure_of_pruning(f
         (["llama"], 1, "'llama' cannot be pruned"),
         (["weightless"], 1, "cannot load the model 'weightless'"),
         (["llava", "--at", "middle"], 2, "'middle' names no stage"),
-        (["llava", "--at", "layers:1,2"], 2, "--at layers:... are several cuts"),
+        (["llava", "--at", "layers:1,2"], 2, "--at layers:1,2 is several cuts"),
         (["llava", "--at", "layer:9"], 1, "this model has 4 decoder layers"),
         (["llava", "--attention", "flash"], 2, "--attention 'flash' is unknown: choose one of sdpa, eager or both"),
         (["llava", "--dtype", "int8"], 2, "--dtype 'int8' is unknown"),

@@ -327,6 +327,11 @@ def test_a_budget_is_read_as_it_is_printed_and_as_it_is_written(keep: Any) -> No
     assert gp.parse_keep(through_json(gp.to_plain(keep))) == keep
 
 
+def test_a_policy_takes_the_texts_of_the_command_line() -> None:
+    assert gp.Policy("greedyprune", "1/4", "layers:2,4") == gp.Policy("greedyprune", gp.Ratio(0.25), gp.Layers((2, 4)))  # type: ignore[arg-type]
+    assert gp.Policy("greedyprune", "36 per layer").keep == gp.LayerAverage(36)  # type: ignore[arg-type]
+
+
 def test_what_is_no_budget_is_told_as_such() -> None:
     assert gp.parse_keep(["25%", 3, {"type": "ratio", "share": 0.5}]) == (gp.Ratio(0.25), 3, gp.Ratio(0.5))
     for bad in ("", "many", "total:x", "layer:8", "layer:8 50%, 25%", "layer:8 1, layer:8 2", "x per layer"):

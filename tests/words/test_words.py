@@ -55,13 +55,30 @@ def test_the_ratios_of_the_tables() -> None:
 
 def test_budgets_and_stages_are_read_as_a_command_line_writes_them() -> None:
     assert parse_budget("64") == 64
-    assert parse_budget(" 25% ") == gp.Ratio(0.25)
+    assert parse_budget(" 25% ") == parse_budget("1/4") == parse_budget("2/8") == gp.Ratio(0.25)
+    assert parse_budget("1/4/frame") == gp.PerFrame(gp.Ratio(0.25))
     for word in ("64 total", "total:64", " Total:64 ", "total:64:1"):
         assert parse_budget(word) == gp.Total(64)
     assert parse_budget("total:64:8") == gp.Total(64, floor=8)
     for budget in (64, gp.Ratio(0.25), gp.Total(64), gp.Total(64, floor=8)):
         assert parse_budget(str(budget)) == budget
-    for bad in ("0.25", "-3", "abc", "250%", "", "nan%", "total", "total:", "total:-3", "25% total", "64 totals"):
+    for bad in (
+        "0.25",
+        "-3",
+        "abc",
+        "250%",
+        "",
+        "nan%",
+        "total",
+        "total:",
+        "total:-3",
+        "25% total",
+        "64 totals",
+        "1/0",
+        "2/1",
+        "-1/4",
+        "1/4/9",
+    ):
         with pytest.raises(ValueError, match="is no budget"):
             parse_budget(bad)
     assert parse_stage("input") == gp.Input()

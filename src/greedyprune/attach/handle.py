@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Given: TypeAlias = Sequence[Iterable[int] | Tensor | None] | Tensor
     """The types of `protect`: one entry per image of the call."""
-    Kept: TypeAlias = Budget | LayerAverage | Total | PerLayer | Sequence[Budget | LayerAverage]
+    Kept: TypeAlias = Budget | LayerAverage | Total | PerLayer | str | Sequence[Budget | LayerAverage | str]
     """The types of `keep`."""
     Named: TypeAlias = Method | type[Method] | str | Mapping[str, Any]
     """The types of `method`."""
@@ -65,7 +65,8 @@ def prune(
       SoftGreedyPrune.
     - `keep`: an int (visual tokens kept per image), `Ratio(0.25)`, `LayerAverage(64)` (the average over decoder
       layers), a list with one of these per image of the call, `Total(128)` for all images of a prompt together,
-      `PerFrame(8)` for every frame of a video, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`.
+      `PerFrame(8)` for every frame of a video, or `PerLayer({8: Ratio(0.5), 16: Ratio(0.25)})`; or the text of one,
+      such as "25%" (see `parse_keep`).
     - `at`: `Input()`, `Layer(l)`, or several cuts, `Layers((8, 16))` or `Depths((1/4, 1/2))`; or its text, such as
       "layer:2". After the last cut, `keep` tokens are left. The default is the method's own stage.
     - `positions`: "original" position ids (the default), or "compact" ones without gaps. Several published VQA numbers

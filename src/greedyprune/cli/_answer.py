@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from greedyprune.budget import Budget, Total
+    from greedyprune.budget import Budgets
     from greedyprune.cli._load import Loaded
     from greedyprune.method import Method
     from greedyprune.policy import Positions
@@ -35,7 +35,7 @@ class Pruning:
     """The method, the budget and the place of the cut."""
 
     method: Method | str
-    keep: Budget | Total
+    keep: Budgets
     at: Stage | None = None
     positions: Positions = "original"
 

@@ -13,6 +13,16 @@ from greedyprune.cli._errors import misuse
 if TYPE_CHECKING:
     from greedyprune.method import Method
 
+BUDGETS = (
+    "64 (visual tokens of each image), 25% or 1/4 (a share), '64 per layer' (the average), 8/frame (of a clip), "
+    "total:512 (what a prompt's images share)"
+)
+STAGES = (
+    "input (before layer 0), layer:2 (after 2 layers), layer:2:early (and out of their caches), or several cuts: "
+    "layers:2,4 or depths:0.25,0.5"
+)
+"""The texts of budgets and of stages, which every command takes."""
+
 Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[

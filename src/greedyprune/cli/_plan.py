@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import method_of, text_in
+from greedyprune.stages import parse_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from greedyprune.budget import Budget, LayerAverage
     from greedyprune.eval import Answers, Engine
@@ -130,9 +132,9 @@ def compared(methods: str | None, keep: str, at: str | None, seeds: str, perturb
     return Compared(
         methods=named if named is None or not perturbed else _with_controls(named),
         every=methods == ALL,
-        budgets=dict(_words("--keep", keep, budget_of)),
-        stages=[None] if at is None else [stage for _, stage in _words("--at", at, _stage)],
-        seeds=[number for _, number in _words("--seeds", seeds, int)],
+        budgets=dict(_words("--keep", keep.split(","), budget_of)),
+        stages=[None] if at is None else [stage for _, stage in _words("--at", _STAGES.split(at), parse_stage)],
+        seeds=[number for _, number in _words("--seeds", seeds.split(","), int)],
         perturbed=perturbed,
     )
 
@@ -154,10 +156,14 @@ def _with_controls(named: list[Method | str]) -> list[Method | str]:
     return named + [name for name in BESIDE if method_class(name) not in there]
 
 
-def _words(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str, Any]]:
-    """The words of a comma-separated option, each with its value; `read` turns one word into a value."""
+_STAGES = re.compile(r",(?!\s*[\d.]+\s*(?:,|$))")
+"""The commas between stages. One in front of a bare number is inside a stage: layers:2,4."""
+
+
+def _words(option: str, words: Iterable[str], read: Callable[[str], Any]) -> list[tuple[str, Any]]:
+    """The words of an option, each with its value; `read` turns one word into a value."""
     found: dict[str, Any] = {}
-    for word in text.split(","):
+    for word in words:
         try:
             found[word.strip()] = read(word.strip())
         except ValueError as error:
@@ -167,24 +173,16 @@ def _words(option: str, text: str, read: Callable[[str], Any]) -> list[tuple[str
 
 
 def budget_of(word: str) -> Budget | LayerAverage:
-    """A budget of one image: `1/9`, `25%`, `64` or `64 per layer`. Raises ValueError for anything else."""
-    from greedyprune.budget import PerLayer, Ratio, Total, parse_budgets
+    """A budget of one question: `1/9`, `25%`, `64` or `64 per layer`. Raises ValueError for anything else.
 
-    above, slash, below = word.partition("/")
-    if slash and above.isdecimal() and below.isdecimal() and 0 < int(above) <= int(below):
-        return Ratio(int(above) / int(below))
-    if slash:
-        raise ValueError(f"{word!r} is no budget: write 1/9 for a ninth of the visual tokens.")
+    A question has one picture, so `total:64` and `64/frame` are 64 tokens of it.
+    """
+    from greedyprune.budget import PerFrame, PerLayer, Total, parse_budgets
+
     budget = parse_budgets(word)
-    if isinstance(budget, (Total, PerLayer, tuple)):
-        raise ValueError(f"{word!r} is no budget of an image, which is what eval counts: write 64 or 25%.")
-    return budget
-
-
-def _stage(word: str) -> Stage:
-    from greedyprune.stages import parse_stage
-
-    return parse_stage(word)
+    if isinstance(budget, (PerLayer, tuple)):
+        raise ValueError(f"{word!r} is no single budget, which is what eval compares: write 64 and --at layers:2,4.")
+    return budget.tokens if isinstance(budget, (PerFrame, Total)) else budget
 
 
 def _methods(text: str) -> list[Method | str]:

@@ -9,6 +9,8 @@ import typer
 
 from greedyprune.cli import _evaluate, _plan
 from greedyprune.cli._options import (
+    BUDGETS,
+    STAGES,
     BatchSize,
     Data,
     Device,
@@ -58,13 +60,16 @@ Methods = Annotated[
 ]
 Keep = Annotated[
     str,
-    typer.Option(
-        "--keep", metavar="1/9,25%,64", help="Budgets: shares or numbers of visual tokens; '36 per layer' averages."
-    ),
+    typer.Option("--keep", metavar="BUDGET,...", help=f"Between commas, {BUDGETS}."),
 ]
 At = Annotated[
     str | None,
-    typer.Option("--at", metavar="input,layer:2", help="Where to cut.", show_default="each method's own place"),
+    typer.Option(
+        "--at",
+        metavar="STAGE,...",
+        help=f"Where to cut: between commas, {STAGES}.",
+        show_default="each method's own place",
+    ),
 ]
 Seeds = Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="Seeds of random methods.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write the rows to this file.")]

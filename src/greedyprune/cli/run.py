@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.cli._options import Device, Dtype, Longest, method_of
+from greedyprune.cli._options import BUDGETS, STAGES, Device, Dtype, Longest, method_of
 from greedyprune.cli._outputs import make_folder, written
 from greedyprune.cli._prompts import prompts, question
 from greedyprune.cli._show import console, print_json, progress, size, table
@@ -57,14 +57,14 @@ Named = Annotated[
     typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", metavar="64|25%", help="Visual tokens kept of each image, as a number or a share.")
+    str, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}, or less at each cut, 'layer:2 50%, layer:4 25%'.")
 ]
 At = Annotated[
     str | None,
     typer.Option(
         "--at",
-        metavar="input|layer:L[:early]",
-        help="Where to cut: before layer 0, or after L layers; :early frees the caches of these L too.",
+        metavar="STAGE",
+        help=f"Where to cut: {STAGES}.",
         show_default="the method's own place",
     ),
 ]
@@ -160,11 +160,11 @@ def run(
 
 def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     """Read the options, before anything slow is loaded."""
-    from greedyprune.budget import parse_budget
+    from greedyprune.naming import parse_keep
     from greedyprune.stages import parse_stage
 
     try:
-        budget = parse_budget(keep)
+        budget = parse_keep(keep)
     except ValueError as error:
         raise misuse(f"--keep {error}") from error
     try:

@@ -40,8 +40,8 @@ At = Annotated[
     list[str] | None,
     typer.Option(
         "--at",
-        metavar="input|layer:L[:early]",
-        help="Prove this stage too; may be repeated.",
+        metavar="STAGE",
+        help="Prove this stage too: input, layer:2 or layer:2:early; may be repeated.",
         show_default="input, layer:1 and layer:2",
     ),
 ]
@@ -100,14 +100,15 @@ def verify(
 
 def _stages(texts: list[str]) -> list[Stage]:
     """The stages that --at names."""
-    from greedyprune.stages import Layers, parse_stage
+    from greedyprune.stages import Depths, Layers, parse_stage
 
     try:
         places = [parse_stage(text) for text in texts]
     except ValueError as error:
         raise misuse(f"--at {error}") from error
-    if any(isinstance(place, Layers) for place in places):
-        raise misuse("--at layers:... are several cuts, which are not proven here: name each as a layer:L of its own.")
+    for place in places:
+        if isinstance(place, (Layers, Depths)):
+            raise misuse(f"--at {place} is several cuts, which are not proven here: name each as a layer:L of its own.")
     return places
 
 
