@@ -73,6 +73,9 @@ def test_quick_asks_little_and_json_is_one_document(monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)
     assert asked == [command.QUICK]
+    few = ("cues", "--quick", "--model", "llava", "--suite", "digits", "--questions", "3")
+    assert greedy(*few).exit_code == 0
+    assert asked[1:] == [3]
     assert {(row["suite"], row["against"], row["n"]) for row in rows} == {("digits", "all", 1)}  # no other digit there
 
 

@@ -119,6 +119,11 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, compared = plans[0].questions, plans[0].compared
     assert (asked.suite, asked.each) == ("digits", 20)
     assert (list(compared.budgets), compared.seeds) == (["1/4", "1/9"], [0])
+    own = ("--questions", "7", "--keep", "64", "--seeds", "3")
+    assert greedy("eval", "--quick", *own).exit_code == 0
+    asked, compared = plans[1].questions, plans[1].compared
+    assert (asked.each, list(compared.budgets), compared.seeds) == (7, ["64"], [3])
+    assert "'1/0' is no budget" in complaint(greedy("eval", "--quick", "--keep", "1/0"), 2)
     assert _evaluate._workers("llava", "cpu") >= 1
     assert _evaluate._workers("llava", "cuda") == _evaluate._workers("./elsewhere", "cpu") == 1
 

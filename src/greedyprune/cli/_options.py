@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,7 @@ from greedyprune.cli._errors import misuse
 if TYPE_CHECKING:
     from greedyprune.method import Method
 
+Value = TypeVar("Value")
 BUDGETS = (
     "64 (visual tokens of each image), 25% or 1/4 (a share), '64 per layer' (the average), 8/frame (of a clip), "
     "total:512 (what a prompt's images share)"
@@ -46,6 +47,12 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one batch.")]
+
+
+def unless_given(ctx: typer.Context, name: str, value: Value, other: Value) -> Value:
+    """The value of an option if the user wrote it, else the other one, which --quick sets."""
+    source = ctx.get_parameter_source(name)
+    return value if source is not None and source.name == "COMMANDLINE" else other
 
 
 def text_in(option: str, path: Path) -> str:

@@ -22,6 +22,7 @@ from greedyprune.cli._options import (
     Seed,
     Split,
     Suite,
+    unless_given,
 )
 from greedyprune.cli._outputs import check_path, written
 from greedyprune.cli._show import console, print_json, progress, table
@@ -39,7 +40,7 @@ EXAMPLES = """Examples:
   greedyprune cues --data my-questions --model ./llava --out cues.csv"""
 
 QUICK = 10
-"""The value of --questions that --quick sets."""
+"""The value of --questions that --quick sets if the user does not."""
 SPARE = 3
 """Questions are drawn in so many times the number that is measured, since some, such as those answered "no", have no
 boxes."""
@@ -67,6 +68,7 @@ class Measured:
 
 
 def cues(
+    ctx: typer.Context,
     suite: Suite = "testbed",
     data: Data = None,
     model: Models = None,
@@ -86,7 +88,8 @@ def cues(
     Nothing is pruned and nothing is answered: the model reads each prompt once, with eager attention. Questions need
     boxes that say where the answer is.
     """
-    asked = _plan.questions(suite, data, QUICK if quick else questions, split, seed)
+    each = unless_given(ctx, "questions", questions, QUICK) if quick else questions
+    asked = _plan.questions(suite, data, each, split, seed)
     running = _plan.Running(device, dtype, 1, batch, 1)
     check_path("--out", out)
     check_path("--states", states)

@@ -21,6 +21,7 @@ from greedyprune.cli._options import (
     Questions,
     Seed,
     Split,
+    unless_given,
 )
 from greedyprune.cli._outputs import check_folder, check_paths
 from greedyprune.testbed import MODELS
@@ -38,7 +39,7 @@ EXAMPLES = """Examples:
   greedyprune eval --suite robustness --keep 1/9 --at layer:2 --out robustness.csv"""
 
 QUICK = 20, "1/4,1/9", "0"
-"""The values that --quick sets: --questions, --keep and --seeds."""
+"""The values that --quick sets if the user does not: --questions, --keep and --seeds."""
 
 Suite = Annotated[
     str,
@@ -89,6 +90,7 @@ Workers = Annotated[
 
 
 def evaluate(
+    ctx: typer.Context,
     suite: Suite = "testbed",
     data: Data = None,
     model: Models = None,
@@ -113,7 +115,9 @@ def evaluate(
 ) -> None:
     """Measure accuracy: every method at every budget, with intervals, floors, controls and region recall."""
     if quick:
-        questions, keep, seeds = QUICK
+        few, budgets, draws = QUICK
+        questions = unless_given(ctx, "questions", questions, few)
+        keep, seeds = unless_given(ctx, "keep", keep, budgets), unless_given(ctx, "seeds", seeds, draws)
     plan = _plan.Plan(
         models=model or list(MODELS),
         questions=_plan.questions(suite, data, questions, split, seed, (*_plan.SUITES, _plan.ROBUSTNESS)),
