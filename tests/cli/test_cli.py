@@ -17,6 +17,7 @@ from greedyprune import testbed
 from greedyprune.budget import Ratio
 from greedyprune.cli._answer import _prefill
 from greedyprune.cli._options import method_of
+from greedyprune.cli._show import progress
 from greedyprune.cli._show import size as size_in_words
 from greedyprune.methods.random import Random
 from greedyprune.models.table import FAMILIES, IMPOSSIBLE
@@ -261,8 +262,38 @@ def test_the_time_that_is_printed_leaves_the_warm_up_out(monkeypatch: pytest.Mon
     assert held > 0
 
 
+@pytest.mark.parametrize("command", ["", "demo", "run", "eval", "methods", "bench", "bench select"])
+def test_help_shows_switches_without_a_value(command: str) -> None:
+    shown = greedy(*command.split(), "--help").stdout
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    assert greedy("help", *command.split()).stdout == shown
+
+
+def test_without_a_terminal_there_is_a_line_of_progress_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 59.0, 61.0, 100.0, 125.0])
+    monkeypatch.setattr("greedyprune.cli._show.time.monotonic", lambda: next(now))
+    with progress("loading", total=200) as say:
+        say("answering", done=10)
+        for done in (20, 30, 50):
+            say(done=done)
+    first, second = capsys.readouterr().err.splitlines()
+    assert (first, second) == (
+        "greedyprune: answering, 10 % done after 61 s", "greedyprune: answering, 25 % done after 125 s",
+    )  # fmt: skip
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_GREEDYPRUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "greedyprune me")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert greedy().stdout.split() == ["methods"]
+
+
 def test_version_and_help() -> None:
-    assert greedy("--version").stdout == f"greedyprune {greedyprune.__version__}\n"
+    assert greedy("--version").stdout == greedy("-V").stdout == f"greedyprune {greedyprune.__version__}\n"
     assert "demo" in greedy().stdout
     for command in ("demo", "run", "methods", "models"):
         result = greedy(command, "--help")

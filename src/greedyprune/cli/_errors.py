@@ -44,8 +44,27 @@ def note(text: object) -> None:
     sys.stderr.write(f"greedyprune: {one_line(text)}\n")
 
 
+def as_switches(options: list[Any]) -> list[Any]:
+    """Say of options without a value that they take none: typer would print `--json <bool>`. -> the options"""
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return options
+
+
 class OneLine(TyperGroup):
-    """The group of all commands; it prints errors as this module says."""
+    """A group of commands; it prints errors as this module says."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of the group, switches without a type."""
+        return as_switches(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name. It prints its switches without a type."""
+        found: Any = super().get_command(ctx, cmd_name)
+        if found is not None:
+            as_switches(found.get_params(ctx))
+        return found
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run a command and exit with its status, unless the caller wants to handle errors."""

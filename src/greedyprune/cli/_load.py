@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as logs
 import mimetypes
 import os
 import re
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+NOISY = ("torchao", "torch.utils._pytree")
+"""Loggers that warn while transformers imports torchao, of nothing that concerns pruning."""
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats in which several frames are an animation; in other formats they are thumbnails or pages."""
 
@@ -124,6 +127,8 @@ def _check_device(device: str) -> None:
 
 def quieten() -> None:
     """Turn off progress bars and messages of transformers, since standard output is for results."""
+    for name in NOISY:
+        logs.getLogger(name).setLevel(logs.ERROR)
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from greedyprune.cli._errors import note
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+PAUSE = 60.0
+"""Seconds between lines of progress if standard error is no terminal."""
 WIDTH = 100
 """The width in columns if the output is no terminal."""
 
@@ -64,14 +69,36 @@ def size(count: float) -> str:
 
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on standard error. Yields `say(text="", done=None)`: `done` of `total` are finished."""
+    """Show a progress bar on standard error. Yields `say(text="", done=None)`: `done` of `total` are finished.
+
+    If standard error is no terminal, such as the log of a cluster's job, it gets a line a minute.
+    """
     err = Console(stderr=True)
+    if not err.is_terminal:
+        yield _line_by_line(text, total)
+        return
     bars = [BarColumn(), TimeRemainingColumn()] if total else []
     parts = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]
-    with Progress(*parts, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*parts, console=err, transient=True) as bar:
         task = bar.add_task(text, total=total)
 
         def say(text: str = "", done: int | None = None) -> None:
             bar.update(task, completed=done, description=text or None)
 
         yield say
+
+
+def _line_by_line(text: str, total: int | None) -> Callable[..., None]:
+    """The `say` of `progress` that writes lines."""
+    begun = last = time.monotonic()
+
+    def say(said: str = "", done: float | None = None) -> None:
+        nonlocal text, last
+        text, now = said or text, time.monotonic()
+        if now - last < PAUSE:
+            return
+        last = now
+        share = f", {100 * done / total:.0f} % done" if done is not None and total else ""
+        note(f"{text}{share} after {now - begun:.0f} s")
+
+    return say

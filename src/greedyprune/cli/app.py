@@ -31,7 +31,6 @@ EXIT = "Exit status: 0 done, 1 something failed, 2 the command line is wrong, 13
 app = typer.Typer(
     cls=OneLine,
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog=EXIT,
@@ -42,7 +41,7 @@ app = typer.Typer(
 @app.callback()
 def greet(
     ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     """Training-free pruning of the visual tokens of vision-language models.
 
@@ -57,6 +56,15 @@ def greet(
     raise typer.Exit
 
 
+def explain(
+    ctx: typer.Context, command: Annotated[list[str] | None, typer.Argument(help="Explain this command.")] = None
+) -> None:
+    """Explain a command, as its own --help does."""
+    assert ctx.parent is not None
+    ctx.parent.command.main([*(command or ()), "--help"], prog_name="greedyprune", standalone_mode=False)
+
+
+app.command("help")(explain)
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command("eval", epilog=EVAL)(evaluate)
@@ -66,4 +74,4 @@ app.command(epilog=DOCTOR)(doctor)
 app.command(epilog=METHODS)(methods)
 app.command(epilog=MODELS)(models)
 app.command("families", epilog=MODELS, hidden=True)(models)
-app.add_typer(bench)
+app.add_typer(bench, cls=OneLine)
