@@ -18,6 +18,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 import greedyprune as gp
 from commands import complaint, greedy
+from greedyprune.cli._load import open_image
 from greedyprune.eval import Item
 from greedyprune.eval.folder import LONGEST_LINE, Folder
 from greedyprune.eval.items import digest
@@ -211,6 +212,48 @@ def test_what_is_not_too_large_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("x.jpg", "x.webp", "x.tif"):
         Image.new("RGB", (20, 10)).save(tmp_path / name, exif=turned)
         assert open_picture(tmp_path / name).size == (10, 20)
+
+
+def deep(path: Path, top: int) -> Path:
+    """A picture of 16 bits: a ramp from 0 to `top`."""
+    ramp = torch.linspace(0, top, 64 * 64).round().int().tolist()
+    Image.frombytes("I;16", (64, 64), struct.pack(f"<{len(ramp)}H", *ramp)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "top"), [("x.png", 65535), ("x.tif", 65535), ("x.png", 255), ("x.png", 1)])
+def test_grey_of_16_bits_is_scaled_and_not_clipped_to_white(tmp_path: Path, name: str, top: int) -> None:
+    path = deep(tmp_path / name, top)
+    wanted = torch.linspace(0, top, 64 * 64).round() / top * 255
+    for picture in (open_picture(path), Item("q", "t", path, name, "?", ("a",)).open(), open_image(path)):
+        assert picture.mode == "RGB"
+        read = torch.tensor(list(picture.getchannel(0).tobytes()), dtype=torch.float64)
+        assert (read - wanted).abs().max() <= 0.5 + 1e-6
+    keep = gp.Keep.from_order(torch.arange(4), torch.zeros(4), 4)
+    with Image.open(path) as image:
+        drawn = gp.plots.overlay(image, keep, grid=(1, 2, 2))  # an image that the user opened
+    assert drawn.tobytes() == gp.plots.overlay(path, keep, grid=(1, 2, 2)).tobytes()
+
+
+def test_values_beyond_16_bits_are_scaled_from_the_smallest_to_the_largest() -> None:
+    picture = Image.new("F", (3, 1))
+    picture.putdata([-1.5, 0.0, 1.5])
+    assert list(pictures.rgb(picture).getchannel(0).tobytes()) == [0, 128, 255]
+    flat = Image.new("I", (2, 1), -7)
+    assert len(set(pictures.rgb(flat).tobytes())) == 1
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.gif", "x.png", "x.webp"])
+def test_of_several_pages_the_first_is_read_and_this_is_said(tmp_path: Path, name: str) -> None:
+    pages = [Image.new("RGB", (64, 64), color) for color in ("red", "blue", "green")]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], lossless=True)
+    with pytest.warns(UserWarning, match=rf"{name}' has 3 pages or frames, and the first one is read"):
+        picture = open_picture(tmp_path / name)
+    assert picture.getpixel((3, 3)) == (255, 0, 0) or name == "x.gif"
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_picture(tmp_path / "one.tif")
 
 
 def test_verify_draws_no_bombs_itself() -> None:

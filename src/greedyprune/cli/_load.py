@@ -152,7 +152,7 @@ def open_image(path: Path) -> Image.Image:
             "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
         ) from missing
 
-    from greedyprune.preprocessing.pictures import FORMATS, TooLarge, header_of, upright
+    from greedyprune.preprocessing.pictures import FORMATS, TooLarge, frames_of, header_of, upright
 
     if not path.exists():
         raise Failure(f"image {str(path)!r}: there is no such file.")
@@ -164,12 +164,12 @@ def open_image(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise Failure(f"image {str(path)!r} is empty (0 bytes).")
         with header_of(path) as image:
-            if image.format in ANIMATED and getattr(image, "n_frames", 1) > 1:
+            if image.format in ANIMATED and (frames := frames_of(image)) > 1:
                 raise Failure(
-                    f"image {str(path)!r} has {getattr(image, 'n_frames', 1)} frames, and videos are not supported "
-                    "yet: save one frame as a picture."
+                    f"image {str(path)!r} has {frames} frames, and videos are not supported yet: save one frame as a "
+                    "picture."
                 )
-            return upright(image)
+            return upright(image, path)
     except UnidentifiedImageError as error:
         raise Failure(f"image {str(path)!r} is no image that is read: known are {', '.join(FORMATS)}.") from error
     except TooLarge as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 
 from greedyprune.plots.given import Picture, as_picture
+from greedyprune.preprocessing.pictures import rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +104,7 @@ def _enlarged(image: Image.Image, part: Box | None, size: int, rows: int, column
     )
     new = max(1, round(width * scale)), max(1, round(height * scale))
     across, down = new[0] / width, new[1] / height
-    picture = image.convert("RGB").resize(new, Image.Resampling.LANCZOS)
+    picture = rgb(image).resize(new, Image.Resampling.LANCZOS)
     return picture, (left * across, top * down, right * across, bottom * down)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from greedyprune.plots.given import Picture, as_picture
+from greedyprune.preprocessing.pictures import rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +45,7 @@ def side_by_side(
     if columns < 1 or width < 1:
         raise ValueError(f"columns={columns}, width={width}: both are 1 or more.")
     tiles = [
-        picture.convert("RGB").resize(
-            (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
-        )
+        rgb(picture).resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
         for picture in images
     ]
     texts = [_wrapped(caption, width) for caption in captions or [""] * len(images)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
 from greedyprune.models.table import FAMILIES
+from greedyprune.preprocessing.pictures import rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -196,4 +197,4 @@ def _resized(picture: Any, width: int, height: int, resample: str) -> Any:
     known = {"bicubic": filters.BICUBIC, "lanczos": filters.LANCZOS}
     if resample not in known:
         raise ValueError(f"resample={resample!r} is unknown: choose one of {', '.join(known)}.")
-    return picture.convert("RGB").resize((width, height), known[resample])
+    return rgb(picture).resize((width, height), known[resample])
