@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
 
-from greedyprune.budget import PerFrame, Ratio, as_budget, count
+from greedyprune.budget import PerFrame, Ratio, as_budget, count, parse_budgets
 from greedyprune.checks import as_grid, is_count
 from greedyprune.cues import Attention, Cues
 from greedyprune.keep import Keep, protected_first, read_tests, require_rules, rules_of
@@ -38,7 +38,7 @@ def select(
 
     - `method`: an instance, a class, a name or a plain dict.
     - `keep`: an int (number of tokens), `Ratio(share)`, or `PerFrame(...)`, which treats every frame of `cues.grid`
-      separately. A budget of n or more keeps everything, 0 keeps nothing.
+      separately; or its text, such as "1/4". A budget of n or more keeps everything, 0 keeps nothing.
     - `on_error`: if it is "even", a selection that fails keeps the same number of tokens, evenly spaced, protected ones
       first. A `PruneWarning` says why. Wrong arguments still raise.
 
@@ -120,6 +120,7 @@ def _is_known(method: Method, k: int, n: int) -> bool:
 
 def _budget(method: Method, keep: object) -> int | Ratio | PerFrame:
     """Check the budget of one image. Raises if the method cannot choose with it."""
+    keep = parse_budgets(keep) if isinstance(keep, str) else keep
     if not isinstance(keep, PerFrame):
         return as_budget(keep)
     method.check_frames(keep)

@@ -79,6 +79,15 @@ def test_what_select_batch_returns_is_checked() -> None:
         gp.select_batch(Wrong, cues, [2, 2])
 
 
+@pytest.mark.parametrize("text", ["6", "1/4", "25%", "2/frame"])
+def test_a_budget_may_be_its_text(text: str) -> None:
+    cues, keep = replace(sized("divprune", 0, 24), grid=(3, 1, 8)), gp.parse_keep(text)
+    assert gp.select("divprune", cues, text).order.tolist() == gp.select("divprune", cues, keep).order.tolist()
+    assert gp.kept_count("divprune", text, 24, (3, 1, 8)) == 6
+    with pytest.raises(TypeError, match="is shared between the images"):
+        gp.select("divprune", cues, "total:6")
+
+
 def test_wrong_arguments_are_told() -> None:
     cues = gp.Cues(torch.ones(4, 2))
     for on_error in ("raise", "even"):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, as_budgets, count
+from greedyprune.budget import Budget, LayerAverage, PerLayer, as_budget, count
 from greedyprune.models.table import FAMILIES
+from greedyprune.naming import parse_keep
 from greedyprune.preprocessing.pictures import rgb
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Downscaled(NamedTuple):
 
 def downscale(
     images: Image | Sequence[Image],
-    keep: Budget | Sequence[Budget],
+    keep: Budget | str | Sequence[Budget | str],
     processor: Any,
     *,
     resample: Resample = "bicubic",
@@ -158,7 +159,7 @@ def _native_names() -> str:
 
 def _each(keep: object, images: int) -> tuple[Budget, ...]:
     """Return one budget per image."""
-    budgets = as_budgets(keep)
+    budgets = parse_keep(keep)
     if isinstance(budgets, (PerLayer, LayerAverage)):
         raise TypeError(f"keep={budgets!r} is for layers, and an image has one size: give an int or a Ratio.")
     if isinstance(budgets, tuple) and len(budgets) != images:
