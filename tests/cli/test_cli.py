@@ -48,6 +48,7 @@ def test_run_answers_and_draws(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("yes\n")
     assert "16 of 144" in result.stdout
+    assert "bundled model knows generated scenes alone" in result.stdout
     assert result.stderr == ""
     assert size(saved) == (504, 504)
 

@@ -72,6 +72,8 @@ def test_bad_input(
 
 def test_other_bad_command_lines(folder: Path) -> None:
     assert "--ask" in complaint(greedy("run", folder / "scene.png"), 2)
+    marked = greedy("run", folder / "scene.png", "--ask", "<image> what is it ?")
+    assert "the question holds '<image>', which stands for a picture: leave it out" in complaint(marked, 2)
     assert "--ask is empty" in complaint(greedy("run", folder / "scene.png", "--ask", " "), 2)
     absent = ("run", folder / "scene.png", "--prompt-file", folder / "absent.txt")
     assert "absent.txt' cannot be read: No such file" in complaint(greedy(*absent), 2)

@@ -36,6 +36,7 @@ EXAMPLES = """Examples:
   greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --at layer:2:early --json
 
   greedyprune run scene.png --ask "how many circles ?" --method '{"type": "greedyprune", "tau": 0.9}'"""
+BUNDLED = "The bundled model knows generated scenes alone: --model FOLDER_OR_ID asks one that knows photos."
 POSITIONS = ("original", "compact")
 
 
@@ -154,6 +155,8 @@ def run(
         print_json({**about, "prompts": found} if several else {**about, **found[0]})
     elif done:
         _print_numbers(done, about["method"])
+        if loaded.bundled:
+            console().print(BUNDLED, style="dim", soft_wrap=True)
     if failed:
         raise failed[0] if not several else Failure(f"{len(failed)} of {len(groups)} prompts failed: {failed[0]}")
 
