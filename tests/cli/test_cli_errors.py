@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["scene.png", "--model", " "], 2, "--model is empty"),
         (["scene.png", "--method", "gredyprune"], 2, "did you mean 'greedyprune'?"),
         (["scene.png", "--keep", "0.25"], 2, "'0.25' is no budget: write 64 for 64 visual tokens, or 25%"),
+        (["scene.png", "--keep", "total:64 per layer"], 2, "--keep keep=Total(tokens=64, floor=1) is shared between"),
         (["scene.png", "--keep", "-3"], 2, "'-3' is no budget"),
         (["scene.png", "--keep", "abc"], 2, "'abc' is no budget"),
         (["scene.png", "--keep", "250%"], 2, "'250%' is no budget"),

@@ -94,6 +94,9 @@ def test_a_damaged_picture_of_a_folder_costs_its_own_answer_alone(folder: Path, 
     assert [Path(each["images"][0]).name for each in json.loads(result.stdout)["prompts"]] == ["b.png", "c.jpg"]
     assert "error: 1 of 3 prompts failed: image" in result.stderr
     assert len(asked) == 2
+    (folder / "c.jpg").unlink()
+    (folder / "a.png").unlink()
+    assert len(json.loads(greedy("run", folder, "--ask", ASK, "--json").stdout)["prompts"]) == 1
 
 
 def test_a_question_of_several_lines_stands_in_a_file(folder: Path, asked: list[tuple[int, str]]) -> None:

@@ -82,9 +82,7 @@ def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict
     """The model's inputs for some images and a question about them, in its own chat template."""
     mark = getattr(loaded.processor, "image_token", None)
     if mark and mark in question:
-        raise misuse(
-            f"the question holds {mark!r}, which stands for a picture: leave it out."
-        )
+        raise misuse(f"the question holds {mark!r}, which stands for a picture: leave it out.")
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": _spelled(loaded, question)}]
     try:
         text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

@@ -166,6 +166,8 @@ def _words(option: str, words: Iterable[str], read: Callable[[str], Any]) -> lis
     for word in words:
         try:
             found[word.strip()] = read(word.strip())
+        except TypeError as error:
+            raise misuse(f"{option} {error}") from error
         except ValueError as error:
             reason = error if str(error).startswith(repr(word.strip())) else f"{word.strip()!r} is no number."
             raise misuse(f"{option} {reason}") from error

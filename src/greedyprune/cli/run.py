@@ -124,7 +124,7 @@ def run(
     from greedyprune.cli._load import check_picture_path, load, open_image
 
     groups = prompts(image, together)
-    several = len(groups) > 1
+    several = not together and any(path.is_dir() for path in image)
     if save is not None:
         (partial(make_folder, "--save") if several else check_picture_path)(save)
     opened = None if several else [open_image(path) for path in groups[0]]
@@ -168,7 +168,7 @@ def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
 
     try:
         budget = parse_keep(keep)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise misuse(f"--keep {error}") from error
     try:
         stage = None if at is None else parse_stage(at)
