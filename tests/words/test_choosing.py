@@ -95,7 +95,7 @@ def test_wrong_arguments_are_told() -> None:
             gp.select_batch("divprune", [cues, cues], [2], on_error=on_error)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="no method 'divpurne': did you mean"):
             gp.select("divpurne", cues, 2, on_error=on_error)  # type: ignore[arg-type]
-        for bad in (0.5, "2", None, gp.Total(3), gp.LayerAverage(2)):
+        for bad in (0.5, b"2", None, gp.Total(3), gp.LayerAverage(2)):
             with pytest.raises(TypeError, match="write"):
                 gp.select("divprune", cues, bad, on_error=on_error)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="cannot be negative"):

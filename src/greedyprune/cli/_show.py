@@ -90,15 +90,16 @@ def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None
 
 def _line_by_line(text: str, total: int | None) -> Callable[..., None]:
     """The `say` of `progress` that writes lines."""
-    begun = last = time.monotonic()
+    told, begun = text, time.monotonic()
+    last = begun
 
-    def say(said: str = "", done: float | None = None) -> None:
-        nonlocal text, last
-        text, now = said or text, time.monotonic()
+    def say(text: str = "", done: float | None = None) -> None:
+        nonlocal told, last
+        told, now = text or told, time.monotonic()
         if now - last < PAUSE:
             return
         last = now
         share = f", {100 * done / total:.0f} % done" if done is not None and total else ""
-        note(f"{text}{share} after {now - begun:.0f} s")
+        note(f"{told}{share} after {now - begun:.0f} s")
 
     return say
