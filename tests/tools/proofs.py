@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import greedyprune as gp
+from greedyprune.models._front import _home as home_of
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import cache_name, cache_of
 from greedyprune.models.table import FAMILIES
 from greedyprune.selection import Report, Selection
 from greedyprune.verify.reference import gathered
 from greedyprune.verify.subject import Subject
-from greedyprune.verify.traces import _home as home_of
 from greedyprune.verify.traces import fingerprint as fingerprint
 from greedyprune.verify.traces import hooks_on as hooks_on
 from tiny import AUDIO, IMAGE, NAMES, SPECIAL, VIDEO, Rows, Tiny, built, tiny

@@ -1,11 +1,12 @@
-"""Replace a module's method on the instance while a model is pruned. The class stays as it is."""
+"""What this library attaches to a model: methods replaced on the instance, and hooks. Classes stay as they are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -34,3 +35,22 @@ def put_in_front(module: nn.Module, name: str, made: Any) -> Callable[[], None]:
             del own[name]
 
     return undo
+
+
+def own_hooks(model: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    """Yield every hook of this library on a model and its parts, as the module's dict of hooks and the key in it.
+
+    Hooks of transformers do not count.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks") and value:
+                hooks = cast("dict[int, Any]", value)
+                yield from [(hooks, key) for key, hook in hooks.items() if _home(hook).startswith("greedyprune")]
+
+
+def _home(hook: Any) -> str:
+    """The module that a hook was written in; some are made of a method and its first arguments."""
+    while isinstance(hook, partial):
+        hook = cast("partial[Any]", hook).func
+    return getattr(hook, "__module__", "") or ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import nn
+
+from greedyprune.models._front import own_hooks
 
 Fingerprint = dict[tuple[str, str], Any]
 
@@ -38,18 +39,4 @@ def without_weights(found: Fingerprint) -> Fingerprint:
 
 def hooks_on(model: nn.Module) -> int:
     """The number of hooks of this library on the model and its parts. Hooks of transformers do not count."""
-    hooks = [
-        hook
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name.endswith("_hooks") and value
-        for hook in value.values()
-    ]
-    return sum(_home(hook).startswith("greedyprune") for hook in hooks)
-
-
-def _home(hook: Any) -> str:
-    """The module that a hook was written in; some are made of a method and its first arguments."""
-    while isinstance(hook, partial):
-        hook = hook.func
-    return getattr(hook, "__module__", "") or ""
+    return sum(1 for _ in own_hooks(model))
