@@ -21,7 +21,7 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 
 from greedyprune.attach.forward.cache import Held
 from greedyprune.attach.handle import prune
-from greedyprune.bench.clock import threads_set
+from greedyprune.bench.clock import median_of, threads_set
 from greedyprune.models.release import cache_of, cached
 from greedyprune.stages import Input, Layer, Stage
 
@@ -204,8 +204,8 @@ def _case(ours: Side, theirs: Side, stage: Stage, ragged: bool, pairs: int, thre
     text = theirs.model.config.get_text_config()
     wall, cpu = _pairs(ours, theirs, pairs)
     extra = 1e6 * float((cpu[1] - cpu[0]).median())
-    ratio, low, high = _median(wall[1] / wall[0])
-    cpu_ratio, cpu_low, cpu_high = _median(cpu[1] / cpu[0])
+    ratio, low, high = median_of(wall[1] / wall[0])
+    cpu_ratio, cpu_low, cpu_high = median_of(cpu[1] / cpu[0])
     return Row(
         stage=str(stage),
         ragged=ragged,
@@ -247,11 +247,3 @@ def _timed(side: Side) -> tuple[float, float]:
     cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
     side.back()
     return wall, cpu
-
-
-def _median(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
-    """The median and its 95 % interval by bootstrap. (pairs,) -> ..."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = values[torch.randint(len(values), (draws, len(values)), generator=generator)].median(1).values
-    low, high = drawn.quantile(drawn.new_tensor([0.025, 0.975])).tolist()
-    return round(float(values.median()), 4), round(low, 4), round(high, 4)

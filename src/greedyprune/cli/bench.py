@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from greedyprune.cli._errors import Failure
-from greedyprune.cli._outputs import check_path, make_folder, written
+from greedyprune.cli._bench_rows import check, end, write
 from greedyprune.cli._show import console, print_json, progress, table
+from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
+from greedyprune.cli.bench_prefill import prefill
 
 bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_args_is_help=True)
-
+bench.command("prefill", epilog=PREFILL)(prefill)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
@@ -33,17 +34,17 @@ def bench_select(
     """Compare GreedyPrune's selection with the usual loop (whole Gram matrix, .item() per token), in CPU time."""
     from greedyprune.bench import select
 
-    _check(save)
+    check(save)
     sizes = select.SIZES + select.LARGE if large else select.SIZES
     measured: list[select.Row] = []
     with progress("measuring") as step:
         for row in select.measure(sizes, runs, threads, seed):
             step(text=f"{row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
             measured.append(row)
-    problem = _write(save, [row.to_dict() for row in measured])
+    problem = write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
-        _end(problem)
+        end(problem)
         return
     shown = table(
         "tokens", "kept", "width", "regime", "looked at", "usual loop", "greedyprune", "ratio", "same", "exact"
@@ -64,7 +65,7 @@ def bench_select(
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
     )
-    _end(problem)
+    end(problem)
 
 
 @bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
@@ -72,16 +73,16 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
     """Compare DivPrune's and CDPruner's engines here with the published formulations, in CPU time."""
     from greedyprune.bench import peers
 
-    _check(save)
+    check(save)
     measured: list[peers.Row] = []
     with progress("measuring") as step:
         for row in peers.measure(peers.SIZES, runs, threads, seed):
             step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}")
             measured.append(row)
-    problem = _write(save, [row.to_dict() for row in measured])
+    problem = write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
-        _end(problem)
+        end(problem)
         return
     shown = table("method", "tokens", "kept", "width", "published", "here", "ratio", "same", "exact")
     for row in measured:
@@ -95,7 +96,7 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
         "same: the published form, in float32, kept the same tokens; exact: ours are those of that form in float64."
     )
-    _end(problem)
+    end(problem)
 
 
 @bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/bench/hooks.csv")
@@ -108,16 +109,16 @@ def bench_hooks(
     """Compare a decode step of a pruned model with the same step without hooks, on one thread and on all."""
     from greedyprune.bench import hooks
 
-    _check(save)
+    check(save)
     measured: list[hooks.Row] = []
     with progress("measuring") as step:
         for row in hooks.measure(hooks.SIZES, pairs, hooks.usual_threads(), seed):
             step(text=f"{row.stage}: {row.layers} layers of width {row.width}, {row.threads} thread(s)")
             measured.append(row)
-    problem = _write(save, [row.to_dict() for row in measured])
+    problem = write(save, [row.to_dict() for row in measured])
     if as_json:
         print_json([row.to_dict() for row in measured])
-        _end(problem)
+        end(problem)
         return
     shown = table("at", "ragged", "model", "threads", "bare", "hooked", "ratio", "of CPU time", "hooks", "operations")
     for row in measured:
@@ -135,22 +136,4 @@ def bench_hooks(
         f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time "
         "that they add; operations: tensor operations of a step, without hooks and with. Models with random weights."
     )
-    _end(problem)
-
-
-def _check(save: Path | None) -> None:
-    if save is not None:
-        make_folder("--save", save.parent)
-        check_path("--save", save)
-
-
-def _write(save: Path | None, measured: list[dict[str, object]]) -> Failure | None:
-    """Write the rows. -> the error if they are not written; they are printed in any case"""
-    from greedyprune.bench import rows
-
-    return written("--save", save, lambda path: rows.write(path, measured))
-
-
-def _end(problem: Failure | None) -> None:
-    if problem is not None:
-        raise problem
+    end(problem)
