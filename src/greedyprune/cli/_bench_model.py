@@ -8,22 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._errors import Failure, misuse
+from greedyprune.cli._errors import Failure, misuse, note
 from greedyprune.cli._options import method_of
+from greedyprune.cli._show import size as in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from torch import Tensor
 
     from greedyprune.policy import Policy
 
-SIZES = {True: "168x168", False: "672x672"}
-"""Width and height of the pictures, of a bundled model and of any other. Many models scale them to one size."""
+USUAL, BUNDLED = (672, 672), (168, 168)
+"""Width and height of the pictures, for any model and for a bundled one. Many models scale them to one size."""
+TEXT = 64
+"""Tokens of text and markers in a prompt, at most; for counting memory."""
 
 Model = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="A folder or an id of the hub.", show_default="the bundled model"),
+]
+Config = Annotated[
+    str | None,
+    typer.Option("--config", metavar="NAME", help="Random weights in a known shape, such as qwen2.5-vl-7b."),
+]
+Layers = Annotated[
+    int | None, typer.Option("--layers", min=1, help="Decoder layers of --config.", show_default="all of them")
 ]
 Named = Annotated[
     str,
@@ -44,6 +55,43 @@ Size = Annotated[
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a model runs, and what it reads."""
+
+    device: str
+    dtype: str | None
+    batch: int
+    images: int
+    size: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, device: str, dtype: str | None, batch: int, images: int, size: str | None) -> Setting:
+        """Read the options. Raises Failure for a device that is not there, or whose time is not measured."""
+        from greedyprune.cli._load import check_device
+
+        check_device(device)
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise misuse(f"--device {device!r}: time is measured on cpu and cuda.")
+        return cls(device, dtype, batch, images, size_of(size))
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The prompts, each as the numbers of its pictures. They are equal, so that nothing is padded."""
+        return (tuple(range(self.images)),) * self.batch
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type of random weights. Raises Failure for one that is no type."""
+        import torch
+
+        usual = "float32" if self.device.startswith("cpu") else "bfloat16"
+        kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if (self.dtype or usual) not in kinds:
+            raise misuse(f"--dtype {self.dtype!r} is no type of random weights: choose one of {', '.join(kinds)}.")
+        return kinds[self.dtype or usual]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,29 +142,63 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return size
 
 
-def opened(
-    name: str | None, device: str, dtype: str | None, batch: int, images: int, size: tuple[int, int] | None
-) -> Opened:
+def opened(name: str | None, setting: Setting) -> Opened:
     """Load a model and write a batch of equal prompts for it."""
     from greedyprune.cli._load import checked_place, load
     from greedyprune.testbed import FOLDERS
     from greedyprune.verify import open_subject
 
-    check_kind(device)
-    loaded = load(name, device, dtype)
+    loaded = load(name, setting.device, setting.dtype)
     place = str(FOLDERS["llava"]) if name is None else checked_place(name)
+    size = setting.size or (BUNDLED if loaded.bundled else USUAL)
     try:
-        subject = open_subject(loaded.model, place, (size or size_of(SIZES[loaded.bundled]) or (0, 0),))
-        inputs = subject.prompt((tuple(range(images)),) * batch)
+        inputs = open_subject(loaded.model, place, (size,)).prompt(setting.rows)
     except ValueError as error:
         raise Failure(f"{loaded.name!r} cannot be measured: {error}") from error
     return Opened(loaded.model, inputs, loaded.name)
 
 
-def check_kind(device: str) -> None:
-    """Raise Failure for a device whose time is not measured here."""
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise misuse(f"--device {device!r}: time is measured on cpu and cuda.")
+def built(name: str, layers: int | None, setting: Setting) -> Opened:
+    """A model of a known shape with random weights. Its memory is said, or refused, before anything is allocated."""
+    import torch
+
+    from greedyprune.bench.shapes import build, config_of
+    from greedyprune.verify.raw import from_config
+
+    need = needed(name, layers, setting)
+    if need.problem is not None:
+        raise need.problem
+    note(f"{need.text}.")
+    model = build(measured(lambda: config_of(name, layers)), torch.device(setting.device), setting.kind)
+    subject = from_config(model, (setting.size or USUAL,), tried=False)
+    return Opened(model, subject.prompt(setting.rows), name)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory that a shape needs, in words, and the reason why it does not fit."""
+
+    text: str
+    problem: Failure | None
+
+
+def needed(name: str, layers: int | None, setting: Setting) -> Need:
+    """Count the memory of a shape. Nothing is allocated."""
+    import torch
+
+    from greedyprune.bench.shapes import SHAPES, config_of, free_memory, memory_of
+
+    config = measured(lambda: config_of(name, layers))
+    tokens = setting.batch * (setting.images * SHAPES[name].tokens + TEXT)
+    need, free = memory_of(config, setting.kind, tokens), free_memory(torch.device(setting.device))
+    text = (
+        f"{name} with {config.get_text_config().num_hidden_layers} decoder layers needs about {in_words(need.total)} "
+        f"in {str(setting.kind).removeprefix('torch.')}, {in_words(need.weights)} of it for weights"
+    )
+    if free is None or need.total <= free:
+        return Need(text, None)
+    rest = "lower --layers, or let --predict add them up"
+    return Need(text, Failure(f"--config {text}, and {setting.device} has {in_words(free)} free: {rest}."))
 
 
 def measured(work: Callable[[], Any]) -> Any:

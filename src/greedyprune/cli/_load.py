@@ -42,7 +42,7 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
         raise misuse(f"--dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
     where, bundled = _place(name)
     quieten()
-    _check_device(device)
+    check_device(device)
     _check_family(where, name or "the bundled model")
     from transformers import AutoModelForImageTextToText
 
@@ -115,7 +115,7 @@ def _check_family(where: str, name: str) -> None:
         raise Failure(f"{name!r} cannot be pruned: {error}") from error
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Raise unless tensors can be put there."""
     import torch
 

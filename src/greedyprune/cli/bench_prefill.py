@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,17 @@ import typer
 
 from greedyprune.cli import _bench_model as options
 from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from greedyprune.bench.predict import Prediction
     from greedyprune.bench.prefill import Row
+    from greedyprune.policy import Policy
 
 EXAMPLES = """Examples:
 
@@ -22,15 +28,23 @@ EXAMPLES = """Examples:
 
   greedyprune bench prefill ./my-llava --keep 64 --at layer:2 --save prefill.csv
 
-  greedyprune bench prefill ./my-qwen --method divprune --batch 8 --device cuda"""
+  greedyprune bench prefill ./my-qwen --method divprune --batch 8 --device cuda
+
+  greedyprune bench prefill --config qwen2.5-vl-32b --predict --dtype bfloat16"""
 
 Answer = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of the answer that the end speaks of.")]
+Predict = Annotated[
+    bool,
+    typer.Option("--predict", help="Run a few layers and one alone, and add up the depth; for what does not fit."),
+]
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the row to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def prefill(
     model: options.Model = None,
+    config: options.Config = None,
+    layers: options.Layers = None,
     method: options.Named = DEFAULT,
     keep: options.Keep = "25%",
     at: options.At = None,
@@ -38,6 +52,7 @@ def prefill(
     images: options.Images = 1,
     size: options.Size = None,
     rounds: options.Rounds = 20,
+    predict: Predict = False,
     threads: options.Threads = 1,
     max_new_tokens: Answer = 128,
     device: Device = "cpu",
@@ -49,23 +64,81 @@ def prefill(
 
     The vision tower runs before, and its time is told apart.
     """
-    policy, pictures = options.policy_of(method, keep, at), options.size_of(size)
+    if config is not None and model is not None:
+        raise misuse(f"MODEL {model!r} and --config {config!r} name two models: give one.")
+    if layers is not None and config is None:
+        raise misuse("--layers cuts the depth of --config: name one.")
+    asked = Asked(model, config, layers, options.policy_of(method, keep, at), rounds)
+    setting = options.Setting.of(device, dtype, batch, images, size)
     check(save)
     from greedyprune.bench.clock import threads_set
-    from greedyprune.bench.prefill import measure
 
     with progress("loading the model") as say, threads_set(threads):
-        found = options.opened(model, device, dtype, batch, images, pictures)
-        say("measuring")
-        row: Row = options.measured(
-            lambda: measure(found.model, found.inputs, policy, name=found.name, rounds=rounds),
-        )
-    problem = write(save, [row.to_dict()])
+        row, predicted = options.measured(lambda: _measured(asked, setting, predict, say))
+    made = {**(row.to_dict() if row else {}), **(predicted.to_dict() if predicted else {})}
+    problem = write(save, [made])
     if as_json:
-        print_json(row.to_dict())
+        print_json(made)
     else:
-        show(row, max_new_tokens, bundled=found.name == "bundled")
+        if row is not None:
+            show(row, max_new_tokens, bundled=row.model == "bundled")
+        if predicted is not None:
+            show_prediction(predicted, row)
     end(problem)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The model and the policy that are measured."""
+
+    model: str | None
+    config: str | None
+    layers: int | None
+    policy: Policy
+    rounds: int
+
+
+def _measured(
+    asked: Asked, setting: options.Setting, predicting: bool, say: Callable[..., None]
+) -> tuple[Row | None, Prediction | None]:
+    """Measure the whole model, and predict it if that is wanted. A shape that does not fit is predicted alone."""
+    from greedyprune.bench.predict import layers_to_run, predict, shallow
+    from greedyprune.bench.prefill import measure
+    from greedyprune.bench.shapes import config_of
+
+    policy, rounds, few = asked.policy, asked.rounds, None
+    if asked.config is not None:
+        depth = config_of(asked.config, asked.layers).get_text_config().num_hidden_layers
+        if predicting and options.needed(asked.config, asked.layers, setting).problem is not None:
+            few = options.built(asked.config, layers_to_run(policy, depth), setting)
+            say("predicting")
+            return None, predict(few.model, few.inputs, policy, depth, name=asked.config, rounds=rounds)
+        found = options.built(asked.config, asked.layers, setting)
+    else:
+        found = options.opened(asked.model, setting)
+    say("measuring")
+    row = measure(found.model, found.inputs, policy, name=found.name, rounds=rounds)
+    if not predicting:
+        return row, None
+    few = shallow(found.model, layers_to_run(policy, row.layers))
+    return row, predict(few, found.inputs, policy, row.layers, name=found.name, rounds=rounds)
+
+
+def show_prediction(predicted: Prediction, row: Row | None) -> None:
+    """Print what is predicted; with the error where the whole model was measured too."""
+    out = console()
+    out.print(
+        f"{predicted.model} predicted: {predicted.run_layers} of {predicted.layers} layers were run, and one alone, "
+        f"{predicted.layer_ms:.2f} ms on the whole prompt and {predicted.short_layer_ms:.2f} ms on the pruned one",
+        style="bold",
+    )
+    out.print(
+        f"dense {predicted.dense_ms:.1f} ms, pruned {predicted.pruned_ms:.1f} ms, oracle {predicted.oracle_ms:.1f} ms: "
+        f"{predicted.speedup:.2f}x, the oracle {predicted.oracle_speedup:.2f}x"
+    )
+    if row is not None:
+        errors = ", ".join(f"{side} {100 * error:+.1f} %" for side, error in predicted.errors(row).items())
+        out.print(f"error of the prediction: {errors}")
 
 
 def show(row: Row, generated: int, *, bundled: bool = False) -> None:

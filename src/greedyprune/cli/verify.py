@@ -133,12 +133,12 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 def _subject(folder: str, device: str, dtype: str, sizes: tuple[tuple[int, int], ...]) -> Subject:
     """The checkpoint, and prompts for it."""
-    from greedyprune.cli._load import _check_device, _check_family, _first_line, quieten
+    from greedyprune.cli._load import _check_family, _first_line, check_device, quieten
     from greedyprune.verify import open_subject
 
     where = _place(folder)
     quieten()
-    _check_device(device)
+    check_device(device)
     _check_family(where, folder)
     from transformers import AutoModelForImageTextToText
 

@@ -18,10 +18,18 @@ SIDES = ((6, 4), (4, 6), (6, 6))
 """Tokens across and down of images, in turn, for models that take images of any size."""
 
 
-def from_config(model: Any, sizes: tuple[tuple[int, int], ...] = (), why: str = "") -> Subject:
-    """Make prompts from the config alone. Raises ValueError if the config does not describe the family's images."""
+def from_config(model: Any, sizes: tuple[tuple[int, int], ...] = (), why: str = "", *, tried: bool = True) -> Subject:
+    """Make prompts from the config alone. Raises ValueError if the config does not describe the family's images.
+
+    `tried`: the model reads two of them first, which shows whether it takes them.
+    """
     try:
-        return _from_config(model, sizes)
+        made = _from_config(model, sizes)
+        if tried:
+            with torch.no_grad():
+                model(**made.prompt(((0,), (1, 2))))
+                model(**made.prompt(((),)))
+        return made
     except Exception as error:  # a family whose model wants something else raises what it likes
         kind = model.config.model_type
         raise ValueError(
@@ -33,16 +41,19 @@ def from_config(model: Any, sizes: tuple[tuple[int, int], ...] = (), why: str = 
 def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
     outer: Any = find_parts(model).outer
     takes = inspect.signature(outer.get_image_features).parameters
+    tiled = hasattr(model.config, "image_grid_pinpoints") and "batch_num_images" not in takes
+    known = ("pixel_values", "image_sizes") if tiled else ("pixel_values",)
     unknown = [
         name
         for name, each in takes.items()
-        if each.default is each.empty and each.kind is not each.VAR_KEYWORD and name != "pixel_values"
+        if each.default is each.empty and each.kind is not each.VAR_KEYWORD and name not in known
     ]
     if "token_type_ids" in inspect.signature(type(model).forward).parameters:
         unknown.append("token_type_ids")  # what they mean differs from family to family
     if unknown:
         raise ValueError(f"it asks for {', '.join(unknown)}")
-    images = _patches(model, sizes) if "image_grid_thw" in takes else _squares(model)
+    flat = "image_grid_thw" in takes
+    images = _patches(model, sizes) if flat else _tiles(model, sizes) if tiled else _squares(model)
     views = "pixel_attention_mask" in takes  # pictures come row by row: (b, images, 3, h, w)
     words = _Words(model)
     lengths: dict[int, int] = {}
@@ -62,11 +73,7 @@ def _from_config(model: Any, sizes: tuple[tuple[int, int], ...]) -> Subject:
             pixels = {"pixel_values": _by_row(pixels["pixel_values"], rows)}
         return {**words.batch(texts), **pixels}
 
-    made = Subject(model, write, banned_tokens(model), source="its config alone")
-    with torch.no_grad():  # whether the model takes them, before anyone relies on it
-        model(**made.prompt(((0,), (1, 2))))
-        model(**made.prompt(((),)))
-    return made
+    return Subject(model, write, banned_tokens(model), source="its config alone")
 
 
 @torch.no_grad()
@@ -111,6 +118,24 @@ def _patches(model: Any, sizes: tuple[tuple[int, int], ...]) -> Callable[[list[i
             "pixel_values": torch.cat(pixels),
             "image_grid_thw": torch.tensor([(1, h * merge, w * merge) for w, h in grids]),
         }
+
+    return images
+
+
+def _tiles(model: Any, sizes: tuple[tuple[int, int], ...]) -> Callable[[list[int]], dict[str, Tensor]]:
+    """Pictures of several sizes as tiles, the whole view first, filled up with zeros (LLaVA-NeXT)."""
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    side, channels = model.config.vision_config.image_size, getattr(model.config.vision_config, "num_channels", 3)
+    given = [(height, width) for width, height in sizes] or [(side, side), (side, 2 * side)]
+
+    def images(numbers: list[int]) -> dict[str, Tensor]:
+        shapes = [given[number % len(given)] for number in numbers]
+        counts = [image_size_to_num_patches(shape, model.config.image_grid_pinpoints, side) for shape in shapes]
+        pixels = torch.zeros(len(numbers), max(counts), channels, side, side)
+        for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+            pixels[place, :count] = _noise(number, count, channels, side, side)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor(shapes)}
 
     return images
 
