@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from greedyprune.models.reads import length_of
 from greedyprune.models.release import cache_of, cached
 
 if TYPE_CHECKING:
@@ -30,21 +31,36 @@ class Call:
 
     model: Any
     inputs: Mapping[str, Any]
+    length: int
+    """Tokens of the prompt before anything is dropped, which number those behind it."""
 
     def prefill(self) -> Any:
         """Read the prompt into a new cache; the logits are those of its last token."""
         return self.model(**self.inputs, use_cache=True, logits_to_keep=1)
 
-    def step(self, output: Any) -> Any:
-        """Read one token more into the cache of a prefill, as a step of `generate` does."""
-        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
+    def step(self, output: Any, token: Tensor | None = None, done: int = 0) -> Any:
+        """Read one token more into the cache of a prefill, as a step of `generate` does. `done`: steps before it.
+
+        It is the prompt's last token, unless another is given: which it is changes no time. (b, 1)
+        """
+        cache, ids = cache_of(output), self.inputs["input_ids"]
+        mask = ids.new_ones(ids.shape[0], length_of(cache) + 1)  # a pruned cache counts what it dropped, too
         return self.model(
-            input_ids=ids[:, -1:],
-            attention_mask=torch.cat([mask, torch.ones_like(mask[:, :1])], 1),
-            position_ids=torch.full_like(ids[:, -1:], ids.shape[1]),  # which number it is changes no time
+            input_ids=ids[:, -1:] if token is None else token,
+            attention_mask=mask,
+            position_ids=torch.full_like(ids[:, -1:], self.length + done),
             use_cache=True,
-            **cached(self.model, cache_of(output)),
+            **cached(self.model, cache),
         )
+
+    def answer(self, tokens: int) -> Tensor:
+        """Read the prompt and say so many tokens, the likeliest each time. -> (b, tokens)"""
+        output = self.prefill()
+        said = [output.logits[:, -1].argmax(-1, keepdim=True)]
+        for done in range(tokens - 1):
+            output = self.step(output, said[-1], done)
+            said.append(output.logits[:, -1].argmax(-1, keepdim=True))
+        return torch.cat(said, 1)
 
 
 def check_release(parts: Parts) -> None:

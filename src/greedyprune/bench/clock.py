@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -68,3 +69,15 @@ def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, flo
     last.record()
     torch.cuda.synchronize(device)
     return result, first.elapsed_time(last) / 1e3
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, seed: int = 0
+) -> dict[str, Tensor]:
+    """Time all of them in every round, in random order. -> seconds (rounds,) float64 by name"""
+    order = random.Random(seed)
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name in order.sample(sorted(works), len(works)):
+            times[name].append(timed(works[name], device)[1])
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in times.items()}

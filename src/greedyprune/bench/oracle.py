@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from greedyprune.bench.calls import FEATURES, Call, Unmeasurable
 from greedyprune.bench.hooks import same_weights
 from greedyprune.models.parts import find_parts
-from greedyprune.models.release import cached
+from greedyprune.models.release import cache_in, cached
 from greedyprune.stages import Input, Layer
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def _call(bare: Any, dense: Call, columns: Tensor, at: Stage) -> Call:
         model = same_weights(bare)
         text = find_parts(model).text
         text.forward = Loop(find_parts(model), at.index, columns)  # pyright: ignore[reportAttributeAccessIssue]
-        return Call(model, dense.inputs)
-    return Call(bare, shortened(bare, dense, columns))
+        return Call(model, dense.inputs, dense.length)
+    return Call(bare, shortened(bare, dense, columns), dense.length)
 
 
 def shortened(bare: Any, dense: Call, columns: Tensor) -> dict[str, Any]:
@@ -160,15 +160,17 @@ class Loop:
     """(b, l) those that stay."""
 
     def __call__(self, **given: Any) -> BaseModelOutputWithPast:
-        """Read a prompt without padding into a new cache."""
+        """Read a prompt without padding into a new cache, or a token behind it."""
         text: Any = self.parts.text
-        hidden, positions = given["inputs_embeds"], given.get("position_ids")
+        hidden, positions, held = given["inputs_embeds"], given.get("position_ids"), cache_in(given)
         if positions is None:
             positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        cache, rotary = DynamicCache(config=text.config), text.rotary_emb(hidden, positions)
+        if positions.ndim == 2 and "mrope_section" in (getattr(text.config, "rope_parameters", None) or {}):
+            positions = positions.expand(3, *positions.shape)
+        cache, rotary = held or DynamicCache(config=text.config), text.rotary_emb(hidden, positions)
         marked, planes = self._deepstack(given)
         for index, layer in enumerate(text.layers):
-            if index == self.start:
+            if index == self.start and held is None:
                 hidden = taken(hidden, self.columns, -2)
                 rotary = tuple(taken(x, self.columns, -2) for x in rotary)
                 marked, planes = self._short(marked, planes)

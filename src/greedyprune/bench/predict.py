@@ -9,7 +9,6 @@ layer's rate depends on it. What the hooks cost in the added layers is left out.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from greedyprune.bench.calls import FEATURES, Call, Unmeasurable, encoder
-from greedyprune.bench.clock import timed
+from greedyprune.bench.clock import interleaved
 from greedyprune.bench.hooks import same_weights
 from greedyprune.bench.prefill import ROUNDS, Row, measure
 from greedyprune.models.parts import find_parts
@@ -124,14 +123,10 @@ def predict(
     row = measure(model, inputs, policy, name=name, rounds=rounds, seed=seed)
     hidden, rotary = _entering(model, inputs)
     alone = [_alone(parts.text, hidden, rotary, length) for length in (row.sequence, row.sequence_kept)]
-    seconds = torch.zeros(2, rounds, dtype=torch.float64)
-    order = random.Random(seed)
     for work in alone:
         work()  # the first call is not counted
-    for turn in range(rounds):
-        for place in order.sample((0, 1), 2):
-            seconds[place, turn] = timed(alone[place], hidden.device)[1]
-    long, short = (round(1e3 * float(each), 4) for each in seconds.quantile(0.5, dim=1))
+    times = interleaved(dict(zip(("long", "short"), alone, strict=True)), hidden.device, rounds, seed)
+    long, short = (round(1e3 * float(times[name].quantile(0.5)), 4) for name in ("long", "short"))
     return Prediction.of(row, long, short, depth)
 
 
@@ -146,7 +141,7 @@ def _entering(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[T
     encode, rest = encoder(parts, inputs)
     handle = parts.layers[0].register_forward_pre_hook(look, with_kwargs=True)
     try:
-        Call(model, {**rest, FEATURES: {"image": encode()}}).prefill()
+        Call(model, {**rest, FEATURES: {"image": encode()}}, inputs["input_ids"].shape[1]).prefill()
     finally:
         handle.remove()
     return seen[0]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,8 @@ from torch import Tensor
 from greedyprune.attach.forward.cache import Held, bytes_of
 from greedyprune.attach.handle import Pruned, prune
 from greedyprune.bench.calls import FEATURES, Call, Unmeasurable, check_release, encoder
-from greedyprune.bench.clock import clock_name, median_of, timed
+from greedyprune.bench.clock import median_of, timed
+from greedyprune.bench.compared import SIDES, Case, Ratios, case_of, milliseconds, ratios_of
 from greedyprune.bench.hooks import same_weights
 from greedyprune.bench.oracle import check_stage, oracle
 from greedyprune.models._front import own_hooks
@@ -32,48 +35,14 @@ if TYPE_CHECKING:
 
     from greedyprune.ops.cut import Cut
     from greedyprune.policy import Policy
-    from greedyprune.selection import Report
 
 ROUNDS = 20
-SIDES = ("dense", "pruned", "oracle")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measured case. Times are medians in milliseconds; `low` and `high` bound 95 % intervals."""
+@dataclass(frozen=True, kw_only=True)
+class Row(Ratios, Case):
+    """One measured prefill."""
 
-    model: str
-    method: str
-    at: str
-    layers: int
-    width: int
-    dtype: str
-    device: str
-    clock: str
-    """The time that was measured: process CPU time, or on CUDA the device's."""
-    batch: int
-    images: int
-    """Images of each prompt."""
-    tokens: int
-    """Visual tokens of each prompt."""
-    kept: int
-    sequence: int
-    """Tokens of each prompt, text included."""
-    sequence_kept: int
-    dense_ms: float
-    pruned_ms: float
-    oracle_ms: float
-    speedup: float
-    """dense / pruned, median of the rounds' ratios."""
-    speedup_low: float
-    speedup_high: float
-    oracle_speedup: float
-    oracle_speedup_low: float
-    oracle_speedup_high: float
-    share: float
-    """(dense - pruned) / (dense - oracle): the part of the oracle's saving that is reached."""
-    share_low: float
-    share_high: float
     hooks_ms: float
     """Time in this library's hooks, choosing included; on CUDA the CPU time of the calling thread."""
     hooks_of_dense: float
@@ -97,12 +66,6 @@ class Row:
     """The largest difference between logits of the pruned model and of the oracle."""
     equal: bool
     """True if these logits are equal bit for bit."""
-    rounds: int
-    threads: int
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
 
 
 class HookClock:
@@ -150,7 +113,8 @@ def trio(model: Any, inputs: Mapping[str, Tensor], policy: Policy) -> Iterator[T
         check_stage(parts, policy.on(len(parts.layers)).at)
         encode, rest = encoder(parts, inputs)  # while the model is pruned: methods may look into the vision tower
         given = {**rest, FEATURES: {"image": encode()}}
-        dense, pruned = Call(bare, given), Call(model, given)
+        length = inputs["input_ids"].shape[1]
+        dense, pruned = Call(bare, given, length), Call(model, given, length)
         cut = _cut(pruned.prefill())
         calls = {"dense": dense, "pruned": pruned, "oracle": oracle(bare, dense, cut, policy.on(len(parts.layers)).at)}
         yield Trio(calls, encoder(find_parts(bare), inputs)[0], handle, HookClock(model))
@@ -164,41 +128,26 @@ def _cut(output: Any) -> Cut:
     return cut
 
 
-@dataclass(eq=False)
-class Times:
-    """Seconds by round."""
-
-    sides: dict[str, list[float]]
-    steps: dict[str, list[float]]
-    vision: list[float]
-    hooks: list[float]
-    select: list[float]
-
-    def of(self, name: str) -> Tensor:
-        """Of one side's prefill. -> (rounds,) float64"""
-        return torch.tensor(self.sides[name], dtype=torch.float64)
-
-
 @torch.no_grad()
-def run(three: Trio, rounds: int, seed: int = 0) -> Times:
-    """Time all of them in every round, in random order."""
+def run(three: Trio, rounds: int, seed: int = 0) -> dict[str, Tensor]:
+    """Time all of them in every round, in random order. -> seconds (rounds,) float64 by name"""
     order, names = random.Random(seed), (*SIDES, "vision")
-    times = Times({name: [] for name in SIDES}, {name: [] for name in SIDES}, [], [], [])
+    times: dict[str, list[float]] = defaultdict(list)
     device = three.calls["dense"].model.device
     for _ in range(rounds):
         for name in order.sample(names, len(names)):
             if name == "vision":
-                times.vision.append(timed(three.encode, device)[1])
+                times[name].append(timed(three.encode, device)[1])
                 continue
             call, three.clock.seconds = three.calls[name], 0.0
             output, seconds = timed(call.prefill, device)
-            times.sides[name].append(seconds)
+            times[name].append(seconds)
             if name == "pruned":
-                times.hooks.append(three.clock.seconds)
-                times.select.append(three.handle.report().select_ms / 1e3)
+                times["hooks"].append(three.clock.seconds)
+                times["select"].append(three.handle.report().select_ms / 1e3)
             if name != "oracle":
-                times.steps[name].append(timed(lambda call=call, output=output: call.step(output), device)[1])
-    return times
+                times[f"{name} step"].append(timed(partial(call.step, output), device)[1])
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in times.items()}
 
 
 @torch.no_grad()
@@ -220,78 +169,26 @@ def measure(
             three.calls[side].step(outputs[side])
         outputs.clear()
         times, report = run(three, rounds, seed), three.handle.report()
-    return _row(model, name, inputs, policy, report, times, held, gap)
-
-
-def _row(
-    model: Any,
-    name: str,
-    inputs: Mapping[str, Tensor],
-    policy: Policy,
-    report: Report,
-    times: Times,
-    held: Mapping[str, int],
-    gap: float,
-) -> Row:
-    text, batch = find_parts(model).text.config, inputs["input_ids"].shape[0]
-    dense, pruned, ideal = times.of("dense"), times.of("pruned"), times.of("oracle")
-    hooks, select = torch.tensor(times.hooks, dtype=torch.float64), torch.tensor(times.select, dtype=torch.float64)
-    speedup, ideal_speedup = median_of(dense / pruned), median_of(dense / ideal)
-    share = median_of((dense - pruned) / (dense - ideal))
+    hooks, select = times["hooks"], times["select"]
     return Row(
-        model=name or str(model.config.model_type),
-        method=report.method,
-        at=report.at,
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=_device(model.device),
-        clock=clock_name(model.device),
-        batch=batch,
-        images=report.images // batch,
-        tokens=report.tokens // batch,
-        kept=report.kept // batch,
-        sequence=report.sequence,
-        sequence_kept=report.sequence_kept,
-        dense_ms=_ms(dense),
-        pruned_ms=_ms(pruned),
-        oracle_ms=_ms(ideal),
-        speedup=speedup[0],
-        speedup_low=speedup[1],
-        speedup_high=speedup[2],
-        oracle_speedup=ideal_speedup[0],
-        oracle_speedup_low=ideal_speedup[1],
-        oracle_speedup_high=ideal_speedup[2],
-        share=share[0],
-        share_low=share[1],
-        share_high=share[2],
-        hooks_ms=_ms(hooks),
-        hooks_of_dense=median_of(hooks / dense)[0],
-        hooks_of_pruned=median_of(hooks / pruned)[0],
-        select_ms=_ms(select),
-        select_of_dense=median_of(select / dense)[0],
-        select_of_pruned=median_of(select / pruned)[0],
-        vision_ms=_ms(torch.tensor(times.vision)),
-        dense_step_ms=_ms(torch.tensor(times.steps["dense"])),
-        pruned_step_ms=_ms(torch.tensor(times.steps["pruned"])),
+        **case_of(model, name, report, inputs["input_ids"].shape[0]),
+        **ratios_of(times),
+        hooks_ms=milliseconds(hooks),
+        hooks_of_dense=median_of(hooks / times["dense"])[0],
+        hooks_of_pruned=median_of(hooks / times["pruned"])[0],
+        select_ms=milliseconds(select),
+        select_of_dense=median_of(select / times["dense"])[0],
+        select_of_pruned=median_of(select / times["pruned"])[0],
+        vision_ms=milliseconds(times["vision"]),
+        dense_step_ms=milliseconds(times["dense step"]),
+        pruned_step_ms=milliseconds(times["pruned step"]),
         dense_cache_bytes=held["dense"],
         pruned_cache_bytes=held["pruned"],
         oracle_cache_bytes=held["oracle"],
         flops_ratio=round(report.prefill_flops_full / report.prefill_flops, 3),
         error=gap,
         equal=gap == 0.0,
-        rounds=len(dense),
-        threads=torch.get_num_threads(),
     )
-
-
-def _ms(seconds: Tensor) -> float:
-    return round(1e3 * float(seconds.quantile(0.5)), 3)
-
-
-def _device(device: torch.device) -> str:
-    """The device, on CUDA with its name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def whole(row: Row, generated: int) -> tuple[float, float]:
