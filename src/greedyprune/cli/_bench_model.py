@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ Size = Annotated[
     typer.Option("--size", metavar="WxH", help="Size of the pictures in pixels.", show_default="672x672"),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")]
+Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write what is measured to this file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")]
 
 
@@ -140,6 +143,19 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     except TooLarge as error:
         raise misuse(f"--size {text!r}: {error}") from error
     return size
+
+
+def check_named(model: str | None, config: str | None, layers: int | None) -> None:
+    """Raise Failure if the options name two models, or a depth of none."""
+    if config is not None and model is not None:
+        raise misuse(f"MODEL {model!r} and --config {config!r} name two models: give one.")
+    if layers is not None and config is None:
+        raise misuse("--layers cuts the depth of --config: name one.")
+
+
+def found(model: str | None, config: str | None, layers: int | None, setting: Setting) -> Opened:
+    """The model that the options name, loaded or built, and its prompts."""
+    return opened(model, setting) if config is None else built(config, layers, setting)
 
 
 def opened(name: str | None, setting: Setting) -> Opened:

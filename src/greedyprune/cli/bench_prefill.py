@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from greedyprune.cli import _bench_model as options
 from greedyprune.cli._bench_rows import check, end, write
-from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.registry import DEFAULT
@@ -37,8 +35,6 @@ Predict = Annotated[
     bool,
     typer.Option("--predict", help="Run a few layers and one alone, and add up the depth; for what does not fit."),
 ]
-Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the row to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def prefill(
@@ -57,17 +53,14 @@ def prefill(
     max_new_tokens: Answer = 128,
     device: Device = "cpu",
     dtype: Dtype = None,
-    save: Save = None,
-    as_json: Json = False,
+    save: options.Save = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare a prefill with the same prefill pruned, and with the oracle: the model given a prompt that is that short.
 
     The vision tower runs before, and its time is told apart.
     """
-    if config is not None and model is not None:
-        raise misuse(f"MODEL {model!r} and --config {config!r} name two models: give one.")
-    if layers is not None and config is None:
-        raise misuse("--layers cuts the depth of --config: name one.")
+    options.check_named(model, config, layers)
     asked = Asked(model, config, layers, options.policy_of(method, keep, at), rounds)
     setting = options.Setting.of(device, dtype, batch, images, size)
     check(save)
@@ -113,9 +106,7 @@ def _measured(
             few = options.built(asked.config, layers_to_run(policy, depth), setting)
             say("predicting")
             return None, predict(few.model, few.inputs, policy, depth, name=asked.config, rounds=rounds)
-        found = options.built(asked.config, asked.layers, setting)
-    else:
-        found = options.opened(asked.model, setting)
+    found = options.found(asked.model, asked.config, asked.layers, setting)
     say("measuring")
     row = measure(found.model, found.inputs, policy, name=found.name, rounds=rounds)
     if not predicting:

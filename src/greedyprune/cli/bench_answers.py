@@ -1,0 +1,80 @@
+"""`greedyprune bench generate`: a whole answer, prompt and steps, dense, pruned and by the oracle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from greedyprune.cli import _bench_model as options
+from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._show import console, print_json, progress, table
+from greedyprune.registry import DEFAULT
+
+if TYPE_CHECKING:
+    from greedyprune.bench.generate import Row
+
+EXAMPLES = """Examples:
+
+  greedyprune bench generate --max-new-tokens 16
+
+  greedyprune bench generate ./my-llava --keep 64 --batch 8 --device cuda --save generate.csv"""
+
+
+def generate(
+    model: options.Model = None,
+    config: options.Config = None,
+    layers: options.Layers = None,
+    method: options.Named = DEFAULT,
+    keep: options.Keep = "25%",
+    at: options.At = None,
+    batch: options.Batch = 1,
+    images: options.Images = 1,
+    size: options.Size = None,
+    rounds: options.Rounds = 5,
+    threads: options.Threads = 1,
+    max_new_tokens: Longest = 32,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    save: options.Save = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare whole answers, prompt and steps: dense, pruned, and the oracle, which never had the dropped tokens."""
+    options.check_named(model, config, layers)
+    policy, setting = options.policy_of(method, keep, at), options.Setting.of(device, dtype, batch, images, size)
+    check(save)
+    from greedyprune.bench.clock import threads_set
+    from greedyprune.bench.generate import measure
+
+    with progress("loading the model") as say, threads_set(threads):
+        found = options.found(model, config, layers, setting)
+        say("measuring")
+        row: Row = options.measured(
+            lambda: measure(found.model, found.inputs, policy, generated=max_new_tokens, name=found.name, rounds=rounds)
+        )
+    problem = write(save, [row.to_dict()])
+    if as_json:
+        print_json(row.to_dict())
+    else:
+        _show(row)
+    end(problem)
+
+
+def _show(row: Row) -> None:
+    out = console()
+    out.print(f"{row.model}: {row.layers} layers of width {row.width}, {row.dtype} on {row.device}", style="bold")
+    out.print(f"{row.method} at {row.at}: {row.tokens} -> {row.kept} visual tokens, {row.generated} tokens generated")
+    shown = table("", "answer", "speed-up", "95 % interval")
+    shown.add_row("dense", f"{row.dense_ms:.1f} ms", "1", "")
+    for name, ms, ratio, low, high in (
+        ("pruned", row.pruned_ms, row.speedup, row.speedup_low, row.speedup_high),
+        ("oracle", row.oracle_ms, row.oracle_speedup, row.oracle_speedup_low, row.oracle_speedup_high),
+    ):
+        shown.add_row(name, f"{ms:.1f} ms", f"{ratio:.2f}x", f"{low:.2f} to {high:.2f}")
+    out.print(shown)
+    dense, pruned = row.vision_ms + row.dense_ms, row.vision_ms + row.pruned_ms
+    said = "the same tokens as" if row.equal else "other tokens than"
+    out.print(
+        f"vision tower: {row.vision_ms:.1f} ms, not pruned; answer and tower together: {dense / pruned:.2f}x\n"
+        f"the pruned model said {said} the oracle\n"
+        f"Medians of {row.rounds} rounds, {row.clock}, {row.threads} thread(s)."
+    )
