@@ -20,7 +20,7 @@ EXAMPLES = """Examples:
   greedyprune bench generate ./my-llava --keep 64 --batch 8 --device cuda --save generate.csv"""
 
 
-def generate(
+def whole_answers(
     model: options.Model = None,
     config: options.Config = None,
     layers: options.Layers = None,
