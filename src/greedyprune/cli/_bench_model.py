@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.cli._options import method_of
+from greedyprune.cli._options import cut_of
 from greedyprune.cli._show import size as in_words
 
 if TYPE_CHECKING:
@@ -110,18 +110,10 @@ def policy_of(method: str, keep: str, at: str | None) -> Policy:
     """The policy that the options name. Raises Failure if they do not fit each other."""
     from greedyprune.budget import parse_budget
     from greedyprune.policy import Policy
-    from greedyprune.stages import parse_stage
 
+    chosen, budget, stage = cut_of(method, keep, at, parse_budget)
     try:
-        budget = parse_budget(keep)
-    except ValueError as error:
-        raise misuse(f"--keep {error}") from error
-    try:
-        stage: Any = None if at is None else parse_stage(at)
-    except ValueError as error:
-        raise misuse(f"--at {error}") from error
-    try:
-        policy = Policy(method_of(method), budget, stage)
+        policy = Policy(chosen, budget, stage)  # pyright: ignore[reportArgumentType]
         policy.check_stages()
     except ValueError as error:
         raise misuse(f"--at: {error}") from error

@@ -11,7 +11,10 @@ import typer
 from greedyprune.cli._errors import misuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from greedyprune.method import Method
+    from greedyprune.stages import Stage
 
 Value = TypeVar("Value")
 BUDGETS = (
@@ -85,3 +88,23 @@ def method_of(text: str, option: str = "--method") -> Method:
         raise misuse(f"{option} is no JSON: {error.msg} at character {error.pos + 1}.") from error
     except (ValueError, TypeError) as error:
         raise misuse(f"{option}: {error}") from error
+
+
+def cut_of(method: str, keep: str, at: str | None, read: Callable[[str], Value]) -> tuple[Method, Value, Stage | None]:
+    """What --method, --keep and --at name. `read` reads the budget. Raises Failure if they do not fit each other."""
+    from greedyprune.stages import parse_stage
+
+    try:
+        budget = read(keep)
+    except (ValueError, TypeError) as error:
+        raise misuse(f"--keep {error}") from error
+    try:
+        stage = None if at is None else parse_stage(at)
+    except ValueError as error:
+        raise misuse(f"--at {error}") from error
+    chosen = method_of(method)
+    try:
+        chosen.check_stage(stage or chosen.at)
+    except ValueError as error:
+        raise misuse(f"--at: {error}") from error
+    return chosen, budget, stage

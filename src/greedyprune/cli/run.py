@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.cli._options import BUDGETS, STAGES, Device, Dtype, Longest, method_of
+from greedyprune.cli._options import BUDGETS, STAGES, Device, Dtype, Longest, cut_of
 from greedyprune.cli._outputs import make_folder, written
 from greedyprune.cli._prompts import prompts, question
 from greedyprune.cli._show import console, print_json, progress, size, table
@@ -164,23 +164,10 @@ def run(
 def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
     """Read the options, before anything slow is loaded."""
     from greedyprune.naming import parse_keep
-    from greedyprune.stages import parse_stage
 
-    try:
-        budget = parse_keep(keep)
-    except (ValueError, TypeError) as error:
-        raise misuse(f"--keep {error}") from error
-    try:
-        stage = None if at is None else parse_stage(at)
-    except ValueError as error:
-        raise misuse(f"--at {error}") from error
+    chosen, budget, stage = cut_of(method, keep, at, parse_keep)
     if positions not in POSITIONS:
         raise misuse(f"--positions {positions!r} is unknown: choose one of {', '.join(POSITIONS)}.")
-    chosen = method_of(method)
-    try:
-        chosen.check_stage(stage or chosen.at)
-    except ValueError as error:
-        raise misuse(f"--at: {error}") from error
     from greedyprune.cli._answer import Pruning
 
     return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
