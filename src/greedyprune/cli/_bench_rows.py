@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from greedyprune.cli._outputs import check_path, make_folder, written
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from greedyprune.cli._errors import Failure
 
 
 def check(save: Path | None) -> None:
@@ -19,14 +19,12 @@ def check(save: Path | None) -> None:
         check_path("--save", save)
 
 
-def write(save: Path | None, measured: list[dict[str, object]]) -> Failure | None:
-    """Write the rows. -> the error if they are not written; they are printed in any case"""
+@contextmanager
+def saved(save: Path | None, measured: list[dict[str, object]]) -> Iterator[None]:
+    """Write the rows; inside they are printed. If they were not written, that is the error at the end."""
     from greedyprune.bench import rows
 
-    return written("--save", save, lambda path: rows.write(path, measured))
-
-
-def end(problem: Failure | None) -> None:
-    """Raise the error, if there was one."""
+    problem = written("--save", save, lambda path: rows.write(path, measured))
+    yield
     if problem is not None:
         raise problem

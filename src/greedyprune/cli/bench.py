@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
 from greedyprune.cli.bench_answers import whole_answers
@@ -47,31 +47,30 @@ def bench_select(
         for row in select.measure(sizes, runs, threads, seed):
             step(text=f"{row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
             measured.append(row)
-    problem = write(save, [row.to_dict() for row in measured])
-    if as_json:
-        print_json([row.to_dict() for row in measured])
-        end(problem)
-        return
-    shown = table(
-        "tokens", "kept", "width", "regime", "looked at", "usual loop", "greedyprune", "ratio", "same", "exact"
-    )
-    for row in measured:
-        shown.add_row(
-            *(str(row.tokens), str(row.kept), str(row.width), row.regime, str(row.visited)),
-            *(
-                f"{row.usual_ms:.1f} ms",
-                f"{row.greedyprune_ms:.1f} ms",
-                f"{row.ratio:.1f}x",
-                "yes" if row.equal else "no",
-                "yes" if row.exact else "NO",
-            ),
+    rows = [row.to_dict() for row in measured]
+    with saved(save, rows):
+        if as_json:
+            print_json(rows)
+            return
+        shown = table(
+            "tokens", "kept", "width", "regime", "looked at", "usual loop", "greedyprune", "ratio", "same", "exact"
         )
-    console().print(shown)
-    console().print(
-        f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
-        "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
-    )
-    end(problem)
+        for row in measured:
+            shown.add_row(
+                *(str(row.tokens), str(row.kept), str(row.width), row.regime, str(row.visited)),
+                *(
+                    f"{row.usual_ms:.1f} ms",
+                    f"{row.greedyprune_ms:.1f} ms",
+                    f"{row.ratio:.1f}x",
+                    "yes" if row.equal else "no",
+                    "yes" if row.exact else "NO",
+                ),
+            )
+        console().print(shown)
+        console().print(
+            f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
+            "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
+        )
 
 
 @bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
@@ -85,24 +84,23 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         for row in peers.measure(peers.SIZES, runs, threads, seed):
             step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}")
             measured.append(row)
-    problem = write(save, [row.to_dict() for row in measured])
-    if as_json:
-        print_json([row.to_dict() for row in measured])
-        end(problem)
-        return
-    shown = table("method", "tokens", "kept", "width", "published", "here", "ratio", "same", "exact")
-    for row in measured:
-        shown.add_row(
-            *(row.method, str(row.tokens), str(row.kept), str(row.width)),
-            *(f"{row.published_ms:.1f} ms", f"{row.greedyprune_ms:.1f} ms", f"{row.ratio:.1f}x"),
-            *("yes" if row.equal else "no", "yes" if row.exact else "NO"),
+    rows = [row.to_dict() for row in measured]
+    with saved(save, rows):
+        if as_json:
+            print_json(rows)
+            return
+        shown = table("method", "tokens", "kept", "width", "published", "here", "ratio", "same", "exact")
+        for row in measured:
+            shown.add_row(
+                *(row.method, str(row.tokens), str(row.kept), str(row.width)),
+                *(f"{row.published_ms:.1f} ms", f"{row.greedyprune_ms:.1f} ms", f"{row.ratio:.1f}x"),
+                *("yes" if row.equal else "no", "yes" if row.exact else "NO"),
+            )
+        console().print(shown)
+        console().print(
+            f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
+            "same: the published form, in float32, kept the same tokens; exact: ours are those of that form in float64."
         )
-    console().print(shown)
-    console().print(
-        f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
-        "same: the published form, in float32, kept the same tokens; exact: ours are those of that form in float64."
-    )
-    end(problem)
 
 
 @bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/bench/hooks.csv")
@@ -121,25 +119,27 @@ def bench_hooks(
         for row in hooks.measure(hooks.SIZES, pairs, hooks.usual_threads(), seed):
             step(text=f"{row.stage}: {row.layers} layers of width {row.width}, {row.threads} thread(s)")
             measured.append(row)
-    problem = write(save, [row.to_dict() for row in measured])
-    if as_json:
-        print_json([row.to_dict() for row in measured])
-        end(problem)
-        return
-    shown = table("at", "ragged", "model", "threads", "bare", "hooked", "ratio", "of CPU time", "hooks", "operations")
-    for row in measured:
-        shown.add_row(
-            *(row.stage, "yes" if row.ragged else "no"),
-            *(f"{row.parameters / 1e6:.0f} M, {row.layers} layers", str(row.threads)),
-            *(f"{row.bare_ms:.2f} ms", f"{row.hooked_ms:.2f} ms"),
-            f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})",
-            f"{row.cpu_ratio:.3f} ({row.cpu_low:.3f} to {row.cpu_high:.3f})",
-            f"{row.extra_us:.0f} us",
-            f"{row.bare_operations}, {row.hooked_operations}",
+    rows = [row.to_dict() for row in measured]
+    with saved(save, rows):
+        if as_json:
+            print_json(rows)
+            return
+        shown = table(
+            "at", "ragged", "model", "threads", "bare", "hooked", "ratio", "of CPU time", "hooks", "operations"
         )
-    console().print(shown)
-    console().print(
-        f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time "
-        "that they add; operations: tensor operations of a step, without hooks and with. Models with random weights."
-    )
-    end(problem)
+        for row in measured:
+            shown.add_row(
+                *(row.stage, "yes" if row.ragged else "no"),
+                *(f"{row.parameters / 1e6:.0f} M, {row.layers} layers", str(row.threads)),
+                *(f"{row.bare_ms:.2f} ms", f"{row.hooked_ms:.2f} ms"),
+                f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})",
+                f"{row.cpu_ratio:.3f} ({row.cpu_low:.3f} to {row.cpu_high:.3f})",
+                f"{row.extra_us:.0f} us",
+                f"{row.bare_operations}, {row.hooked_operations}",
+            )
+        console().print(shown)
+        console().print(
+            f"Medians of {pairs} pairs of steps over caches of equal size, with 95 % intervals. hooks: the CPU time "
+            "that they add; operations: tensor operations of a step, without hooks and with. Models with random "
+            "weights."
+        )

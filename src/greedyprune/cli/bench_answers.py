@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from greedyprune.cli import _bench_model as options
-from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._options import Device, Dtype, Longest
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.registry import DEFAULT
@@ -51,12 +51,11 @@ def whole_answers(
         row: Row = options.measured(
             lambda: measure(found.model, found.inputs, policy, generated=max_new_tokens, name=found.name, rounds=rounds)
         )
-    problem = write(save, [row.to_dict()])
-    if as_json:
-        print_json(row.to_dict())
-    else:
-        _show(row)
-    end(problem)
+    with saved(save, [row.to_dict()]):
+        if as_json:
+            print_json(row.to_dict())
+        else:
+            _show(row)
 
 
 def _show(row: Row) -> None:

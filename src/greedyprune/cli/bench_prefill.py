@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greedyprune.cli import _bench_model as options
-from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.registry import DEFAULT
@@ -69,15 +69,14 @@ def prefill(
     with progress("loading the model") as say, threads_set(threads):
         row, predicted = options.measured(lambda: _measured(asked, setting, predict, say))
     made = {**(row.to_dict() if row else {}), **(predicted.to_dict() if predicted else {})}
-    problem = write(save, [made])
-    if as_json:
-        print_json(made)
-    else:
+    with saved(save, [made]):
+        if as_json:
+            print_json(made)
+            return
         if row is not None:
             show(row, max_new_tokens, bundled=row.model == "bundled")
         if predicted is not None:
             show_prediction(predicted, row)
-    end(problem)
 
 
 @dataclass(frozen=True)

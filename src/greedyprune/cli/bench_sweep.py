@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greedyprune.cli import _bench_model as options
-from greedyprune.cli._bench_rows import check, end, write
+from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.cli._show import size as in_words
@@ -62,12 +62,12 @@ def sweep(
                     lambda policy=policy: measure(found.model, found.inputs, policy, name=found.name, rounds=rounds)
                 )
             )
-    problem = write(save, [row.to_dict() for row in measured])
-    if as_json:
-        print_json([row.to_dict() for row in measured])
-    else:
-        _show(measured)
-    end(problem)
+    rows = [row.to_dict() for row in measured]
+    with saved(save, rows):
+        if as_json:
+            print_json(rows)
+        else:
+            _show(measured)
 
 
 def _show(measured: list[Row]) -> None:
