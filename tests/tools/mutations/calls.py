@@ -208,13 +208,6 @@ WAYS = [
         "test_layer_edits.py::test_layers_behind_a_cut_dispatch_what_layers_do_without_one[one]",
     ),
     Mutation(
-        "layers behind two cuts share what those behind the first got",
-        "attach/forward/prefill.py:Prefill._edits",
-        "last.step is step and ",
-        "",
-        f"{LATER_CUTS}[one-sdpa-llava]",
-    ),
-    Mutation(
         "beams and returns read the mask of the first row",
         "attach/forward/cache.py:ShortLayer._follow",
         "self.cut.of_rows(rows)",

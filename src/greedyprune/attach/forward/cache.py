@@ -189,7 +189,7 @@ def bytes_of(cache: Any) -> tuple[int, int]:
     for layer in layers_of(cache):
         if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
             continue
-        size, length = layer.keys.nbytes + _bytes(layer.values), layer.get_seq_length()
+        size, length = _bytes(layer.keys) + _bytes(layer.values), layer.get_seq_length()
         for name in ("_quantized_keys", "_quantized_values"):
             if name in vars(layer):
                 size += _bytes(vars(layer)[name])
@@ -205,4 +205,4 @@ def _bytes(value: Any) -> int:
     """Count the bytes of a tensor, or of the tensors in a nested list: quantised tensors come with their scales."""
     if isinstance(value, (tuple, list)):
         return sum(map(_bytes, cast("list[Any]", value)))
-    return value.nbytes if isinstance(value, Tensor) else 0
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0  # torch.compile knows no nbytes
