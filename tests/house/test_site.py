@@ -1,0 +1,71 @@
+"""The site of the documentation and the package's own page: what they name is there, and all of it is listed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import greedyprune as gp
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+ABOUT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SITE: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the site's hooks."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import hooks
+
+    return hooks
+
+
+def test_the_reference_lists_every_public_name_once(hooks: Any) -> None:
+    listed = re.findall(r"^::: greedyprune\.(\w+)$", hooks.reference(), re.MULTILINE)
+    assert sorted([*listed, "__version__"]) == sorted(gp.__all__)
+    page = (DOCS / hooks.REFERENCE).read_text(encoding="utf-8")
+    assert hooks.PLACE in page
+    assert "`gp.__version__`" in page
+
+
+def pages(nav: Any) -> list[str]:
+    """The pages of the navigation, in their order."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for each in (nav.values() if isinstance(nav, dict) else nav) for page in pages(each)]
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    assert sorted(pages(SITE["nav"])) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_address_of_the_repository_is_one() -> None:
+    urls = ABOUT["project"]["urls"]
+    assert urls["Source"] == SITE["repo_url"]
+    assert urls["Documentation"] == SITE["site_url"]
+    assert all(url.startswith((SITE["repo_url"], SITE["site_url"])) for url in urls.values())
+
+
+def test_the_package_page_has_no_relative_link() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for each in ABOUT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    own = [link for link in links if "githubusercontent" in link or "/blob/" in link]
+    assert len(own) > 15
+    starts = (f"{SITE['repo_url']}/blob/main/", SITE["repo_url"].replace("github.com", "raw.githubusercontent.com"))
+    assert [link for link in own if not link.startswith(starts)] == []
+    assert "<img" not in text  # an HTML picture would not be rewritten
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert "version" in ABOUT["project"]["dynamic"]
+    assert ABOUT["tool"]["hatch"]["version"]["path"] == "src/greedyprune/__init__.py"
