@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from html import escape
 from typing import TYPE_CHECKING, ClassVar
 
+from greedyprune import notebook
 from greedyprune.budget import PerFrame
 from greedyprune.stages import Depths, Input, Layer, Layers, Stage
 
@@ -95,6 +98,13 @@ class Method:
         words |= {"tokens"} if self.reads_tokens else set()
         words |= {"relevance"} if self.weighs_relevance else set()
         return frozenset(words | (set() if self.merges else {"protect"}))
+
+    def _repr_html_(self) -> str:
+        """What it does and its options, in a notebook."""
+        first = (inspect.getdoc(type(self)) or "").partition("\n\n")[0]
+        options = [(field.name, repr(getattr(self, field.name))) for field in fields(self)]
+        table = notebook.table(("option", "value"), options)
+        return notebook.titled(type(self).__name__, f"<p>{escape(first)}</p>{table}")
 
     def counts(self, k: int, n: int, cuts: int) -> list[int]:
         """The number of n tokens that stay after each cut, falling geometrically to k after the last. -> (cuts)"""

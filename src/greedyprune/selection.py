@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+from greedyprune import notebook
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from greedyprune.budget import Budget
     from greedyprune.keep import Certificate, Keep, SoftCertificate
+
+
+_PLOTS = "greedyprune.plots"
+"""What draws, by name, as the registry names methods: the ground floor imports no floor above."""
 
 
 class PruneWarning(UserWarning):
@@ -87,6 +94,25 @@ class Selection:
         """(n,) the kept token that each dropped one was passed over for; None if the method does not say."""
         return self.keep.suppressed_by
 
+    def show(self, image: Any, **options: Any) -> Any:
+        """Draw the kept patches on the image: a PIL image, which a notebook displays. `options` are those of `overlay`.
+
+            pruned.selections[0].show(image)                # kept patches in full colour
+            pruned.selections[0].show(image, order=True)    # with the turn at which each was taken
+
+        `image` is a PIL image, a path or an array. Needs Pillow, from the extra `plots`. Raises ValueError for a
+        selection without a grid of one frame.
+        """
+        plots: Any = importlib.import_module(_PLOTS)
+        return plots.overlay(image, self, **options)
+
+    def _repr_html_(self) -> str:
+        """The map of its tokens, in a notebook."""
+        about = f"{self.kind} {self.index}: {self.k} of {self.n} tokens kept, budget {self.budget}"
+        order = [int(row) for row in _listed(self.order)]
+        body = notebook.maps(self.grid, order) if self.grid else "<p>its tokens lie on no grid</p>"
+        return notebook.titled(about, body)
+
     def to_dict(self) -> dict[str, Any]:
         """The selection as plain numbers and lists."""
         by = self.keep.suppressed_by
@@ -153,6 +179,27 @@ class Report:
     """CPU time of the calling thread while it chose for all images, in milliseconds; on CUDA the device's time."""
     certificates: tuple[Certificate | SoftCertificate | None, ...] = ()
     """Per image the proven facts about its selection, or None."""
+
+    def _repr_html_(self) -> str:
+        """The counts as a table, in a notebook."""
+        if not self.images:
+            return notebook.titled(str(self), "")
+        rows = [
+            ("visual tokens", self.tokens, self.kept, str),
+            ("length of the sequence", self.sequence, self.sequence_kept, str),
+            ("keys and values", self.cache_bytes_full, self.cache_bytes, notebook.in_bytes),
+            ("FLOPs of the prompt", self.prefill_flops_full, self.prefill_flops, notebook.in_flops),
+            ("FLOPs of a new token", self.decode_flops_full, self.decode_flops, notebook.in_flops),
+        ]
+        cells = [
+            (name, shown(full), shown(kept), f"{100 * (kept / full - 1):.0f} %")
+            for name, full, kept, shown in rows
+            if full
+        ]
+        table = notebook.table(("", "all tokens", "pruned", "change"), cells)
+        below = f"<p>{self.layer_averaged:.0f} visual tokens per decoder layer on average</p>"
+        about = f"{self.method} at {self.at}, {notebook.counted(self.images, 'image')}"
+        return notebook.titled(about, table + below)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers."""
