@@ -6,11 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import greedyprune as gp
 import proofs
 from greedyprune.cli.app import app
 from greedyprune.models import table
@@ -82,6 +84,29 @@ def test_the_tables_of_the_real_decoder_are_those_of_the_results(monkeypatch: py
     page = make_real_decoder.PAGE.read_text(encoding="utf-8")
     assert pages.between(page, "rules") == make_real_decoder.tables(), "run python docs/make_real_decoder.py"
     assert pages.between(README, "rules") == make_real_decoder.summary(), "run python docs/make_real_decoder.py"
+    assert pages.between(README, "claim") == make_real_decoder.claim(), "run python docs/make_real_decoder.py"
+
+
+def test_the_tables_of_choosing_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_choose
+    import pages
+
+    page = make_choose.PAGE.read_text(encoding="utf-8")
+    for marks, made in make_choose.tables().items():
+        assert pages.between(page, marks) == made, "run python docs/make_choose.py"
+
+
+def test_the_gallery_shows_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extra in ("sklearn", "skimage", "matplotlib"):
+        pytest.importorskip(extra)
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_gallery
+
+    assert make_gallery.PAGE.read_text(encoding="utf-8") == make_gallery.page(), "run python docs/make_gallery.py"
+    assert {path.stem for path in make_gallery.PICTURES.iterdir()} == {*METHODS, "picture"}, (
+        "run python docs/make_gallery.py"
+    )
 
 
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,15 +121,40 @@ def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPa
         assert all((card.idea, card.differs, card.cost)), f"the docstring of {card.title} lacks a part"
 
 
-def test_the_first_snippet_of_the_readme_runs_as_written() -> None:
-    for extra in ("sklearn", "skimage", "matplotlib"):
+def snippets() -> list[str]:
+    """The Python snippets of the README: a public checkpoint, and a bundled model."""
+    for extra in ("sklearn", "skimage", "matplotlib", "accelerate"):
         pytest.importorskip(extra)
-    snippet = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    command = [sys.executable, "-W", "error", "-c", snippet]
-    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def printed(code: str) -> str:
+    """What the code prints in a process of its own, where no warning is let pass."""
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
-    assert re.match(r".+ \? -> \w+", out.stdout)
-    assert "144 -> 16 visual tokens" in out.stdout
+    return out.stdout
+
+
+def test_the_readme_runs_on_a_picture_of_ones_own_and_prints_what_it_says(tmp_path: Path) -> None:
+    own, bundled = snippets()
+    image = gp.testbed.sample(1, seed=3)[0].image
+    image.save(tmp_path / "photo.png")
+    for public, mine in (
+        ('"llava-hf/llava-interleave-qwen-0.5b-hf"', repr(str(gp.testbed.FOLDERS["llava"]))),
+        ('"photo.jpg"', repr(str(tmp_path / "photo.png"))),
+        ("What is on the table?", "what color is the circle ?"),
+    ):
+        assert own.count(public) == 1
+        own = own.replace(public, mine)
+    first, second = printed(f"{own}\nprint('next')\n{bundled}").split("next\n")
+    assert "144 -> 64 visual tokens" in first
+    said = re.search(r"```text\n(.*?), \.\.\.\n```", README, re.DOTALL)
+    assert said is not None
+    assert second.startswith(said[1])
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 def names_in(path: Path) -> set[str]:
@@ -145,14 +195,21 @@ def test_what_the_page_about_the_inside_names_is_there() -> None:
     assert [f"{owner}.{name}" for owner, name in methods if f"{owner}.{name}" not in classes] == []
 
 
+def test_the_page_about_own_methods_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extra in ("sklearn", "skimage"):
+        pytest.importorskip(extra)
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    mine = types.ModuleType("my_methods")
+    monkeypatch.setitem(sys.modules, "my_methods", mine)  # where a user would keep it, since methods are pickled
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), vars(mine))
+
+
 def test_the_page_about_requests_runs_as_written() -> None:
     for extra in ("sklearn", "skimage"):
         pytest.importorskip(extra)
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert out.returncode == 0, out.stderr
-    assert "144 -> 16 visual tokens" in out.stdout
+    assert "144 -> 16 visual tokens" in printed(code)
 
 
 @pytest.mark.parametrize(

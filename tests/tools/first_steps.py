@@ -1,7 +1,7 @@
 """The first steps of a user, in any environment: `python tests/tools/first_steps.py`, from the root of the project.
 
-The demonstration, every property of both bundled models, a quick evaluation, and the first snippet of the README. It
-stops at the first that fails.
+The demonstration, every property of both bundled models, a quick evaluation, and the README's snippet with a bundled
+model. It stops at the first that fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     """Run all steps."""
     home = Path(greedyprune.__file__).parent
     print(f"greedyprune in {home}, transformers {version('transformers')}")
-    snippet = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    snippet = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     command = [sys.executable, "-m", "greedyprune.cli"]
     steps = {
         "doctor": [*command, "doctor"],
