@@ -1,4 +1,5 @@
-"""What `make docs` does beside what mkdocs does: the reference lists every public name, links that leave docs/ work."""
+"""What `make docs` does beside what mkdocs does: the reference lists every public name, links that leave docs/ work,
+and formulas are set as MathML, which browsers draw without a script."""
 
 from __future__ import annotations
 
@@ -24,11 +25,12 @@ GROUPS = {
     "Methods": ("methods", "ops.threshold"),
 }
 """The homes of names, by the heading under which the reference lists them. Any other home comes under "More"."""
+FORMULA = re.compile(r"^```math\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 LEAVING = re.compile(r"\]\(\.\./([^)\s]+)\)")
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
-    """Fill the reference, and turn links such as ../results/README.md into links to the repository."""
+    """Fill the reference, set formulas, and turn links such as ../results/README.md into links to the repository."""
     if page.file.src_uri == REFERENCE:
         markdown = markdown.replace(PLACE, reference())
 
@@ -38,7 +40,14 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
             raise FileNotFoundError(f"{page.file.src_uri} links to ../{place}, which is not there")
         return f"]({config['repo_url']}/blob/main/{match[1]})"
 
-    return LEAVING.sub(outside, markdown)
+    return LEAVING.sub(outside, FORMULA.sub(formula, markdown))
+
+
+def formula(match: re.Match[str]) -> str:
+    """A formula, written in LaTeX, as MathML."""
+    from latex2mathml.converter import convert
+
+    return f'<div class="formula">{convert(match[1], display="block")}</div>'
 
 
 def reference() -> str:
