@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -64,6 +65,50 @@ def test_the_package_page_has_no_relative_link() -> None:
     starts = (f"{SITE['repo_url']}/blob/main/", SITE["repo_url"].replace("github.com", "raw.githubusercontent.com"))
     assert [link for link in own if not link.startswith(starts)] == []
     assert "<img" not in text  # an HTML picture would not be rewritten
+
+
+def cells(text: str) -> list[str]:
+    """The code cells of a notebook that is written as Python."""
+    _, *parts = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)
+    return [body.strip() for kind, body in zip(parts[::2], parts[1::2], strict=True) if "markdown" not in kind]
+
+
+@pytest.mark.parametrize("name", ["compare_methods", "first_steps", "own_method", "serve", "video"])
+def test_a_notebook_shows_what_its_cells_gave(name: str) -> None:
+    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    source = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
+    assert ["".join(cell["source"]) for cell in code] == cells(source), f"run make notebooks TESTS={name}"
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert outputs
+    assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
+    assert not re.search(r"/(tmp|home|root|work)/", json.dumps(outputs))
+
+
+def test_every_notebook_is_on_the_page() -> None:
+    page = (DOCS / "notebooks.md").read_text(encoding="utf-8")
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.py")} - {"run"}
+    assert set(re.findall(r"notebooks/(\w+)\.ipynb", page)) == there
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.stem)
+def test_workflows_call_targets_that_there_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    called = re.findall(r"\bmake ([a-z-]+)", text)
+    matrix = re.findall(r"target: \[(.*)\]", text)
+    assert set(called) | {each.strip() for some in matrix for each in some.split(",")} <= set(targets)
+
+
+def test_the_citation_is_that_of_the_readme() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (paper,) = cited["references"]
+    assert paper["title"] in readme
+    assert " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"]) in readme
+    assert cited["repository-code"] == SITE["repo_url"]
 
 
 def test_the_version_stands_in_one_place() -> None:
