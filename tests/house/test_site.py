@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +39,20 @@ def test_the_reference_lists_every_public_name_once(hooks: Any) -> None:
     assert "`gp.__version__`" in page
 
 
+def test_an_example_is_set_as_code_and_prose_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes the indentation away from an example that is all that follows a docstring's first line."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))  # the site's environment alone has it
+    from examples import fenced
+
+    code = "keep = gp.select(method, cues, 64)\nprint(keep.k)"
+    prose = "It takes the shape (n, d), and a = 8; see `select`."
+    assert fenced(f"First line.\n\n{code}\n\n{prose}\n\n    indented(1)") == (
+        f"First line.\n\n```python\n{code}\n```\n\n{prose}\n\n    indented(1)"
+    )
+    assert "```" in fenced(inspect.getdoc(gp.PruneWarning) or "")
+
+
 def pages(nav: Any) -> list[str]:
     """The pages of the navigation, in their order."""
     if isinstance(nav, str):
@@ -44,7 +61,8 @@ def pages(nav: Any) -> list[str]:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    assert sorted(pages(SITE["nav"])) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    listed, there = pages(SITE["nav"]), [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted(there), "list the page under `nav` in mkdocs.yml, once"
 
 
 def test_the_address_of_the_repository_is_one() -> None:
