@@ -135,22 +135,25 @@ def printed(code: str) -> str:
     return out.stdout
 
 
-def test_the_readme_runs_on_a_picture_of_ones_own_and_prints_what_it_says(tmp_path: Path) -> None:
+def test_the_first_snippets_run_on_a_picture_of_ones_own_and_print_what_they_say(tmp_path: Path) -> None:
     own, bundled = snippets()
     image = gp.testbed.sample(1, seed=3)[0].image
     image.save(tmp_path / "photo.png")
-    for public, mine in (
-        ('"llava-hf/llava-interleave-qwen-0.5b-hf"', repr(str(gp.testbed.FOLDERS["llava"]))),
-        ('"photo.jpg"', repr(str(tmp_path / "photo.png"))),
-        ("What is on the table?", "what color is the circle ?"),
-    ):
-        assert own.count(public) == 1
-        own = own.replace(public, mine)
-    first, second = printed(f"{own}\nprint('next')\n{bundled}").split("next\n")
-    assert "144 -> 64 visual tokens" in first
+    mine = {
+        '"llava-hf/llava-interleave-qwen-0.5b-hf"': repr(str(gp.testbed.FOLDERS["llava"])),
+        '"photo.jpg"': repr(str(tmp_path / "photo.png")),
+        "What is on the table?": "what color is the circle ?",
+    }
+    (site,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    parts = [own, site, bundled]
+    for public, local in mine.items():
+        assert [part.count(public) for part in parts] == [1, 1, 0]
+        parts = [part.replace(public, local) for part in parts]
+    *public, last = printed("print('next')\n".join(f"{part}\n" for part in parts)).split("next\n")
+    assert ["144 -> 64 visual tokens" in each for each in public] == [True, True]
     said = re.search(r"```text\n(.*?), \.\.\.\n```", README, re.DOTALL)
     assert said is not None
-    assert second.startswith(said[1])
+    assert last.startswith(said[1])
 
 
 def test_the_readme_is_read_in_a_minute() -> None:
