@@ -162,12 +162,22 @@ def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path) -> None:
     assert json.loads(plain.stdout)["batch"] == 2
 
 
+@pytest.mark.parametrize("keep", ["36", "25%", "1/4", "total:36", "27 per layer"])
+def test_budgets_are_the_texts_of_all_commands(keep: str) -> None:
+    options = ["--rounds", "1", "--at", "input", "--method", "random", "--json"]
+    told = CliRunner().invoke(app, ["bench", "prefill", "--keep", keep, *options])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["kept"] == (27 if "per layer" in keep else 36)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (["--device", "meta"], "--device 'meta': time is measured on cpu and cuda."),
         (["--size", "large"], "--size 'large': write width and height"),
+        (["--device", "cuda"], "--device 'cuda'"),
         (["--keep", "all"], "--keep"),
+        (["--keep", "layer:2 50%, layer:4 25%"], "cuts several times"),
         (["--at", "input", "--method", "fastv"], "--at: FastV cannot run at Input()"),
         (["--at", "layer:2:early", "--rounds", "1"], "measure layer:2."),
         (["/no/such/folder"], "there is no such folder"),

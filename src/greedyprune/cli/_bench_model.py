@@ -1,16 +1,12 @@
-"""What the measurements of a whole model share: their options, the model with its prompts, and the policy."""
+"""What the measurements of a whole model share: where it runs, and the model with its prompts."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.cli._options import cut_of
 from greedyprune.cli._show import size as in_words
 
 if TYPE_CHECKING:
@@ -19,45 +15,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from greedyprune.policy import Policy
-
 USUAL, BUNDLED = (672, 672), (168, 168)
 """Width and height of the pictures, for any model and for a bundled one. Many models scale them to one size."""
 TEXT = 64
 """Tokens of text and markers in a prompt, at most; for counting memory."""
-
-Model = Annotated[
-    str | None,
-    typer.Argument(metavar="[MODEL]", help="A folder or an id of the hub.", show_default="the bundled model"),
-]
-Config = Annotated[
-    str | None,
-    typer.Option("--config", metavar="NAME", help="Random weights in a known shape, such as qwen2.5-vl-7b."),
-]
-Layers = Annotated[
-    int | None, typer.Option("--layers", min=1, help="Decoder layers of --config.", show_default="all of them")
-]
-Named = Annotated[
-    str,
-    typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
-]
-Keep = Annotated[
-    str, typer.Option("--keep", metavar="64|25%", help="Visual tokens kept of each image, as a number or a share.")
-]
-At = Annotated[
-    str | None,
-    typer.Option("--at", metavar="input|layer:L", help="Where to cut.", show_default="the method's own place"),
-]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Prompts that are read at a time.")]
-Images = Annotated[int, typer.Option("--images", min=1, help="Images of each prompt.")]
-Size = Annotated[
-    str | None,
-    typer.Option("--size", metavar="WxH", help="Size of the pictures in pixels.", show_default="672x672"),
-]
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")]
-Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write what is measured to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")]
 
 
 @dataclass(frozen=True)
@@ -106,20 +67,6 @@ class Opened:
     name: str
 
 
-def policy_of(method: str, keep: str, at: str | None) -> Policy:
-    """The policy that the options name. Raises Failure if they do not fit each other."""
-    from greedyprune.budget import parse_budget
-    from greedyprune.policy import Policy
-
-    chosen, budget, stage = cut_of(method, keep, at, parse_budget)
-    try:
-        policy = Policy(chosen, budget, stage)  # pyright: ignore[reportArgumentType]
-        policy.check_stages()
-    except ValueError as error:
-        raise misuse(f"--at: {error}") from error
-    return policy
-
-
 def size_of(text: str | None) -> tuple[int, int] | None:
     """Width and height that --size names."""
     if text is None:
@@ -135,14 +82,6 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     except TooLarge as error:
         raise misuse(f"--size {text!r}: {error}") from error
     return size
-
-
-def check_named(model: str | None, config: str | None, layers: int | None) -> None:
-    """Raise Failure if the options name two models, or a depth of none."""
-    if config is not None and model is not None:
-        raise misuse(f"MODEL {model!r} and --config {config!r} name two models: give one.")
-    if layers is not None and config is None:
-        raise misuse("--layers cuts the depth of --config: name one.")
 
 
 def found(model: str | None, config: str | None, layers: int | None, setting: Setting) -> Opened:

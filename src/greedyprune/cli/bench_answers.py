@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from greedyprune.cli import _bench_model as options
+from greedyprune.cli._bench_model import measured
+from greedyprune.cli._bench_options import Asked, Keep, of_a_model
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._options import Device, Dtype, Longest
+from greedyprune.cli._options import Longest
 from greedyprune.cli._show import console, print_json, progress, table
-from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from greedyprune.bench.generate import Row
@@ -20,39 +20,24 @@ EXAMPLES = """Examples:
   greedyprune bench generate ./my-llava --keep 64 --batch 8 --device cuda --save generate.csv"""
 
 
-def whole_answers(
-    model: options.Model = None,
-    config: options.Config = None,
-    layers: options.Layers = None,
-    method: options.Named = DEFAULT,
-    keep: options.Keep = "25%",
-    at: options.At = None,
-    batch: options.Batch = 1,
-    images: options.Images = 1,
-    size: options.Size = None,
-    rounds: options.Rounds = 5,
-    threads: options.Threads = 1,
-    max_new_tokens: Longest = 32,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    save: options.Save = None,
-    as_json: options.Json = False,
-) -> None:
+@of_a_model(rounds=5)
+def whole_answers(asked: Asked, keep: Keep = "25%", max_new_tokens: Longest = 32) -> None:
     """Compare whole answers, prompt and steps: dense, pruned, and the oracle, which never had the dropped tokens."""
-    options.check_named(model, config, layers)
-    policy, setting = options.policy_of(method, keep, at), options.Setting.of(device, dtype, batch, images, size)
-    check(save)
+    policy, _ = asked.policy(keep), asked.setting
+    check(asked.save)
     from greedyprune.bench.clock import threads_set
     from greedyprune.bench.generate import measure
 
-    with progress("loading the model") as say, threads_set(threads):
-        found = options.found(model, config, layers, setting)
+    with progress("loading the model") as say, threads_set(asked.threads):
+        found = asked.found()
         say("measuring")
-        row: Row = options.measured(
-            lambda: measure(found.model, found.inputs, policy, generated=max_new_tokens, name=found.name, rounds=rounds)
+        row: Row = measured(
+            lambda: measure(
+                *(found.model, found.inputs, policy), generated=max_new_tokens, name=found.name, rounds=asked.rounds
+            )
         )
-    with saved(save, [row.to_dict()]):
-        if as_json:
+    with saved(asked.save, [row.to_dict()]):
+        if asked.as_json:
             print_json(row.to_dict())
         else:
             _show(row)

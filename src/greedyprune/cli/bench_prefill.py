@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from greedyprune.cli import _bench_model as options
+from greedyprune.cli import _bench_model as models
+from greedyprune.cli._bench_options import Asked, Keep, of_a_model
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, size, table
-from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,40 +35,21 @@ Predict = Annotated[
 ]
 
 
-def prefill(
-    model: options.Model = None,
-    config: options.Config = None,
-    layers: options.Layers = None,
-    method: options.Named = DEFAULT,
-    keep: options.Keep = "25%",
-    at: options.At = None,
-    batch: options.Batch = 1,
-    images: options.Images = 1,
-    size: options.Size = None,
-    rounds: options.Rounds = 20,
-    predict: Predict = False,
-    threads: options.Threads = 1,
-    max_new_tokens: Answer = 128,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    save: options.Save = None,
-    as_json: options.Json = False,
-) -> None:
+@of_a_model()
+def prefill(asked: Asked, keep: Keep = "25%", predict: Predict = False, max_new_tokens: Answer = 128) -> None:
     """Compare a prefill with the same prefill pruned, and with the oracle: the model given a prompt that is that short.
 
     The vision tower runs before, and its time is told apart.
     """
-    options.check_named(model, config, layers)
-    asked = Asked(model, config, layers, options.policy_of(method, keep, at), rounds)
-    setting = options.Setting.of(device, dtype, batch, images, size)
-    check(save)
+    policy, _ = asked.policy(keep), asked.setting
+    check(asked.save)
     from greedyprune.bench.clock import threads_set
 
-    with progress("loading the model") as say, threads_set(threads):
-        row, predicted = options.measured(lambda: _measured(asked, setting, predict, say))
+    with progress("loading the model") as say, threads_set(asked.threads):
+        row, predicted = models.measured(lambda: _measured(asked, policy, predict, say))
     made = {**(row.to_dict() if row else {}), **(predicted.to_dict() if predicted else {})}
-    with saved(save, [made]):
-        if as_json:
+    with saved(asked.save, [made]):
+        if asked.as_json:
             print_json(made)
             return
         if row is not None:
@@ -79,33 +58,22 @@ def prefill(
             show_prediction(predicted, row)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The model and the policy that are measured."""
-
-    model: str | None
-    config: str | None
-    layers: int | None
-    policy: Policy
-    rounds: int
-
-
 def _measured(
-    asked: Asked, setting: options.Setting, predicting: bool, say: Callable[..., None]
+    asked: Asked, policy: Policy, predicting: bool, say: Callable[..., None]
 ) -> tuple[Row | None, Prediction | None]:
     """Measure the whole model, and predict it if that is wanted. A shape that does not fit is predicted alone."""
     from greedyprune.bench.predict import layers_to_run, predict, shallow
     from greedyprune.bench.prefill import measure
     from greedyprune.bench.shapes import config_of
 
-    policy, rounds, few = asked.policy, asked.rounds, None
+    rounds, setting, few = asked.rounds, asked.setting, None
     if asked.config is not None:
         depth = config_of(asked.config, asked.layers).get_text_config().num_hidden_layers
-        if predicting and options.needed(asked.config, asked.layers, setting).problem is not None:
-            few = options.built(asked.config, layers_to_run(policy, depth), setting)
+        if predicting and models.needed(asked.config, asked.layers, setting).problem is not None:
+            few = models.built(asked.config, layers_to_run(policy, depth), setting)
             say("predicting")
             return None, predict(few.model, few.inputs, policy, depth, name=asked.config, rounds=rounds)
-    found = options.found(asked.model, asked.config, asked.layers, setting)
+    found = asked.found()
     say("measuring")
     row = measure(found.model, found.inputs, policy, name=found.name, rounds=rounds)
     if not predicting:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from greedyprune.cli import _bench_model as options
+from greedyprune.cli._bench_model import measured
+from greedyprune.cli._bench_options import Asked, of_a_model
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._options import Device, Dtype
+from greedyprune.cli._options import BUDGETS
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.cli._show import size as in_words
-from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from greedyprune.bench.prefill import Row
@@ -22,52 +22,35 @@ EXAMPLES = """Examples:
 
   greedyprune bench sweep ./my-llava --keep 32,64,128,192 --save sweep.csv"""
 
-Keeps = Annotated[
-    str, typer.Option("--keep", metavar="10%,25%,64", help="Visual tokens kept of each image: numbers or shares.")
-]
+Keeps = Annotated[str, typer.Option("--keep", metavar="BUDGET,...", help=f"Between commas, {BUDGETS}.")]
 
 
-def sweep(
-    model: options.Model = None,
-    config: options.Config = None,
-    layers: options.Layers = None,
-    method: options.Named = DEFAULT,
-    keep: Keeps = "5%,10%,25%,50%,75%",
-    at: options.At = None,
-    batch: options.Batch = 1,
-    images: options.Images = 1,
-    size: options.Size = None,
-    rounds: options.Rounds = 10,
-    threads: options.Threads = 1,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    save: options.Save = None,
-    as_json: options.Json = False,
-) -> None:
+@of_a_model(rounds=10)
+def sweep(asked: Asked, keep: Keeps = "5%,10%,25%,50%,75%") -> None:
     """Measure a prefill at many budgets, each as `bench prefill` does."""
-    options.check_named(model, config, layers)
-    policies = [options.policy_of(method, each, at) for each in keep.split(",")]
-    setting = options.Setting.of(device, dtype, batch, images, size)
-    check(save)
+    policies, _ = [asked.policy(each) for each in keep.split(",")], asked.setting
+    check(asked.save)
     from greedyprune.bench.clock import threads_set
     from greedyprune.bench.prefill import measure
 
-    measured: list[Row] = []
-    with progress("loading the model") as say, threads_set(threads):
-        found = options.found(model, config, layers, setting)
+    found_rows: list[Row] = []
+    with progress("loading the model") as say, threads_set(asked.threads):
+        found = asked.found()
         for policy in policies:
             say(f"measuring at {policy.keep}")
-            measured.append(
-                options.measured(
-                    lambda policy=policy: measure(found.model, found.inputs, policy, name=found.name, rounds=rounds)
+            found_rows.append(
+                measured(
+                    lambda policy=policy: measure(
+                        found.model, found.inputs, policy, name=found.name, rounds=asked.rounds
+                    )
                 )
             )
-    rows = [row.to_dict() for row in measured]
-    with saved(save, rows):
-        if as_json:
+    rows = [row.to_dict() for row in found_rows]
+    with saved(asked.save, rows):
+        if asked.as_json:
             print_json(rows)
         else:
-            _show(measured)
+            _show(found_rows)
 
 
 def _show(measured: list[Row]) -> None:
