@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
-from greedyprune.bench import generate, prefill
+from greedyprune.bench import generate, trio
 from greedyprune.cli.app import app
 from tiny import tiny
 
@@ -31,7 +31,7 @@ def test_the_dense_answer_is_that_of_generate() -> None:
     made = tiny("llava")
     inputs = made.prompt(((0,),))
     expected = made.model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    with prefill.trio(made.model, inputs, gp.Policy(gp.Random(), 5, gp.Layer(1))) as three:
+    with trio.trio(made.model, inputs, gp.Policy(gp.Random(), 5, gp.Layer(1))) as three:
         assert three.calls["dense"].answer(6).tolist() == expected.tolist()
         pruned = made.model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         assert three.calls["pruned"].answer(6).tolist() == pruned.tolist()

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
-from greedyprune.bench import calls, oracle, prefill
+from greedyprune.bench import calls, oracle, prefill, trio
 from greedyprune.bench.calls import Unmeasurable
 from greedyprune.cli.app import app
 from greedyprune.models._front import own_hooks
@@ -52,7 +52,7 @@ def test_a_pruned_prefill_is_the_oracles_computation(family: str, at: str) -> No
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 @torch.no_grad()
 def test_an_oracle_of_other_tokens_answers_otherwise(family: str, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = prefill._cut
+    own = trio._cut
 
     def other(output: Any) -> Any:
         cut = own(output)
@@ -62,7 +62,7 @@ def test_an_oracle_of_other_tokens_answers_otherwise(family: str, at: str, monke
         columns[0, kept] = dropped
         return replace(cut, columns=columns.sort(1).values)
 
-    monkeypatch.setattr(prefill, "_cut", other)
+    monkeypatch.setattr(trio, "_cut", other)
     row = measured(family, gp.Random(), at)
     assert not row.equal
     assert row.error > 1e-3
@@ -93,7 +93,7 @@ def test_nothing_is_left_on_the_model() -> None:
 @torch.no_grad()
 def test_every_hook_is_watched() -> None:
     made = tiny("llava")
-    with prefill.trio(made.model, made.prompt(((0,),)), gp.Policy(gp.Random(), 5, gp.Layer(1))):
+    with trio.trio(made.model, made.prompt(((0,),)), gp.Policy(gp.Random(), 5, gp.Layer(1))):
         names = [hooks[key].__qualname__ for hooks, key in own_hooks(made.model)]
         assert len(names) >= 4 + len(made.model.get_decoder().layers)
         assert {name.split(".")[0] for name in names} == {"HookClock"}

@@ -48,6 +48,27 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
+class First:
+    """What one prefill of each side shows: its memory, and whether the pruned model computes what the oracle does."""
+
+    dense_peak_bytes: int
+    """The most bytes at a time during the prefill, above weights and inputs; the KV cache is among them."""
+    pruned_peak_bytes: int
+    oracle_peak_bytes: int
+    embeddings_bytes: int
+    """Of the whole prompt, which the oracle never makes."""
+    within_bound: bool
+    """True if the pruned peak is at most the oracle's and those embeddings."""
+    dense_cache_bytes: int
+    pruned_cache_bytes: int
+    oracle_cache_bytes: int
+    error: float
+    """The largest difference between logits of the pruned model and of the oracle."""
+    equal: bool
+    """True if these logits are equal bit for bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ratios:
     """The times of all three, medians in milliseconds, and their ratios; `low` and `high` bound 95 % intervals."""
 

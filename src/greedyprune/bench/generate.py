@@ -14,7 +14,8 @@ import torch
 
 from greedyprune.bench.clock import interleaved
 from greedyprune.bench.compared import SIDES, Case, Ratios, case_of, milliseconds, ratios_of
-from greedyprune.bench.prefill import ROUNDS, trio
+from greedyprune.bench.prefill import ROUNDS
+from greedyprune.bench.trio import trio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

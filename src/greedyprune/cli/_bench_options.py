@@ -91,8 +91,10 @@ class Asked:
         return models.found(self.model, self.config, self.layers, self.setting)
 
 
-def of_a_model(**usual: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command that takes the options of `Asked`, and its own in front of them. `usual`: other defaults.
+def of_a_model(*, without: tuple[str, ...] = (), **usual: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that takes the options of `Asked`, and its own in front of them.
+
+    `without`: the options that it does not have. `usual`: other defaults.
 
         @of_a_model(rounds=5)
         def whole_answers(asked: Asked, max_new_tokens: Longest = 32) -> None: ...
@@ -108,6 +110,7 @@ def of_a_model(**usual: Any) -> Callable[[Callable[..., None]], Callable[..., No
             annotation=hints[each.name],
         )
         for each in fields(Asked)
+        if each.name not in without
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,7 +119,7 @@ def of_a_model(**usual: Any) -> Callable[[Callable[..., None]], Callable[..., No
 
         @functools.wraps(command)
         def made(**given: Any) -> None:
-            asked = Asked(**{each.name: given.pop(each.name) for each in fields(Asked)})
+            asked = Asked(**{each.name: given.pop(each.name) for each in shared})
             asked.check()
             command(asked, **given)
 

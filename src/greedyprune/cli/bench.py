@@ -11,6 +11,8 @@ from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
 from greedyprune.cli.bench_answers import whole_answers
+from greedyprune.cli.bench_memory import EXAMPLES as MEMORY
+from greedyprune.cli.bench_memory import memory
 from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
 from greedyprune.cli.bench_prefill import prefill
 from greedyprune.cli.bench_sweep import EXAMPLES as SWEEP
@@ -19,6 +21,7 @@ from greedyprune.cli.bench_sweep import sweep
 bench = typer.Typer(name="bench", help="Measure, side by side in one run.", no_args_is_help=True)
 bench.command("prefill", epilog=PREFILL)(prefill)
 bench.command("generate", epilog=GENERATE)(whole_answers)
+bench.command("memory", epilog=MEMORY)(memory)
 bench.command("sweep", epilog=SWEEP)(sweep)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from greedyprune.cli._bench_model import measured
 from greedyprune.cli._bench_options import Asked, Keep, of_a_model
 from greedyprune.cli._bench_rows import check, saved
+from greedyprune.cli._bench_told import SIDES, heading, sides_table, times_of
 from greedyprune.cli._options import Longest
-from greedyprune.cli._show import console, print_json, progress, table
+from greedyprune.cli._show import console, print_json, progress
 
 if TYPE_CHECKING:
     from greedyprune.bench.generate import Row
@@ -45,20 +46,16 @@ def whole_answers(asked: Asked, keep: Keep = "25%", max_new_tokens: Longest = 32
 
 def _show(row: Row) -> None:
     out = console()
-    out.print(f"{row.model}: {row.layers} layers of width {row.width}, {row.dtype} on {row.device}", style="bold")
-    out.print(f"{row.method} at {row.at}: {row.tokens} -> {row.kept} visual tokens, {row.generated} tokens generated")
-    shown = table("", "answer", "speed-up", "95 % interval")
-    shown.add_row("dense", f"{row.dense_ms:.1f} ms", "1", "")
-    for name, ms, ratio, low, high in (
-        ("pruned", row.pruned_ms, row.speedup, row.speedup_low, row.speedup_high),
-        ("oracle", row.oracle_ms, row.oracle_speedup, row.oracle_speedup_low, row.oracle_speedup_high),
-    ):
-        shown.add_row(name, f"{ms:.1f} ms", f"{ratio:.2f}x", f"{low:.2f} to {high:.2f}")
+    for line, style in zip(heading(row), ("bold", None), strict=True):
+        out.print(line, style=style)
+    shown = sides_table("answer", "speed-up", "95 % interval")
+    for side in SIDES:
+        shown.add_row(*times_of(row, side))
     out.print(shown)
     dense, pruned = row.vision_ms + row.dense_ms, row.vision_ms + row.pruned_ms
     said = "the same tokens as" if row.equal else "other tokens than"
     out.print(
         f"vision tower: {row.vision_ms:.1f} ms, not pruned; answer and tower together: {dense / pruned:.2f}x\n"
-        f"the pruned model said {said} the oracle\n"
+        f"of {row.generated} tokens, the pruned model said {said} the oracle\n"
         f"Medians of {row.rounds} rounds, {row.clock}, {row.threads} thread(s)."
     )

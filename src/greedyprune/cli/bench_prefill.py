@@ -9,7 +9,8 @@ import typer
 from greedyprune.cli import _bench_model as models
 from greedyprune.cli._bench_options import Asked, Keep, of_a_model
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._show import console, print_json, progress, size, table
+from greedyprune.cli._bench_told import SIDES, heading, memory_told, sides_table, times_of
+from greedyprune.cli._show import console, print_json, progress, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,24 +104,13 @@ def show(row: Row, generated: int, *, bundled: bool = False) -> None:
     """Print the whole story of one case on one screen."""
     from greedyprune.cli.demo import TINY
 
-    out, what = console(), "image" if row.images == 1 else "images"
-    out.print(f"{row.model}: {row.layers} layers of width {row.width}, {row.dtype} on {row.device}", style="bold")
-    out.print(
-        f"{row.method} at {row.at}: {row.tokens} -> {row.kept} visual tokens of {row.images} {what}, "
-        f"{row.sequence} -> {row.sequence_kept} tokens in the sequence, batch {row.batch}"
-    )
-    shown = table("", "prefill", "speed-up", "95 % interval", "KV cache")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    shown.add_row("dense", f"{row.dense_ms:.2f} ms", "1", "", size(row.dense_cache_bytes))
-    for name, ms, ratio, low, high, held in (
-        ("pruned", row.pruned_ms, row.speedup, row.speedup_low, row.speedup_high, row.pruned_cache_bytes),
-        (
-            *("oracle", row.oracle_ms, row.oracle_speedup, row.oracle_speedup_low, row.oracle_speedup_high),
-            row.oracle_cache_bytes,
-        ),
-    ):
-        shown.add_row(name, f"{ms:.2f} ms", f"{ratio:.2f}x", f"{low:.2f} to {high:.2f}", size(held))
+    out = console()
+    for line, style in zip(heading(row), ("bold", None), strict=True):
+        out.print(line, style=style)
+    shown = sides_table("prefill", "speed-up", "95 % interval", "KV cache", "peak memory")
+    for side in SIDES:
+        held, most = size(getattr(row, f"{side}_cache_bytes")), size(getattr(row, f"{side}_peak_bytes"))
+        shown.add_row(*times_of(row, side), held, most)
     out.print(shown)
     for line in story(row, generated):
         out.print(line)
@@ -143,6 +133,7 @@ def story(row: Row, generated: int) -> list[str]:
     return [
         f"saving: {100 * row.share:.0f} % of the oracle's ({100 * row.share_low:.0f} to {100 * row.share_high:.0f} %); "
         f"logits {same}",
+        memory_told(row),
         f"our hooks: {row.hooks_ms:.2f} ms, {100 * row.hooks_of_dense:.1f} % of the dense prefill, "
         f"{100 * row.hooks_of_pruned:.1f} % of the pruned one",
         f"of that, choosing: {row.select_ms:.2f} ms, {100 * row.select_of_dense:.1f} % and "
