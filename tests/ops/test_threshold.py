@@ -22,15 +22,14 @@ def sample(rows: list[int], size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
-def test_a_large_image_is_judged_by_equal_steps_down_its_ranking(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threshold, "SAMPLED", 11)
+def test_a_large_image_is_judged_by_equal_steps_down_its_ranking(kind: str) -> None:
     for seed in range(20):
         n = 5 + seed
         x, t = cases.draw(kind, n, 6, seed)
         rows = brute.ranking_of(brute.saliency(x, t))
         guard = [1, 4] if seed % 2 else []
         keep = gp.select(
-            gp.GreedyPrune(tau=gp.Quantile(0.7)),
+            gp.GreedyPrune(tau=gp.Quantile(0.7, rows=11)),
             gp.Cues(x, text=t[None], protect=torch.tensor(guard, dtype=torch.int64)),
             5,
         )
@@ -44,6 +43,8 @@ def test_up_to_the_size_of_the_sample_every_pair_counts() -> None:
     order = torch.randperm(threshold.SAMPLED, generator=torch.Generator().manual_seed(1))
     assert gp.Quantile(0.8)(UnitRows(rows), order, 4, None) == pairwise_quantile(rows, 0.8)
     assert threshold.SAMPLED >= 144  # the images of the published tables
+    with pytest.raises(ValueError, match="a pair takes two tokens"):
+        gp.Quantile(0.8, rows=1)
 
 
 def test_a_sample_has_its_size_and_lies_in_order() -> None:
@@ -54,12 +55,12 @@ def test_a_sample_has_its_size_and_lies_in_order() -> None:
             assert places == sorted(set(places))
 
 
-def test_a_sampled_threshold_follows_the_tokens_wherever_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threshold, "SAMPLED", 16)
+def test_a_sampled_threshold_follows_the_tokens_wherever_they_lie() -> None:
+    method = gp.GreedyPrune(tau=gp.Quantile(0.8, rows=16))
     for seed in range(20):
         x, t = cases.draw("clustered", 60, 8, seed)
         place = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
-        plain, moved = (gp.select("greedyprune", gp.Cues(rows, text=t[None]), 20) for rows in (x, x[place]))
+        plain, moved = (gp.select(method, gp.Cues(rows, text=t[None]), 20) for rows in (x, x[place]))
         assert place[moved.order].tolist() == plain.order.tolist()
 
 

@@ -15,6 +15,8 @@ from greedyprune.cli.bench_memory import EXAMPLES as MEMORY
 from greedyprune.cli.bench_memory import memory
 from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
 from greedyprune.cli.bench_prefill import prefill
+from greedyprune.cli.bench_quantile import EXAMPLES as QUANTILE
+from greedyprune.cli.bench_quantile import quantile
 from greedyprune.cli.bench_sweep import EXAMPLES as SWEEP
 from greedyprune.cli.bench_sweep import sweep
 
@@ -23,6 +25,7 @@ bench.command("prefill", epilog=PREFILL)(prefill)
 bench.command("generate", epilog=GENERATE)(whole_answers)
 bench.command("memory", epilog=MEMORY)(memory)
 bench.command("sweep", epilog=SWEEP)(sweep)
+bench.command("quantile", epilog=QUANTILE)(quantile)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]

@@ -21,6 +21,7 @@ from greedyprune.eval.engine import Engine as Engine
 from greedyprune.eval.items import Item as Item
 from greedyprune.eval.loop import Job as Job
 from greedyprune.eval.loop import evaluate as evaluate
+from greedyprune.eval.paired import paired as paired
 from greedyprune.eval.perturbed import Perturbed as Perturbed
 from greedyprune.eval.perturbed import with_perturbations as with_perturbations
 from greedyprune.eval.reader import saliencies as saliencies

@@ -26,25 +26,29 @@ class Quantile:
         GreedyPrune(tau=Quantile(0.8))
 
     Decoder states are anisotropic, so raw cosines are near 1 at one layer and near 0 at another. A quantile has the
-    same meaning at every layer. Of more than 192 tokens it reads the pairs of 192 alone, at equal steps down the
-    saliency ranking. So it is the same in every run and for every order of the tokens. Cost: O(n d) at most. Raises
-    ValueError unless q is between 0 and 1.
+    same meaning at every layer. Of more than `rows` tokens it reads the pairs of so many alone, at equal steps down the
+    saliency ranking. So it is the same in every run and for every order of the tokens. Cost: O(n d + rows^2 d). Raises
+    ValueError unless q is between 0 and 1, and rows 2 or more.
     """
 
     q: float
+    rows: int = SAMPLED
+    """The largest number of tokens whose pairs are read."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.q <= 1:
             raise ValueError(f"Quantile({self.q!r}): q lies between 0 and 1, Quantile(0.8) is the default.")
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Quantile(rows={self.rows!r}): a pair takes two tokens, write 2 or more.")
 
     def __call__(self, x: UnitRows, ranking: Tensor, k: int, given: Tensor | None) -> float:
         """The threshold for these rows. `ranking`: all of them, the most salient first. (n, d), (n,) -> float"""
-        return pairwise_quantile(x if ranking.shape[0] <= SAMPLED else x.x[strided(ranking, SAMPLED)], self.q)
+        return pairwise_quantile(x if ranking.shape[0] <= self.rows else x.x[strided(ranking, self.rows)], self.q)
 
     def at_once(self, units: Tensor, ranking: Tensor, k: int) -> Tensor:
         """The threshold of each image of a batch, on its device. Unit rows in float64. (b, n, d), (b, n) -> (b, 1)"""
         images = torch.arange(units.shape[0], device=units.device)[:, None]
-        units = units[images, strided(ranking, SAMPLED)]
+        units = units[images, strided(ranking, self.rows)]
         n = units.shape[1]
         if n < 2:
             return units.new_ones(units.shape[0], 1)
