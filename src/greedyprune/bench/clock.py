@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -28,13 +28,10 @@ def threads_set(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Median seconds of both. They run in turn, A B A B ..., so that a drift of the machine affects both equally."""
-    a, b = list[float](), list[float]()
-    for _ in range(runs):
-        a.append(_cpu(theirs))
-        b.append(_cpu(ours))
-    return statistics.median(a), statistics.median(b)
+def in_turn(works: Sequence[Callable[[], object]], runs: int) -> list[float]:
+    """Median seconds of each. They run in turn, A B A B ..., so that a drift of the machine affects all equally."""
+    times = [[_cpu(work) for work in works] for _ in range(runs)]
+    return [statistics.median(mine) for mine in zip(*times, strict=True)]
 
 
 def _cpu(work: Callable[[], object]) -> float:

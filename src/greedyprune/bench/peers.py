@@ -20,7 +20,7 @@ from greedyprune.methods.cdpruner import CDPruner
 from greedyprune.methods.divprune import DivPrune
 from greedyprune.ops.relevance import cosines_with, from_0_to_1
 
-SIZES = ((576, 64, 1024), (576, 64, 4096), (2880, 320, 1024), (2880, 320, 4096))
+SIZES = ((576, 64, 1024), (576, 192, 1024), (576, 64, 4096), (576, 192, 4096), (2880, 320, 1024), (2880, 320, 4096))
 RUNS = 7
 
 
@@ -105,7 +105,7 @@ def _case(
     x = cues.features
     found = set(select(method, cues, k).rows.tolist())  # the first call of each is not counted
     equal = found == set(published(x))
-    a, b = in_turn(lambda: published(x), lambda: select(method, cues, k), runs)
+    a, b = in_turn((lambda: published(x), lambda: select(method, cues, k)), runs)
     return Row(
         method=name,
         tokens=cues.n,

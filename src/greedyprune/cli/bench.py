@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._show import console, print_json, progress, table
+from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
 from greedyprune.cli.bench_answers import whole_answers
 from greedyprune.cli.bench_memory import EXAMPLES as MEMORY
@@ -34,52 +34,52 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of the features, or of t
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
-@bench.command("select", epilog="Example: greedyprune bench select --save results/bench/select.csv")
+@bench.command("select", epilog="Example: greedyprune bench select --save results/performance/select.csv")
 def bench_select(
     save: Save = None,
     large: Annotated[bool, typer.Option("--large", help="10,000 tokens too; takes many minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The smallest size alone, in seconds.")] = False,
     runs: Runs = 7,
     threads: Threads = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare GreedyPrune's selection with the usual loop (whole Gram matrix, .item() per token), in CPU time."""
+    """Compare a selection with the usual loop (whole Gram matrix, .item() per token), in CPU time.
+
+    GreedyPrune at constant thresholds and at its own, and the default method. Also their memory.
+    """
     from greedyprune.bench import select
 
     check(save)
-    sizes = select.SIZES + select.LARGE if large else select.SIZES
+    sizes = select.SIZES[:1] if quick else select.SIZES + select.LARGE if large else select.SIZES
     measured: list[select.Row] = []
     with progress("measuring") as step:
-        for row in select.measure(sizes, runs, threads, seed):
-            step(text=f"{row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
+        for row in select.measure(sizes, runs, threads, seed, () if quick else select.ALONE):
+            step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}, {row.regime}")
             measured.append(row)
     rows = [row.to_dict() for row in measured]
     with saved(save, rows):
         if as_json:
             print_json(rows)
             return
-        shown = table(
-            "tokens", "kept", "width", "regime", "looked at", "usual loop", "greedyprune", "ratio", "same", "exact"
-        )
+        shown = table("method", "tokens", "width", "regime", "loop", "here", "ratio", "of floor", "memory", "same")
         for row in measured:
             shown.add_row(
-                *(str(row.tokens), str(row.kept), str(row.width), row.regime, str(row.visited)),
-                *(
-                    f"{row.usual_ms:.1f} ms",
-                    f"{row.greedyprune_ms:.1f} ms",
-                    f"{row.ratio:.1f}x",
-                    "yes" if row.equal else "no",
-                    "yes" if row.exact else "NO",
-                ),
+                *(row.method, f"{row.tokens} -> {row.kept}", str(row.width), row.regime),
+                *("-" if row.usual_ms is None else f"{row.usual_ms:.1f} ms", f"{row.greedyprune_ms:.1f} ms"),
+                *("-" if ratio is None else f"{ratio:.1f}x" for ratio in (row.ratio, row.of_floor)),
+                *(size(row.peak_bytes), {None: "-", True: "yes", False: "NO"}[row.exact]),
             )
         console().print(shown)
         console().print(
             f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of seed {seed}. "
-            "same: the loop, in float32, returned the same tokens; exact: ours are those of the loop in float64."
+            "own: the method as it is; GreedyPrune's loop is given its threshold for free. of floor: how much longer "
+            "than norms, saliencies, one gather and one product. memory: above the input. same: the tokens of the loop "
+            "in float64."
         )
 
 
-@bench.command("peers", epilog="Example: greedyprune bench peers --save results/bench/peers.csv")
+@bench.command("peers", epilog="Example: greedyprune bench peers --save results/performance/peers.csv")
 def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: Seed = 0, as_json: Json = False) -> None:
     """Compare DivPrune's and CDPruner's engines here with the published formulations, in CPU time."""
     from greedyprune.bench import peers
@@ -109,7 +109,7 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         )
 
 
-@bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/bench/hooks.csv")
+@bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/performance/steps.csv")
 def bench_hooks(
     save: Save = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs of steps per case, in random order.")] = 300,
