@@ -53,13 +53,17 @@ def check_stage(parts: Parts, at: Stage) -> None:
         )
 
 
-def oracle(bare: Any, dense: Call, cut: Cut, at: Stage) -> Call:
+def oracle(bare: Any, dense: Call, cut: Cut, at: Stage, *, tried: bool = True) -> Call:
     """The oracle of a pruned prompt. `bare` is the stock model, `dense` its call with all tokens.
+
+    `tried`: first run it with all tokens, which has to give the stock model's logits.
 
     Raises Unmeasurable if prompts of the batch keep different numbers of tokens, or if this model has no oracle.
     """
     if cut.ragged:
         raise Unmeasurable("the prompts of the batch keep different numbers of tokens, which has no oracle: --batch 1.")
+    if not tried:
+        return _call(bare, dense, cut.columns, at)
     everything = torch.arange(cut.length, device=cut.columns.device).expand(cut.columns.shape[0], -1)
     kind = find_parts(bare).family.model_type
     try:

@@ -61,10 +61,17 @@ LARGE = _clip(1024, 24, 4096, 16)
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
 QWEN_TEXT, QWEN3_TEXT = "qwen2_5_vl_text", "qwen3_vl_text"
+QWEN_MARKS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 INTERLEAVED = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
 SHAPES: dict[str, Shape] = {
     "llava-small": Shape(
         "llava", _text("llama", 1024, 12, 2816, 16, 16, 32064), _clip(512, 6, 2048, 8), {"image_token_index": 32000}
+    ),
+    "qwen2.5-vl-small": Shape(
+        "qwen2_5_vl",
+        _text(QWEN_TEXT, 1024, 8, 3072, 8, 2, 32064, bos_token_id=1, eos_token_id=2, **MROPE),
+        {"hidden_size": 320, "depth": 4, "num_heads": 4, "intermediate_size": 1280, "out_hidden_size": 1024},
+        dict(zip(QWEN_MARKS, range(32000, 32004), strict=True)),
     ),
     "llava-1.5-7b": Shape("llava", _text("llama", 4096, 32, 11008, 32, 32, 32064), LARGE, {"image_token_index": 32000}),
     "llava-1.5-13b": Shape(

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from greedyprune.attach.forward.cache import Held
 from greedyprune.attach.handle import Pruned, prune
 from greedyprune.bench.calls import FEATURES, Call, Unmeasurable, check_release, encoder
@@ -31,7 +33,9 @@ class HookClock:
 
     def __init__(self, model: Any) -> None:
         self.seconds = 0.0
-        now = time.thread_time if model.device.type == "cuda" else time.process_time
+        # Tensor operations of several threads count together; of one, other threads of the process do not count.
+        alone = model.device.type == "cuda" or torch.get_num_threads() == 1
+        now = time.thread_time if alone else time.process_time
         for hooks, key in list(own_hooks(model)):
             hooks[key] = self._watched(hooks[key], now)
 
@@ -57,8 +61,18 @@ class Trio:
 
 
 @contextmanager
-def trio(model: Any, inputs: Mapping[str, Tensor], policy: Policy) -> Iterator[Trio]:
+def trio(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    policy: Policy,
+    *,
+    features: Callable[[Any], Any] = lambda encoded: encoded,
+    tried: bool = True,
+) -> Iterator[Trio]:
     """Inside, the model is pruned, and the other two run on its weights. `inputs`: a batch without padding.
+
+    `features` may put other vision features in the place of the encoder's. `tried=False`: the oracle is not run with
+    all tokens, since another policy's has been.
 
     Raises Unmeasurable if this cannot be measured, and the errors of `prune`.
     """
@@ -70,11 +84,12 @@ def trio(model: Any, inputs: Mapping[str, Tensor], policy: Policy) -> Iterator[T
     with prune(model, policy) as handle:
         check_stage(parts, policy.on(len(parts.layers)).at)
         encode, rest = encoder(parts, inputs)  # while the model is pruned: methods may look into the vision tower
-        given = {**rest, FEATURES: {"image": encode()}}
+        given = {**rest, FEATURES: {"image": features(encode())}}
         length = inputs["input_ids"].shape[1]
         dense, pruned = Call(bare, given, length), Call(model, given, length)
         cut = _cut(pruned.prefill())
-        calls = {"dense": dense, "pruned": pruned, "oracle": oracle(bare, dense, cut, policy.on(len(parts.layers)).at)}
+        ideal = oracle(bare, dense, cut, policy.on(len(parts.layers)).at, tried=tried)
+        calls = {"dense": dense, "pruned": pruned, "oracle": ideal}
         yield Trio(calls, encoder(find_parts(bare), inputs)[0], handle, HookClock(model))
 
 

@@ -17,6 +17,8 @@ from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
 from greedyprune.cli.bench_prefill import prefill
 from greedyprune.cli.bench_quantile import EXAMPLES as QUANTILE
 from greedyprune.cli.bench_quantile import quantile
+from greedyprune.cli.bench_share import EXAMPLES as SHARE
+from greedyprune.cli.bench_share import share
 from greedyprune.cli.bench_sweep import EXAMPLES as SWEEP
 from greedyprune.cli.bench_sweep import sweep
 
@@ -25,6 +27,7 @@ bench.command("prefill", epilog=PREFILL)(prefill)
 bench.command("generate", epilog=GENERATE)(whole_answers)
 bench.command("memory", epilog=MEMORY)(memory)
 bench.command("sweep", epilog=SWEEP)(sweep)
+bench.command("share", epilog=SHARE)(share)
 bench.command("quantile", epilog=QUANTILE)(quantile)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
