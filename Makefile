@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist testbed-gemma docs notebooks lint types format clean
+	test-sdist testbed-gemma docs notebooks lint types format clean bench-performance
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,23 @@ testbed-gemma: venv ## train the testbed's model with a real decoder, in OUT=gem
 
 eval-quick: venv ## the accuracy of every method on a few questions, in two minutes
 	OMP_NUM_THREADS=1 $(BIN)/greedyprune eval --quick
+
+# Every CSV of results/performance but quantile.csv, which is accuracy: run alone on an idle machine.
+MEASURED := results/performance
+SMALL := --config llava-small --layers 6 --size 336x336 --at layer:2 --rounds 3
+
+bench-performance: venv ## every CSV of results/performance and the page made of them, in 25 minutes on two idle cores
+	$(BIN)/greedyprune bench select --save $(MEASURED)/select.csv
+	$(BIN)/greedyprune bench peers --save $(MEASURED)/peers.csv
+	$(BIN)/greedyprune bench growth --save $(MEASURED)/growth.csv
+	$(BIN)/greedyprune bench hooks --pairs 80 --save $(MEASURED)/hooks.csv
+	$(BIN)/greedyprune bench share --rounds 3 --save $(MEASURED)/share.csv
+	$(BIN)/greedyprune bench sweep $(SMALL) --keep 5%,10%,25%,50% --save $(MEASURED)/sweep-llava.csv
+	$(BIN)/greedyprune bench sweep $(SMALL) --keep 10%,25% --batch 4 --save $(MEASURED)/sweep-llava-4.csv
+	$(BIN)/greedyprune bench sweep --config qwen2.5-vl-small --size 896x896 --at layer:2 --rounds 3 \
+		--keep 5%,10%,25%,50% --save $(MEASURED)/sweep-qwen.csv
+	$(BIN)/greedyprune bench generate $(SMALL) --keep 10% --save $(MEASURED)/generate.csv
+	$(BIN)/python docs/make_performance.py
 
 test-all: ## the whole matrix of families on three releases of transformers, a part of it on a fourth, and the fuzz
 	$(MAKE) test TESTS="-m 'not slow'"

@@ -112,7 +112,44 @@ def bench_peers(save: Save = None, runs: Runs = 7, threads: Threads = 1, seed: S
         )
 
 
-@bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/performance/steps.csv")
+@bench.command("growth", epilog="Example: greedyprune bench growth --save results/performance/growth.csv")
+def bench_growth(
+    save: Save = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Up to 2,304 tokens alone, in seconds.")] = False,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width of the features.")] = 1024,
+    runs: Runs = 3,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the time and memory of selections against the number of tokens, up to 20,160; 1/9 are kept."""
+    from greedyprune.bench import growth
+
+    check(save)
+    measured: list[growth.Row] = []
+    with progress("measuring") as step:
+        for row in growth.measure(growth.QUICK if quick else growth.SIZES, width, runs, threads, seed):
+            step(text=f"{row.method}: {row.tokens} -> {row.kept} tokens of width {row.width}")
+            measured.append(row)
+    rows = [row.to_dict() for row in measured]
+    with saved(save, rows):
+        if as_json:
+            print_json(rows)
+            return
+        shown = table("method", "tokens", "kept", "time", "memory", "of the input")
+        for row in measured:
+            shown.add_row(
+                *(row.method, str(row.tokens), str(row.kept), f"{row.ms:.1f} ms"),
+                *(size(row.peak_bytes), f"{row.peak_of_input:.2f}x"),
+            )
+        console().print(shown)
+        console().print(
+            f"Medians of {runs} runs, thread CPU time, {threads} thread(s), image-like features of width {width} and "
+            f"seed {seed}. memory: the most bytes at a time, above the input."
+        )
+
+
+@bench.command("hooks", epilog="Example: greedyprune bench hooks --save results/performance/hooks.csv")
 def bench_hooks(
     save: Save = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs of steps per case, in random order.")] = 300,
