@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import greedyprune as gp
 from greedyprune.bench import calls, oracle, prefill, trio
 from greedyprune.bench.calls import Unmeasurable
+from greedyprune.cli import _show
 from greedyprune.cli.app import app
 from greedyprune.models._front import own_hooks
 from greedyprune.verify.traces import changed, fingerprint, hooks_on
@@ -146,11 +147,22 @@ def test_the_end_speaks_of_the_whole_run() -> None:
     assert prefill.whole(row, 1) == pytest.approx((6 / 7, 7 / 3))
 
 
-def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path) -> None:
+def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_show, "WIDTH", 80)
     out = tmp_path / "new" / "prefill.csv"
     told = CliRunner().invoke(app, ["bench", "prefill", "--rounds", "1", "--keep", "36", "--save", str(out)])
     assert told.exit_code == 0, told.output
-    for word in ("dense", "pruned", "oracle", "bit for bit", "our hooks", "choosing", "vision tower", "expect"):
+    for word in (
+        "dense",
+        "pruned",
+        "oracle",
+        "bit for bit",
+        "our hooks",
+        "choosing",
+        "vision tower",
+        "peak memory",
+        "expect",
+    ):
         assert word in told.stdout
     assert len(told.stdout.splitlines()) <= 24
     with out.open(newline="") as file:

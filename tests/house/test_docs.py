@@ -109,6 +109,16 @@ def test_the_gallery_shows_every_method(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+def test_the_tables_of_performance_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_performance
+    import pages
+
+    page = make_performance.PAGE.read_text(encoding="utf-8")
+    assert pages.between(page, "performance") == make_performance.tables(), "run python docs/make_performance.py"
+    assert all(path.is_file() for path in make_performance.PICTURES.values())
+
+
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_methods
