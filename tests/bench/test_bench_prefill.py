@@ -160,11 +160,12 @@ def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path, monkeypa
         "our hooks",
         "choosing",
         "vision tower",
-        "peak memory",
         "expect",
     ):
         assert word in told.stdout
+    assert "KV cache   peak memory" in told.stdout
     assert len(told.stdout.splitlines()) <= 24
+    assert max(map(len, told.stdout.splitlines())) <= 80
     with out.open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["kept"], row["equal"], row["model"]) == ("36", "True", "bundled")

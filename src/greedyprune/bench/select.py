@@ -119,7 +119,7 @@ def soft_loop(x: Tensor, t: Tensor, weight: float, k: int) -> list[int]:
 def floor(x: Tensor, t: Tensor, looked_at: Tensor, taken: int) -> Tensor:
     """The least of any suppression: norms, saliencies, one gather, one product. (n, d), (d,), (v,) -> (v, m)"""
     torch.linalg.vector_norm(x, dim=1)
-    x @ t
+    torch.mv(x, t)
     rows = x[looked_at]
     return rows @ rows[:taken].T
 

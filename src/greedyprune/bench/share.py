@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,11 +27,9 @@ from greedyprune.bench.shapes import build, config_of
 from greedyprune.bench.trio import Trio, trio
 from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT
-from greedyprune.verify.raw import from_config
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+Write = Callable[[Any, int, int], Mapping[str, Tensor]]
+"""A model, the side of a picture in pixels and a batch size -> so many equal prompts of one picture."""
 METHODS = (DEFAULT, "greedyprune")
 PLACES = ("input", "layer:2")
 ROUNDS = 5
@@ -77,6 +75,7 @@ class Row(First, Case):
 
 
 def measure(
+    write: Write,
     shapes: tuple[Shape, ...] = SHAPES,
     *,
     rounds: int = ROUNDS,
@@ -90,13 +89,12 @@ def measure(
         for shape in shapes:
             model = build(config_of(shape.name, shape.layers), torch.device(device), dtype, seed)
             for batch in shape.batches:
-                yield from _cases(model, shape, batch, rounds, seed)
+                yield from _cases(model, shape, write(model, shape.side, batch), rounds, seed)
 
 
 @torch.no_grad()
-def _cases(model: Any, shape: Shape, batch: int, rounds: int, seed: int) -> list[Row]:
+def _cases(model: Any, shape: Shape, inputs: Mapping[str, Tensor], rounds: int, seed: int) -> list[Row]:
     """All policies on one model and batch. They run in turn, in random order within a round."""
-    inputs = from_config(model, ((shape.side, shape.side),), tried=False).prompt(((0,),) * batch)
     policies = [
         Policy(method, keep, at)  # pyright: ignore[reportArgumentType] - texts are read
         for method in METHODS
@@ -109,7 +107,7 @@ def _cases(model: Any, shape: Shape, batch: int, rounds: int, seed: int) -> list
         times = _timed(trios, rounds, seed)
         reports = [three.handle.report() for three in trios]
     return [
-        Row(**case_of(model, shape.name, report, batch), **first, **_shares(mine), rounds=rounds)
+        Row(**case_of(model, shape.name, report, inputs["input_ids"].shape[0]), **first, **_shares(mine), rounds=rounds)
         for report, first, mine in zip(reports, firsts, times, strict=True)
     ]
 
@@ -159,9 +157,9 @@ def _timed(trios: list[Trio], rounds: int, seed: int) -> list[dict[str, Tensor]]
     return [{name: torch.tensor(each, dtype=torch.float64) for name, each in mine.items()} for mine in times]
 
 
-def _shares(times: Mapping[str, Tensor]) -> dict[str, float]:
+def _shares(times: Mapping[str, Tensor]) -> dict[str, Any]:
     """The fields of a row that are times or shares of them."""
-    found = {f"{name}_ms": milliseconds(times[name]) for name in ("dense", "pruned", "hooks", "select")}
+    found: dict[str, Any] = {f"{name}_ms": milliseconds(times[name]) for name in ("dense", "pruned", "hooks", "select")}
     for side in ("dense", "pruned"):
         middle, low, high = median_of(times["hooks"] / times[side])
         found |= {

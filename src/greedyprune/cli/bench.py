@@ -65,10 +65,10 @@ def bench_select(
         if as_json:
             print_json(rows)
             return
-        shown = table("method", "tokens", "width", "regime", "loop", "here", "ratio", "of floor", "memory", "same")
+        shown = table("method", "tokens", "regime", "loop", "here", "ratio", "of floor", "memory", "same")
         for row in measured:
             shown.add_row(
-                *(row.method, f"{row.tokens} -> {row.kept}", str(row.width), row.regime),
+                *(row.method, f"{row.tokens} -> {row.kept} of {row.width}", row.regime),
                 *("-" if row.usual_ms is None else f"{row.usual_ms:.1f} ms", f"{row.greedyprune_ms:.1f} ms"),
                 *("-" if ratio is None else f"{ratio:.1f}x" for ratio in (row.ratio, row.of_floor)),
                 *(size(row.peak_bytes), {None: "-", True: "yes", False: "NO"}[row.exact]),

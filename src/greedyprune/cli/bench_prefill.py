@@ -129,7 +129,7 @@ def story(row: Row, generated: int) -> list[str]:
 
     part, expected = whole(row, generated)
     dense, pruned = row.vision_ms + row.dense_ms, row.vision_ms + row.pruned_ms
-    same = "equal the oracle's bit for bit" if row.equal else f"differ from the oracle's by up to {row.error:.2g}"
+    same = "bit for bit the same" if row.equal else f"differ by up to {row.error:.2g}"
     return [
         f"saving: {100 * row.share:.0f} % of the oracle's ({100 * row.share_low:.0f} to {100 * row.share_high:.0f} %); "
         f"logits {same}",

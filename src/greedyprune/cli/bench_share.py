@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from greedyprune.bench.share import Row
 
 EXAMPLES = """Examples:
@@ -62,7 +66,7 @@ def share(
     with progress("measuring") as say:
 
         def run() -> None:
-            for row in bench.measure(tuple(shapes), rounds=rounds, threads=threads, device=device, dtype=kind):
+            for row in bench.measure(_prompt, tuple(shapes), rounds=rounds, threads=threads, device=device, dtype=kind):
                 say(f"{row.model}, batch {row.batch}: {row.method} at {row.at}")
                 found.append(row)
 
@@ -73,6 +77,13 @@ def share(
             print_json(rows)
         else:
             _show(found)
+
+
+def _prompt(model: Any, side: int, batch: int) -> Mapping[str, Tensor]:
+    """Equal prompts of one square picture, made from the model's config alone."""
+    from greedyprune.verify.raw import from_config
+
+    return from_config(model, ((side, side),), tried=False).prompt(((0,),) * batch)
 
 
 def _show(found: list[Row]) -> None:
