@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist testbed-gemma docs notebooks lint types format clean bench-performance
+	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ demo: venv ## answer questions about fresh images with 1/4 and 1/9 of the visual
 
 test: venv ## run the tests on the newest supported transformers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-kernels: venv ## the Triton kernels, in Triton's interpreter on the CPU; they fail where triton is missing
+	$(PIP) install -q -c constraints.txt -e '.[kernels]'
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m kernels tests/ops/test_triton.py
 
 fuzz: venv ## draw random cues for every method, and check each selection or refusal
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --cases 12000
@@ -115,9 +119,9 @@ bench-performance: venv ## every CSV of results/performance and the page made of
 	$(BIN)/python docs/make_performance.py
 
 test-all: ## the whole matrix of families on three releases of transformers, a part of it on a fourth, and the fuzz
-	$(MAKE) test TESTS="-m 'not slow'"
-	$(MAKE) test-oldest TESTS="-m 'not slow'"
-	$(MAKE) test-release RELEASE=5.23.0 TESTS="-m 'not slow'"
+	$(MAKE) test TESTS="-m 'not slow and not kernels'"
+	$(MAKE) test-oldest TESTS="-m 'not slow and not kernels'"
+	$(MAKE) test-release RELEASE=5.23.0 TESTS="-m 'not slow and not kernels'"
 	$(MAKE) test-release RELEASE=5.19.0 TESTS="$(FACING)"
 	$(MAKE) fuzz
 

@@ -24,6 +24,8 @@ FLOORS = {
 }  # fmt: skip
 NEIGHBOURS = {("preprocessing", "models"), ("testbed", "preprocessing")}
 """Rooms of one floor, of which the first may import the second; no way leads back."""
+APART = {"ops/kernels/triton": ("triton", "ops.kernels.chosen")}
+"""Folders of the core that may import one more package, and the one file that imports them, if the package is there."""
 
 
 def room(parts: tuple[str, ...]) -> str:
@@ -56,7 +58,8 @@ def climbing(path: Path) -> list[str]:
     for module in imports(path):
         if module[0] != "greedyprune":
             bare = FLOORS[mine] <= 2 and mine in ("", "ops", "methods")
-            if bare and module[0] not in {"torch", "__future__", *sys.stdlib_module_names}:
+            apart, _ = APART.get(path.relative_to(ROOT).parent.as_posix(), ("", ""))
+            if bare and module[0] not in {"torch", "__future__", apart, *sys.stdlib_module_names}:
                 found.append(f"{path.name} imports {module[0]}")
             continue
         theirs = room(module[1:])
@@ -115,6 +118,13 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 def test_files_import_each_other_in_no_circle() -> None:
     assert circles(arrows()) == []
+
+
+@pytest.mark.parametrize("folder", APART)
+def test_what_needs_more_than_the_core_has_one_way_in(folder: str) -> None:
+    inside = folder.replace("/", ".")
+    names = {name for name, found in arrows().items() if any(f"{each}.".startswith(f"{inside}.") for each in found)}
+    assert names == {APART[folder][1]}
 
 
 def test_circles_are_found() -> None:

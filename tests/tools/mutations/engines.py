@@ -136,16 +136,16 @@ ENGINES = [
     ),
     Mutation(
         "a device tells ties apart by rounding",
-        "ops/kernels/picks.py:_picked",
-        "_first(free + error >= (free - error).amax(1, keepdim=True))",
+        "ops/kernels/loops.py:falling",
+        "lowest(free + error >= (free - error).amax(1, keepdim=True))",
         "free.argmax(1, keepdim=True)",
         "test_kernels.py::test_ties_on_a_device_go_to_the_lowest_row",
     ),
     Mutation(
         "a device suppresses at the threshold",
         "ops/kernels/suppression.py:suppress",
-        "cosines > tau + SLACK",
-        "cosines > tau - SLACK",
+        "tau + SLACK",
+        "tau - SLACK",
         "test_kernels.py::test_a_cosine_at_the_threshold_is_not_above_it_on_a_device",
     ),
     Mutation(

@@ -1,7 +1,7 @@
 """Greedy suppression on a device: the rule, its ties and its fallback to the ranking are those of `ops/suppression.py`.
 
-Cost: O(k n d), or O(n^2 d) if n <= d, in float64; some ten operations per pick for all images together. Memory: O(n d)
-per image.
+Cost: O(k n d), or O(n^2 d) if n <= d, in float64, for all images together; `chosen.py` says who makes the picks.
+Memory: O(n d) per image.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from greedyprune.keep import Certificate, Keep
 from greedyprune.ops.cosine import SLACK
 from greedyprune.ops.kernels.batch import Chosen
+from greedyprune.ops.kernels.chosen import suppressing
 from greedyprune.ops.kernels.pairs import Pairs
 from greedyprune.ops.ranking import ranked
 from greedyprune.ops.suppression import share_of
@@ -39,34 +40,14 @@ def suppress(units: Tensor, ranking: Tensor, tau: Tensor, k: int, *, given: Tens
 
     Ranking: all rows, given ones among them.
     """
-    n, pairs = ranking.shape[1], Pairs(units)
     given = ranking[:, :0] if given is None else given
     rank = _places(ranking)
-    # A row that may be taken has its rank, one that was passed over its rank + n, and one that was taken 3 n.
-    state = rank.scatter(1, given, 3 * n)
-    by, closest = torch.full_like(rank, -1), torch.full_like(units[:, :, 0], -1.0)
-    rows, own, pairwise = list[Tensor](), list[Tensor](), [closest[:, :1]]
-    for step in range(k):
-        if step < given.shape[1]:
-            row = given[:, step : step + 1]
-            mine = torch.ones_like(row, dtype=torch.bool)
-        else:
-            place, row = state.min(1, keepdim=True)
-            mine = place < n
-        cosines = pairs.of(row[:, 0])
-        state = state.scatter(1, row, 3 * n)
-        hit = (cosines > tau + SLACK) & (state < n)
-        by, state = torch.where(hit, row, by), torch.where(hit, state + n, state)
-        pairwise.append(torch.where(mine, closest.gather(1, row), -1.0))
-        closest = torch.where(mine, torch.maximum(closest, cosines), closest)
-        rows.append(row)
-        own.append(mine)
-    order, rule = torch.cat(rows, 1), torch.cat(own, 1)
+    order, rule, by, largest = suppressing(Pairs(units), rank, given, tau + SLACK, k)
     if given.shape[1] == k:
         by = torch.full_like(by, -1)
     else:  # behind the last row of a full selection nobody looked
         by = by.masked_fill(rule[:, -1:] & (rank > rank.gather(1, order[:, -1:])), -1)
-    return Suppressed(order, rule, by, torch.cat(pairwise, 1).amax(1))
+    return Suppressed(order, rule, by, largest)
 
 
 def greedy(

@@ -1,0 +1,1 @@
+"""The scans as Triton kernels. Only `ops/kernels/chosen.py` imports them, once it knows that triton is there."""
