@@ -14,13 +14,15 @@ OUT ?= gemma
 ARM ?= words
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
+# The Python that `make bench-gpu` runs: one with a torch for the GPU, transformers, typer and rich.
+GPU_PYTHON ?= .venv-gpu/bin/python
 # The tests that face the model: what a release of transformers can break.
 FACING := tests/attach tests/probes
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance
+	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +44,11 @@ test: venv ## run the tests on the newest supported transformers
 test-kernels: venv ## the Triton kernels, in Triton's interpreter on the CPU; they fail where triton is missing
 	$(PIP) install -q -c constraints.txt -e '.[kernels]'
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m kernels tests/ops/test_triton.py
+
+bench-gpu: ## in ten minutes on one NVIDIA GPU: decisions, selections, prefills and answers; GPU_PYTHON=python3 has torch
+	test '$(GPU_PYTHON)' != .venv-gpu/bin/python || test -x .venv-gpu/bin/python || { $(PYTHON) -m venv .venv-gpu \
+		&& .venv-gpu/bin/python -m pip install -q '$(TORCH)' transformers==5.24.0 -e '.[cli]'; }
+	PYTHONPATH=src $(GPU_PYTHON) -m greedyprune bench gpu --save results/performance
 
 fuzz: venv ## draw random cues for every method, and check each selection or refusal
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --cases 12000

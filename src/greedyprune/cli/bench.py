@@ -11,6 +11,8 @@ from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
 from greedyprune.cli.bench_answers import whole_answers
+from greedyprune.cli.bench_gpu import EXAMPLES as GPU
+from greedyprune.cli.bench_gpu import gpu
 from greedyprune.cli.bench_memory import EXAMPLES as MEMORY
 from greedyprune.cli.bench_memory import memory
 from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
@@ -29,6 +31,7 @@ bench.command("memory", epilog=MEMORY)(memory)
 bench.command("sweep", epilog=SWEEP)(sweep)
 bench.command("share", epilog=SHARE)(share)
 bench.command("quantile", epilog=QUANTILE)(quantile)
+bench.command("gpu", epilog=GPU)(gpu)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
