@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,10 +45,10 @@ def check_size(width: int, height: int, what: str = "the picture") -> None:
 
 
 @contextmanager
-def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
-    """Open a picture and check its size. Its pixels are not decoded yet.
+def header_of(path: str | os.PathLike[str] | IO[bytes], formats: Sequence[str] = FORMATS) -> Generator[Image.Image]:
+    """Open a picture, a path or a file with its bytes, and check its size. Its pixels are not decoded yet.
 
-    Raises TooLarge if it has too many pixels. Pillow raises UnidentifiedImageError if its format is none of `FORMATS`,
+    Raises TooLarge if it has too many pixels. Pillow raises UnidentifiedImageError if its format is none of `formats`,
     and OSError if the file is damaged.
     """
     from PIL import Image
@@ -57,7 +57,7 @@ def header_of(path: str | os.PathLike[str]) -> Generator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
         try:
-            image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+            image = Image.open(path, formats=[name for name in formats if name in Image.OPEN])
         except Image.DecompressionBombError as error:
             raise TooLarge(
                 f"the picture is too large ({error}), and at most {MOST_PIXELS / 1e6:.0f} million pixels are allowed: "
