@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu
+	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ bench-gpu: ## in ten minutes on one NVIDIA GPU: decisions, selections, prefills 
 
 fuzz: venv ## draw random cues for every method, and check each selection or refusal
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --cases 12000
+
+soak: venv ## many clients, some of them hostile, at a server; its OpenAPI fuzzed; SIGTERM in the middle; half an hour
+	$(PIP) install -q schemathesis
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/tools $(BIN)/python tests/tools/soak.py --clients 32 --requests 200 --schema
 
 test-oldest: ## run the tests on the oldest supported transformers, in .venv-oldest
 	$(MAKE) venv VENV=.venv-oldest

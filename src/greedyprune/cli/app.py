@@ -23,6 +23,8 @@ from greedyprune.cli.models import EXAMPLES as MODELS
 from greedyprune.cli.models import models
 from greedyprune.cli.run import EXAMPLES as RUN
 from greedyprune.cli.run import run
+from greedyprune.cli.serve import EXAMPLES as SERVE
+from greedyprune.cli.serve import serve
 from greedyprune.cli.verify import EXAMPLES as VERIFY
 from greedyprune.cli.verify import verify
 
@@ -68,6 +70,7 @@ app.command("help")(explain)
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
 app.command("eval", epilog=EVAL)(evaluate)
+app.command(epilog=SERVE)(serve)
 app.command(epilog=CUES)(cues)
 app.command(epilog=VERIFY)(verify)
 app.command(epilog=DOCTOR)(doctor)

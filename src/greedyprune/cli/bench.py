@@ -21,6 +21,8 @@ from greedyprune.cli.bench_quantile import EXAMPLES as QUANTILE
 from greedyprune.cli.bench_quantile import quantile
 from greedyprune.cli.bench_share import EXAMPLES as SHARE
 from greedyprune.cli.bench_share import share
+from greedyprune.cli.bench_serve import EXAMPLES as SERVE
+from greedyprune.cli.bench_serve import serving
 from greedyprune.cli.bench_sweep import EXAMPLES as SWEEP
 from greedyprune.cli.bench_sweep import sweep
 
@@ -32,6 +34,7 @@ bench.command("sweep", epilog=SWEEP)(sweep)
 bench.command("share", epilog=SHARE)(share)
 bench.command("quantile", epilog=QUANTILE)(quantile)
 bench.command("gpu", epilog=GPU)(gpu)
+bench.command("serve", epilog=SERVE)(serving)
 
 Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
