@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +135,18 @@ def test_models_health_and_metrics(llava: Served) -> None:
         assert counted(after, f"greedyprune_{name}") == counted(before, f"greedyprune_{name}") + more
     assert counted(after, "greedyprune_requests_inside") == 0
     assert 'path="/v1/chat/completions",status="200"' in after
+
+
+def test_the_example_of_the_page_runs_as_written(llava: Served, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    items()[0].image.save(tmp_path / "scene.png")
+    here = code.replace("http://127.0.0.1:8000", llava.url).replace('model="bundled"', f'model="{NAME}"')
+    told: list[tuple[object, ...]] = []
+    scope: dict[str, Any] = {"print": lambda *each: told.append(each)}
+    exec(here.replace("scene.png", str(tmp_path / "scene.png")), scope)
+    scope["client"].close()
+    assert told[1] == (144, "->", 16)
 
 
 def test_pictures_of_any_size_share_a_batch() -> None:

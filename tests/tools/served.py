@@ -114,8 +114,8 @@ def served(model: Any, processor: Any, **settings: Any) -> Iterator[Served]:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     key = settings.get("api_key") or "none"
     with (
-        httpx.Client(base_url=url, timeout=120, headers={"Authorization": f"Bearer {key}"}) as http,
-        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client,
+        httpx.Client(base_url=url, timeout=120, headers={"Authorization": f"Bearer {key}"}, verify=False) as http,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, http_client=http) as client,
     ):
         found = Served(url, model, processor, app.state.service, server, client, http)
         try:

@@ -148,12 +148,10 @@ def load(process: subprocess.Popen[str], url: str, clients: int, requests: int) 
     return faults, sizes
 
 
-def inside(url: str) -> int:
+def inside(client: httpx.Client) -> int:
     """How many requests the server holds."""
-    text = httpx.get(f"{url}/metrics").text
-    return int(
-        float(next(line for line in text.splitlines() if line.startswith("greedyprune_requests_inside")).split()[1])
-    )
+    lines = client.get("/metrics").text.splitlines()
+    return int(float(next(line for line in lines if line.startswith("greedyprune_requests_inside")).split()[1]))
 
 
 def stopped(process: subprocess.Popen[str], url: str, clients: int) -> list[str]:
@@ -166,11 +164,11 @@ def stopped(process: subprocess.Popen[str], url: str, clients: int) -> list[str]
         except httpx.TransportError:
             return 0  # it came too late
 
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(clients) as pool, plain(url) as watch:
         asked = [pool.submit(one, number) for number in range(clients)]
         held = 0
         while held < max(2, clients // 2) and not all(each.done() for each in asked):
-            held = inside(url)
+            held = inside(watch)
         done = sum(each.done() for each in asked)
         process.send_signal(signal.SIGTERM)
         statuses = [each.result() for each in asked]

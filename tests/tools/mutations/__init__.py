@@ -8,9 +8,10 @@ from mutations.guards import REFUSALS
 from mutations.images import IMAGE
 from mutations.mutation import Mutation as Mutation
 from mutations.mutation import OutOfDate as OutOfDate
+from mutations.served import SERVED
 from mutations.words import WORDS
 
-MUTATIONS = [*CUTS, *IMAGE, *CALLS, *REFUSALS, *WORDS, *ENGINES, *AROUND]
+MUTATIONS = [*CUTS, *IMAGE, *CALLS, *REFUSALS, *WORDS, *ENGINES, *AROUND, *SERVED]
 
 _QUICK = {
     "kept tokens stand one place too far",
@@ -27,6 +28,7 @@ _QUICK = {
     "a run folder does not know its weights",
     "a word in an answer is enough",
     "a hundred times the tolerance",
+    "the model's thread ends if all that waited have left",
 }
 QUICK = [mutation for mutation in MUTATIONS if mutation.name in _QUICK]
 """Those that `make test` tries: positions, masks, decisions, caches, requests, refusals, and what is around."""
