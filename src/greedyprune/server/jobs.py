@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class Job:
         """Hand an event to the client's task. The thread of the model calls this."""
         self.sent = self.sent or isinstance(event, Piece)
         self.done = self.done or not isinstance(event, Piece)
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
     async def next(self) -> Event:

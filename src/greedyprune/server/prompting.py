@@ -71,7 +71,7 @@ class Preparer:
         self._model, self._pruned, self._settings = model, pruned, settings
         self._depth, self._lock = int(text.num_hidden_layers), Lock()
         self.writer = Writer(processor)
-        self._unknown = getattr(self.writer.tokenizer, "unk_token_id", None)
+        self._unknown = _unknown(self.writer.tokenizer)
         reach = getattr(text, "max_position_embeddings", None)
         self._context = reach if isinstance(reach, int) and reach > 0 else None
 
@@ -124,3 +124,9 @@ class Preparer:
                 "cannot_prune",
             )
         return found
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """The token of unknown words; None if there is none, or if it has another meaning, too."""
+    token, *others = (getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "bos", "eos", "pad"))
+    return None if token in others else token
