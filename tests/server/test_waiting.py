@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import greedyprune as gp
@@ -120,6 +120,7 @@ def test_joined_inputs_are_those_of_the_processor(name: str) -> None:
 SIGNS = ("a", "b", "ab", " ", "", ". ", "é")
 
 
+@example(["a", "b"], ["ab"])
 @given(st.lists(st.sampled_from(SIGNS), max_size=12), st.lists(st.sampled_from(("ab", "ba", "é", "b b")), max_size=2))
 def test_what_a_stream_tells_is_the_whole_text_up_to_the_first_stop(written: list[str], stops: list[str]) -> None:
     def decode(ids: list[int]) -> str:
