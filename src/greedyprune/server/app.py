@@ -206,8 +206,16 @@ def make_app(model: Any, processor: Any, settings: Settings) -> FastAPI:
         about = {"object": "model", "created": created, "owned_by": "greedyprune"}
         return {"id": settings.name, **about, "greedyprune": policy.to_dict()}
 
+    _name_model(app, settings.name)
     app.add_middleware(Gate, settings=settings, room=service.room, counted=service.metrics.response)
     return app
+
+
+def _name_model(app: FastAPI, name: str) -> None:
+    """Say in the OpenAPI which model requests may name."""
+    schemas = app.openapi()["components"]["schemas"]  # made once, and kept by the application
+    for body in (Chat, Prompt):
+        schemas[body.__name__]["properties"]["model"]["enum"] = [name]
 
 
 def _add_handlers(app: FastAPI) -> None:
