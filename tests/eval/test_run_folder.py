@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from greedyprune.eval import lock
+from greedyprune import lock
 from greedyprune.eval.engine import Outcome
-from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store
+from greedyprune.lock import locked
 
 SETTINGS = {"batch": 4}
 ONE = Outcome("dense", 0, ["yes"], [9], [9], [9.0], [1], [0], [0], 0.5)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.preprocessing.inputs import to_model
+from greedyprune.preprocessing.inputs import chat, check_question, to_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,13 @@ class Answer:
 
 def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
     """The model's inputs for some images and a question about them, in its own chat template."""
-    mark = getattr(loaded.processor, "image_token", None)
-    if mark and mark in question:
-        raise misuse(f"the question holds {mark!r}, which stands for a picture: leave it out.")
-    content = [*({"type": "image"} for _ in images), {"type": "text", "text": _spelled(loaded, question)}]
     try:
-        text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        check_question(question, loaded.processor)
+    except ValueError as error:
+        raise misuse(error) from error
+    turns = chat(_spelled(loaded, question), images=len(images))
+    try:
+        text = loaded.processor.apply_chat_template(turns, add_generation_prompt=True)
         inputs = loaded.processor(images=list(images), text=text, return_tensors="pt")
     except ValueError as error:
         raise Failure(f"the processor of {loaded.name!r} cannot build the prompt: {error}") from error

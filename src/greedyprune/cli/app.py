@@ -8,6 +8,8 @@ import typer
 
 import greedyprune
 from greedyprune.cli._errors import OneLine
+from greedyprune.cli.batch import EXAMPLES as BATCH
+from greedyprune.cli.batch import batch
 from greedyprune.cli.bench import bench
 from greedyprune.cli.cues import EXAMPLES as CUES
 from greedyprune.cli.cues import cues
@@ -69,6 +71,7 @@ def explain(
 app.command("help")(explain)
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
+app.command(epilog=BATCH)(batch)
 app.command("eval", epilog=EVAL)(evaluate)
 app.command(epilog=SERVE)(serve)
 app.command(epilog=CUES)(cues)

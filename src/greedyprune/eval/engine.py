@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from greedyprune.models.parts import Parts, find_parts
 from greedyprune.models.prompt import Span
 from greedyprune.ops.grid import Box
 from greedyprune.policy import Policy
-from greedyprune.preprocessing.inputs import chat, to_model
+from greedyprune.preprocessing.inputs import chat, padded_left, to_model
 from greedyprune.preprocessing.seen import seen
 from greedyprune.preprocessing.transforms import downscale
 from greedyprune.selection import Selection
@@ -93,18 +93,6 @@ class Batch:
     """Image features that configurations share; they go with the batch."""
     prefix: Prefix = field(default_factory=dict)
     """Decoder layers before the cut that configurations share; they go with the batch."""
-
-
-@contextmanager
-def padded_left(processor: Any) -> Iterator[None]:
-    """Inside, the processor pads prompts on the left, since generation continues at the right end."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    before = tokenizer.padding_side
-    tokenizer.padding_side = "left"
-    try:
-        yield
-    finally:
-        tokenizer.padding_side = before
 
 
 class Engine:

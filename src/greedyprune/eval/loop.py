@@ -22,8 +22,8 @@ from greedyprune.eval.answers import Answers, Batches
 from greedyprune.eval.configs import Config
 from greedyprune.eval.engine import Engine, ItemError, Outcome
 from greedyprune.eval.items import Item, checked
-from greedyprune.eval.lock import locked
 from greedyprune.eval.store import Store, settings
+from greedyprune.lock import locked
 
 Load = Callable[[], tuple[Any, Any]]
 """Gives a model in eval mode and its processor. Must be picklable for several processes."""

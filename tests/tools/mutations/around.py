@@ -89,7 +89,7 @@ EVALUATION = [
     ),
     Mutation(
         "answers go on behind padding",
-        "eval/engine.py:padded_left",
+        "preprocessing/inputs.py:padded_left",
         'tokenizer.padding_side = "left"',
         "pass",
         f"{GUARDS}test_questions_of_unequal_length_are_padded_on_the_left",
