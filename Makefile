@@ -16,13 +16,16 @@ ARM ?= words
 TORCH ?= torch==2.13.0
 # The Python that `make bench-gpu` runs: one with a torch for the GPU, transformers, typer and rich.
 GPU_PYTHON ?= .venv-gpu/bin/python
+# The release of lmms-eval whose entry point the plugin fits.
+LMMS ?= 0.7.3
 # The tests that face the model: what a release of transformers can break.
 FACING := tests/attach tests/probes
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu soak
+	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu soak \
+	test-ray test-lmms
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -86,6 +89,18 @@ test-sdist: venv ## build the source distribution, unpack it, and run the tests 
 	cd dist && tar xzf greedyprune-*.tar.gz && cd greedyprune-*/ && \
 		PYTHONPATH=src OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider \
 		$(if $(TESTS),$(TESTS),tests/house tests/words)
+
+test-ray: ## batches and replicas on Ray, in .venv-ray
+	$(MAKE) venv VENV=.venv-ray
+	.venv-ray/bin/python -m pip install -q -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest -n 0 tests/batch/test_on_ray.py
+
+# The torchvision of the package index is built for CUDA and does not load beside the torch of constraints.txt.
+test-lmms: ## the local task of lmms-eval end to end through the entry point, in .venv-lmms
+	$(MAKE) venv VENV=.venv-lmms
+	.venv-lmms/bin/python -m pip install -q -c constraints.txt lmms-eval==$(LMMS) torchvision==0.28.0
+	.venv-lmms/bin/python -m pip uninstall -q -y torchvision
+	OMP_NUM_THREADS=1 GREEDYPRUNE_LMMS_LOG=1 .venv-lmms/bin/python -m pytest -n 0 tests/engines/test_lmms_eval.py
 
 test-slow: venv ## ten minutes of training for each bundled model, against the recorded curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
