@@ -1,6 +1,7 @@
 """Mistakes that the package could make, each with the test that must notice it."""
 
 from mutations.around import AROUND
+from mutations.batches import BATCHES
 from mutations.calls import CALLS
 from mutations.cuts import CUTS
 from mutations.engines import ENGINES
@@ -11,7 +12,7 @@ from mutations.mutation import OutOfDate as OutOfDate
 from mutations.served import SERVED
 from mutations.words import WORDS
 
-MUTATIONS = [*CUTS, *IMAGE, *CALLS, *REFUSALS, *WORDS, *ENGINES, *AROUND, *SERVED]
+MUTATIONS = [*CUTS, *IMAGE, *CALLS, *REFUSALS, *WORDS, *ENGINES, *AROUND, *SERVED, *BATCHES]
 
 _QUICK = {
     "kept tokens stand one place too far",
