@@ -68,6 +68,9 @@ def test_a_killed_run_goes_on_behind_what_is_done(name: str, stop: int, rows: Pa
     again = Counted()
     done = run(source, output, JOB, again)
     assert work.asked + again.asked == list(range(7))
+    whole = tmp_path / f"whole{output.suffix}"
+    run(source, whole, JOB, Counted())
+    assert output.read_bytes() == whole.read_bytes()
     assert [record["id"] for record in read(output)] == [f"r{number}" for number in range(7)]
     assert (done.rows, done.before, done.failed) == (7, stop, 0)
     run(source, output, JOB, Counted(0))  # nothing is left to do

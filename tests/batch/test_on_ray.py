@@ -21,7 +21,7 @@ from greedyprune.policy import Policy
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of itself
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,6 +74,14 @@ def test_an_actor_killed_in_the_middle_loses_nothing_and_repeats_nothing(tmp_pat
     two, one = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert [row["id"] for row in two] == [7 if number == 7 else f"r{number}" for number in range(24)]
     assert two == one
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "what ?"}\n')
+    source = open_source(tmp_path / "rows.jsonl")
+    job = Job(partial(testbed.load, "nothing"), Policy("grid", 4), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="'nothing' is neither"):
+        run(source, tmp_path / "out.jsonl", job, Actors())
 
 
 def test_a_replica_answers_over_http_as_its_server_does() -> None:

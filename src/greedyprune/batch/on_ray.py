@@ -60,8 +60,17 @@ class Actors:
             num_cpus=self.cpus,
             num_gpus=self.gpus or None,
         )
-        for batch in answered.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-            yield [json.loads(str(record)) for record in batch["record"]]
+        try:
+            for batch in answered.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+                yield [json.loads(str(record)) for record in batch["record"]]
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"an actor of Ray failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error that came through Ray, which says what the actor said."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 class _Actor:
