@@ -20,7 +20,7 @@ FACES = (ROOT / "__init__.py", ROOT / "__main__.py")
 """What users see of the package: it leads to every floor."""
 FLOORS = {
     "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "preprocessing": 2, "testbed": 2, "attach": 3,
-    "eval": 4, "bench": 4, "plots": 4, "verify": 4, "server": 4, "batch": 4, "cli": 5, "engines": 5, "serve": 5,
+    "eval": 4, "bench": 4, "plots": 4, "verify": 4, "server": 4, "batch": 4, "cli": 5, "engines": 5,
 }  # fmt: skip
 NEIGHBOURS = {("preprocessing", "models"), ("testbed", "preprocessing")}
 """Rooms of one floor, of which the first may import the second; no way leads back."""

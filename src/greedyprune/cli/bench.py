@@ -19,10 +19,10 @@ from greedyprune.cli.bench_prefill import EXAMPLES as PREFILL
 from greedyprune.cli.bench_prefill import prefill
 from greedyprune.cli.bench_quantile import EXAMPLES as QUANTILE
 from greedyprune.cli.bench_quantile import quantile
-from greedyprune.cli.bench_share import EXAMPLES as SHARE
-from greedyprune.cli.bench_share import share
 from greedyprune.cli.bench_serve import EXAMPLES as SERVE
 from greedyprune.cli.bench_serve import serving
+from greedyprune.cli.bench_share import EXAMPLES as SHARE
+from greedyprune.cli.bench_share import share
 from greedyprune.cli.bench_sweep import EXAMPLES as SWEEP
 from greedyprune.cli.bench_sweep import sweep
 
