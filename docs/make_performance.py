@@ -43,11 +43,19 @@ def tables() -> str:
             "## Memory",
             "The most bytes at a time during the prefill, KV cache included, above the weights and the inputs.",
             _memory(rows),
+            "## Whole answers",
+            _answers(read_csv(FOLDER / "generate.csv")),
+            _where(read_csv(FOLDER / "generate.csv")),
             "## What this library's own code costs in a prefill",
             "CPU time inside all hooks, choosing included, with 95 % intervals. Equal: logits bit for bit, and cache "
             "bytes, are the oracle's.",
             _share(read_csv(FOLDER / "share.csv")),
             _where(read_csv(FOLDER / "share.csv")),
+            "## What it costs in a step of decoding",
+            "A pruned model against the same weights without hooks, over caches of equal size, one image of 144 tokens "
+            "for each prompt. Ragged: two prompts that keep different numbers of tokens.",
+            _steps(read_csv(FOLDER / "hooks.csv")),
+            _where(of(read_csv(FOLDER / "hooks.csv"), threads="1")),
             "## Choosing, against a plain loop",
             "The loop makes the whole matrix of cosines and waits once for every token. GreedyPrune's is given its "
             "threshold for free. Floor: norms, saliencies, one gather and one product. Memory: above the input, as a "
@@ -78,7 +86,7 @@ def _table(head: str, lines: list[str]) -> str:
 def _where(rows: list[Row]) -> str:
     """The machines and commits of some rows."""
     found = dict.fromkeys(
-        f"{row['cpu']}, {row['cores']} cores, {row.get('threads') or 'one'} thread(s), torch {row['torch']}, "
+        f"{row['cpu']}, {row['cores']} cores, {row.get('threads') or 1} thread(s), torch {row['torch']}, "
         f"{row['date']}, commit {row['commit']}"
         for row in rows
     )
@@ -100,6 +108,36 @@ def _prefills(rows: list[Row]) -> str:
             f"{float(row['oracle_speedup']):.2f}x | {100 * float(row['share']):.0f} % | "
             f"{100 * float(row['select_of_pruned']):.1f} %"
             for row in rows
+        ],
+    )
+
+
+def _answers(rows: list[Row]) -> str:
+    """Whole answers: dense, pruned and oracle."""
+    head = "model | method | kept | tokens said | dense | pruned | speed-up (95 %) | oracle | same tokens as the oracle"
+    return _table(
+        head,
+        [
+            f"{_model(row)} | {row['method']} at `{row['at']}` | {row['kept']} of {row['tokens']} | "
+            f"{row['generated']} | "
+            f"{float(row['dense_ms']):.0f} ms | {float(row['pruned_ms']):.0f} ms | {_ratio(row, 'speedup')} | "
+            f"{float(row['oracle_speedup']):.2f}x | {'yes' if row['equal'] == 'True' else 'no'}"
+            for row in rows
+        ],
+    )
+
+
+def _steps(rows: list[Row]) -> str:
+    """Steps of decoding with hooks and without, on one thread."""
+    head = "model | cut | ragged | without hooks | with | ratio of CPU time (95 %) | added"
+    return _table(
+        head,
+        [
+            f"{int(row['parameters']) / 1e6:.0f} M, {row['layers']} layers of {row['width']} | `{row['stage']}` | "
+            f"{'yes' if row['ragged'] == 'True' else 'no'} | {float(row['bare_ms']):.2f} ms | "
+            f"{float(row['hooked_ms']):.2f} ms | {float(row['cpu_ratio']):.3f} "
+            f"({float(row['cpu_low']):.3f} to {float(row['cpu_high']):.3f}) | {float(row['extra_us']):.0f} us"
+            for row in of(rows, threads="1")
         ],
     )
 

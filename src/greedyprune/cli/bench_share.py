@@ -87,21 +87,25 @@ def _prompt(model: Any, side: int, batch: int) -> Mapping[str, Tensor]:
 
 
 def _show(found: list[Row]) -> None:
-    shown = table("model", "batch", "method", "at", "kept", "hooks", "of dense", "of pruned", "bits", "cache", "memory")
+    groups: dict[str, list[Row]] = {}
     for row in found:
-        shown.add_row(
-            *(row.model, str(row.batch), row.method, row.at, f"{row.kept} of {row.tokens}", f"{row.hooks_ms:.1f} ms"),
-            f"{100 * row.hooks_of_dense:.2f} %",
-            f"{100 * row.hooks_of_pruned:.2f} %",
-            "yes" if row.equal else "NO",
-            "yes" if row.pruned_cache_bytes == row.oracle_cache_bytes else "NO",
-            "yes" if row.within_bound else "NO",
-        )
-    console().print(shown)
+        of = f"{row.model}, batch {row.batch}: {row.tokens} visual tokens, {row.layers} layers of width {row.width}"
+        groups.setdefault(of, []).append(row)
+    for title, rows in groups.items():
+        console().print(title, style="bold")
+        shown = table("method", "at", "kept", "hooks", "of dense", "of pruned", "equal", "memory")
+        for row in rows:
+            equal = row.equal and row.pruned_cache_bytes == row.oracle_cache_bytes
+            shown.add_row(
+                *(row.method, row.at, str(row.kept), f"{row.hooks_ms:.1f} ms"),
+                *(f"{100 * row.hooks_of_dense:.2f} %", f"{100 * row.hooks_of_pruned:.2f} %"),
+                *("yes" if equal else "NO", "within" if row.within_bound else "above"),
+            )
+        console().print(shown)
     first = found[0]
     console().print(
         f"Medians of {first.rounds} rounds, {first.clock}, {first.threads} thread(s), {first.dtype} on {first.device}; "
-        "random weights, image-like features. bits: logits equal the oracle's bit for bit; cache: its bytes, too; "
-        "memory: the peak is at most the oracle's and the embeddings of the whole prompt.",
+        "random weights, image-like features. equal: logits are the oracle's bit for bit, and the cache has its bytes; "
+        "memory: within or above the oracle's peak and the embeddings of the whole prompt.",
         style="dim",
     )
