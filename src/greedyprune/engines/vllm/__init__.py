@@ -1,0 +1,29 @@
+"""greedyprune inside vLLM: tokens of images leave between the projector and the language model.
+
+    vllm serve MODEL --hf-overrides '{"architectures": ["GreedyPruneLlavaForConditionalGeneration"],
+        "greedyprune": {"method": "soft_greedyprune", "keep": "25%"}}'
+
+`greedyprune vllm-args MODEL --keep 25%` prints these options. vLLM imports this package by its entry point in each of
+its processes and calls `register`. Importing it imports neither vLLM nor torch. docs/vllm.md is for users.
+"""
+
+from __future__ import annotations
+
+PREFIX = "GreedyPrune"
+"""What stands before the name of an architecture of vLLM in the name of the pruned one."""
+
+HOMES: dict[str, str] = {
+    "LlavaForConditionalGeneration": "llava:Llava",
+    "Qwen2VLForConditionalGeneration": "qwen:Qwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "qwen:Qwen25VL",
+    "Qwen3VLForConditionalGeneration": "qwen:Qwen3VL",
+}
+"""Architecture of vLLM -> module and class here that prunes its images."""
+
+
+def register() -> None:
+    """Make the pruned architectures known to vLLM. It imports none of them, and may be called many times."""
+    from vllm import ModelRegistry  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
+
+    for name, home in HOMES.items():
+        ModelRegistry.register_model(PREFIX + name, f"{__name__}.{home}")

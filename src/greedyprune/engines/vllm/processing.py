@@ -1,0 +1,199 @@
+"""The front end's part: the plan of each image, its cache key, and the placeholders that the prompt gets for it."""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
+
+from greedyprune.engines.vllm.plan import FIELD, Plan, plans_of, read_policy, texts_of
+from greedyprune.naming import as_method
+from greedyprune.policy import Policy, Positions
+from greedyprune.registry import DEFAULT
+from greedyprune.stages import Input
+
+LONGEST = 64
+"""How many tokens of text an image has that measures vLLM's memory."""
+
+
+@dataclass
+class Work:
+    """The images of one request while its prompt is processed."""
+
+    plans: list[Plan]
+    """The plan of every image of the prompt."""
+    fresh: list[int]
+    """The numbers of the images that are processed now; the others come out of vLLM's cache."""
+
+    def now(self, item: int) -> Plan:
+        """The plan of the item-th image that is processed now."""
+        return self.plans[self.fresh[item]]
+
+
+WORK: ContextVar[Work | None] = ContextVar("greedyprune_work", default=None)
+MEASURING: ContextVar[bool] = ContextVar("greedyprune_measuring", default=False)
+
+
+class PrunesPrompts(BaseMultiModalProcessor):
+    """A mixin in front of a model's own multimodal processor. A family says where its images stand.
+
+    It takes the options out of a request before the model's processor sees them, since vLLM makes a new processor for
+    every new value of an option.
+    """
+
+    positions: ClassVar[Positions] = "compact"
+    """The positions of kept tokens. vLLM counts tokens; only models with M-RoPE keep the original ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._server = getattr(self.info.get_hf_config(), FIELD, None)
+        read_policy(self._server, None, self.positions)  # a wrong option of the server ends its start
+
+    def marks(self) -> list[int]:
+        """The token ids of which each stands for an image in a prompt before placeholders are written."""
+        config = self.info.get_hf_config()
+        found = getattr(config, "image_token_id", None)
+        return [config.image_token_index if found is None else found]
+
+    def grid(self, n: int, item: Mapping[str, Any]) -> tuple[int, int, int] | None:
+        """The (t, h, w) grid of an image's n tokens; None if they form none. `item`: what the worker gets of it."""
+        raise NotImplementedError
+
+    def sizes(self, images: Any) -> Callable[[], list[int]] | None:
+        """What tells the number of tokens of each image before it is processed; None if nothing does."""
+        return None
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process one request. Its plans hold until its prompt is written."""
+        options = dict(inputs.hf_processor_mm_kwargs)
+        asked = options.pop(FIELD, None)
+        images = inputs.mm_data_items.get_all_counts().get("image", 0)
+        plans = self._measured(images) if MEASURING.get() else self._plans(inputs, asked, images)
+        with _held(WORK, Work(plans, list(range(images)))):
+            return super().apply(replace(inputs, hf_processor_mm_kwargs=options), timing_ctx)
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """The largest input there can be. vLLM sizes its caches by it, so every token stays: a request may ask so."""
+        with _held(MEASURING, True):
+            return super().get_dummy_mm_inputs(*args, **kwargs)
+
+    def _plans(self, inputs: Any, asked: Any, images: int) -> list[Plan]:
+        policy = read_policy(self._server, asked, self.positions)
+        if policy is None or not images:
+            return [Plan()] * images
+        marks = self.marks()
+        number, count = list[int](), -1
+        for token in inputs.prompt:
+            count += token in marks
+            number.append(count if token in marks else -1)
+        texts = texts_of(policy.method, inputs.prompt, number, self._ends())
+        if len(texts) != images:  # vLLM itself refuses such a prompt, in its own words
+            texts = [()] * images
+        return plans_of(policy, texts, self.sizes(inputs.mm_data_items["image"]))
+
+    def _measured(self, images: int) -> list[Plan]:
+        """Plans for vLLM's profile: the server's method runs once on every image, and every token stays."""
+        policy = read_policy(self._server, None, self.positions)
+        if policy is None:
+            policy = Policy(as_method(DEFAULT), 1, Input(), self.positions)
+        half = replace(policy, keep="1/2")  # pyright: ignore[reportArgumentType] - read as a Ratio
+        return [Plan(half, (0,) * LONGEST, measuring=True)] * images
+
+    def _ends(self) -> list[list[int]]:
+        """The token ids that end a turn: those that end an answer, as in transformers."""
+        config = self.info.ctx.model_config
+        named = (config.try_get_generation_config() or {}).get("eos_token_id")
+        if named is None:
+            named = getattr(config.hf_text_config, "eos_token_id", None)
+        return [[end] for end in ([named] if isinstance(named, int) else named or [])]
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """The cache keys of all items. An image's says what is done with it."""
+        hashes, work = super()._get_mm_hashes(inputs), WORK.get()
+        if work is None or "image" not in hashes:
+            return hashes
+        salted = [
+            f"{own}-{plan.digest}" if plan.digest else own
+            for own, plan in zip(hashes["image"], work.plans, strict=True)
+        ]
+        return {**hashes, "image": salted}
+
+    def _get_cache_missing_items(self, *args: Any, **kwargs: Any) -> Any:
+        """Note which images are processed now."""
+        cached, missing = super()._get_cache_missing_items(*args, **kwargs)
+        if (work := WORK.get()) is not None:
+            work.fresh = [number for number, there in enumerate(cached.get("image", [])) if not there]
+        return cached, missing
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        """Pixels and their like, and with every image its plan."""
+        data = super()._apply_hf_processor_main(mm_items, hf_kwargs)
+        images, work = mm_items.get_all_counts().get("image", 0), WORK.get()
+        if images and work is not None:
+            data[FIELD] = [work.now(item).to_tensor() for item in range(images)]
+        return data
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> Any:
+        """How fields are split into items. The plan stays on the CPU, where the worker reads it."""
+        own = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
+        return {**own, FIELD: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
+        """The placeholders of each item: for an image, one for each token that stays."""
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        work = WORK.get()
+        if work is None:
+            return updates
+        return [self._shorter(each, work, out_mm_kwargs) if each.modality == "image" else each for each in updates]
+
+    def _shorter(self, update: Any, work: Work, processed: Any) -> Any:
+        """An update that writes the placeholders of the tokens that stay."""
+        content = update.content
+
+        def written(item: int) -> Any:
+            own = content(item) if callable(content) else content
+            n = embedded(own)
+            k = work.now(item).count(n, self.grid(n, processed["image"][item]))
+            return own if k == n else shortened(own, k)
+
+        return replace(update, **{"insertion" if update.mode.value == "insert" else "replacement": written})
+
+
+def embedded(content: Any) -> int:
+    """The number of placeholders that get a row of the image."""
+    if not isinstance(content, PromptUpdateDetails):
+        return len(content)
+    return len(content.full) if content.is_embed is None else int(content.is_embed(content.full).sum())
+
+
+def shortened(content: Any, k: int) -> Any:
+    """The first k placeholders of an image, and all tokens around them.
+
+    Raises NotImplementedError if other tokens stand between the placeholders: they tell rows of the image apart.
+    """
+    if not isinstance(content, PromptUpdateDetails):
+        return content[:k]
+    if content.is_embed is None:
+        return replace(content, full=content.full[:k])
+    places = content.is_embed(content.full).nonzero()[:, 0].tolist()
+    if places[-1] - places[0] + 1 != len(places):
+        raise NotImplementedError("greedyprune: tokens between an image's rows cannot be kept in order in vLLM.")
+    found = replace(content, full=content.full[: places[0] + k] + content.full[places[-1] + 1 :])
+    assert embedded(found) == k, "the mask of an update looks at the tokens"
+    return found
+
+
+@contextmanager
+def _held(variable: ContextVar[Any], value: Any) -> Generator[None]:
+    """Give a context variable a value for a block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
