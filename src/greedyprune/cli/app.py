@@ -29,6 +29,9 @@ from greedyprune.cli.serve import EXAMPLES as SERVE
 from greedyprune.cli.serve import serve
 from greedyprune.cli.verify import EXAMPLES as VERIFY
 from greedyprune.cli.verify import verify
+from greedyprune.cli.vllm import ARGS as VLLM
+from greedyprune.cli.vllm import group as vllm
+from greedyprune.cli.vllm import vllm_args
 
 EXIT = "Exit status: 0 done, 1 something failed, 2 the command line is wrong, 130 interrupted."
 
@@ -80,4 +83,6 @@ app.command(epilog=DOCTOR)(doctor)
 app.command(epilog=METHODS)(methods)
 app.command(epilog=MODELS)(models)
 app.command("families", epilog=MODELS, hidden=True)(models)
+app.command("vllm-args", epilog=VLLM)(vllm_args)
 app.add_typer(bench, cls=OneLine)
+app.add_typer(vllm, cls=OneLine)

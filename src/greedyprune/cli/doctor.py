@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
@@ -34,10 +36,17 @@ def doctor(
         str | None, typer.Argument(help="A folder or an id of the hub; no weights are read. Default: the bundled ones.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    vllm: Annotated[
+        Path | None,
+        typer.Option(
+            "--vllm", metavar="WHEEL|DIR", help="Check this vLLM. Default: the installed one, if there is one."
+        ),
+    ] = None,
 ) -> None:
     """Print versions and devices, and check what pruning relies on in this release of transformers.
 
-    Exit status 1 if something is missing: `prune()` would refuse the model with the same words.
+    Exit status 1 if something is missing: `prune()` would refuse the model with the same words. vLLM is read, never
+    imported.
     """
     from greedyprune.models.release import is_tested, missing_attributes
 
@@ -45,6 +54,7 @@ def doctor(
     found = [_examined(name) for name in names]
     release = version("transformers")
     lacking = [*missing_attributes(), *(line for each in found for line in each["missing"])]
+    engine = _engine(vllm)
     report = {
         "greedyprune": greedyprune.__version__,
         "python": platform.python_version(),
@@ -54,6 +64,7 @@ def doctor(
         "release_tested": is_tested(release),
         "models": found,
         "missing": lacking,
+        "vllm": engine,
     }
     if as_json:
         print_json(report)
@@ -61,6 +72,8 @@ def doctor(
         _print(report)
     if lacking:
         raise Failure(f"transformers {release} lacks what pruning relies on: {', '.join(dict.fromkeys(lacking))}.")
+    if vllm is not None and engine is not None and engine["moved"]:
+        raise Failure(f"{str(vllm)!r} is a vLLM that is not known here: {', '.join(engine['moved'])}.")
 
 
 def _version(name: str) -> str | None:
@@ -69,6 +82,20 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _engine(place: Path | None) -> dict[str, Any] | None:
+    """What pruning inside vLLM relies on, in a wheel, a folder or the installed vLLM; None if there is none."""
+    from greedyprune.engines.vllm.seams import compare, installed, opened
+
+    where = place if place is not None else installed()
+    if where is None:
+        return None
+    try:
+        verdict = compare(opened(where))
+    except (OSError, SyntaxError, BadZipFile, UnicodeDecodeError) as error:
+        raise Failure(f"--vllm {str(where)!r} cannot be read: {error}.") from error
+    return {"place": str(where), "known": verdict.known, "moved": verdict.moved, "rewritten": verdict.rewritten}
 
 
 def _devices() -> list[str]:
@@ -130,3 +157,8 @@ def _print(report: dict[str, Any]) -> None:
         count, lacking = str(len(model["relied_on"])), ", ".join(model["missing"])
         relied.add_row(model["model"], model["family"], count, lacking or tick(True))
     out.print(relied)
+    if (engine := report["vllm"]) is not None:
+        found = table("vLLM", "names it relies on", "rewritten", "moved")
+        rewritten, moved = ", ".join(engine["rewritten"]), ", ".join(engine["moved"])
+        found.add_row(engine["place"], tick(engine["known"]), rewritten or "none", moved or "none")
+        out.print(found)
