@@ -12,6 +12,9 @@ RELEASE ?= 5.23.0
 # Where the testbed's model with a real decoder is trained, and how its projector starts.
 OUT ?= gemma
 ARM ?= words
+# The environment of vLLM's build for CPUs, and an interpreter that it has wheels for.
+VLLM ?= .venv-vllm
+VLLM_PYTHON ?= python3.11
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
 # The Python that `make bench-gpu` runs: one with a torch for the GPU, transformers, typer and rich.
@@ -26,6 +29,8 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
 	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu soak \
 	test-ray test-lmms
+
+	testbed-gemma vllm-env test-vllm lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -150,6 +155,16 @@ test-all: ## the whole matrix of families on three releases of transformers, a p
 	$(MAKE) test-release RELEASE=5.23.0 TESTS="-m 'not slow and not kernels'"
 	$(MAKE) test-release RELEASE=5.19.0 TESTS="$(FACING)"
 	$(MAKE) fuzz
+
+vllm-env: $(VLLM)/.ready ## vLLM's build for CPUs in .venv-vllm: 15 minutes, 4 GB
+
+$(VLLM)/.ready: tests/vllm/setup.sh
+	tests/vllm/setup.sh $(VLLM) $(VLLM_PYTHON)
+
+test-vllm: vllm-env ## vLLM's answers with pruned images against transformers'; writes results/vllm
+	mkdir -p results/vllm
+	LD_PRELOAD=$(abspath $(VLLM))/lib/libiomp5.so $(VLLM)/bin/python tests/vllm/run.py $(TESTS) > results/vllm/parity.log 2>&1; \
+		status=$$?; cat results/vllm/parity.log; exit $$status
 
 lint: venv ## ruff and basedpyright
 	$(BIN)/ruff check .

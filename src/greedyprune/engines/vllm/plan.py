@@ -243,9 +243,12 @@ def _refusal(method: Method) -> str | None:
     if Input not in method.stages:
         return "it cuts behind decoder layers, and vLLM can cut before the decoder alone"
     if "last_text" in method.reads:
+        other = (
+            '; write {"type": ..., "text": "question_max"}, which reads the question' if hasattr(method, "text") else ""
+        )
         return (
             "it reads the last prompt token, which before the decoder is a token of the template and knows nothing of "
-            'the question; write {"type": ..., "text": "question_max"}, which reads the question'
+            f"the question{other}"
         )
     missing = sorted(method.reads - READABLE)
     if missing:

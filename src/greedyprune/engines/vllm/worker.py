@@ -59,6 +59,11 @@ class PrunesImages:
             rows += self.unpruned(kwargs if whole else part(kwargs, self.flat(kwargs), first, last))
         grids = self.grids(kwargs, [each.shape[0] for each in rows])
         keeps = choose(self, [self.judged(each) for each in rows], plans, grids)
+        # NaN in the cache of keys and values would reach other requests, which use its blocks later.
+        rows = [
+            each if plan.policy is None else torch.nan_to_num(each, 0.0, 0.0, 0.0)
+            for each, plan in zip(rows, plans, strict=True)
+        ]
         return [self.carried(each, keep, grid) for each, keep, grid in zip(rows, keeps, grids, strict=True)]
 
     def unpruned(self, fields: Mapping[str, Any]) -> Iterable[Tensor]:
