@@ -108,6 +108,15 @@ PLANS = st.builds(
 )
 
 
+def test_whatever_can_change_a_selection_changes_the_key() -> None:
+    plans = [
+        Plan(policy(SOFT, 8), (7, 8)), Plan(policy(SOFT, 8), (7, 9)), Plan(policy(SOFT, 9), (7, 8)),
+        Plan(policy({"type": "soft_greedyprune", "weight": 1.0}, 8), (7, 8)), Plan(policy("divprune", 8)),
+        Plan(policy(SOFT, 8), (7, 8), measuring=True), Plan(),
+    ]  # fmt: skip
+    assert len({plan.digest for plan in plans}) == len(plans)
+
+
 @given(PLANS, PLANS)
 def test_bytes_and_key_are_equal_if_and_only_if_the_plans_are(one: Plan, other: Plan) -> None:
     assert Plan.from_bytes(one.to_bytes()) == one

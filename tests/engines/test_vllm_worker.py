@@ -139,6 +139,16 @@ def test_one_broken_image_leaves_the_others_as_they_are() -> None:
     assert found[1].k == 4
 
 
+def test_rows_that_hold_nan_become_zeros() -> None:
+    """In a cache of keys and values, NaN would reach the requests that use its blocks later."""
+    data = fields([(3, 4), (3, 4)], [plan(keep=4), Plan()])
+    data["pixel_values"][4:8] = torch.nan  # of the second token, which is one of the evenly spaced ones
+    data["pixel_values"][48:52] = torch.inf
+    pruned, whole = Pruned().embed_multimodal(**data)
+    assert pruned.isfinite().all()
+    assert not whole.isfinite().all()  # as vLLM has it
+
+
 @dataclass
 class Feature:
     modality: str

@@ -1,6 +1,6 @@
 """`make test-vllm`: vLLM against transformers, on the bundled checkpoints and on tiny ones with random weights.
 
-`python tests/vllm/run.py qwen` runs one of them. The figures of each go to a file of its own, results/vllm/qwen.csv.
+`python tests/vllm/run.py qwen` runs one of them. The figures of each go to files of its own, results/vllm/qwen.csv and .log.
 The exit status is 1 if a check fails.
 """
 
@@ -13,13 +13,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import engine  # first: it sets vLLM's environment
 from checks import Checks, Row
 from reference import export
 
 RESULTS = Path(__file__).parents[2] / "results" / "vllm"
+PACKAGES = ("vllm", "transformers", "torch", "greedyprune")
 PARTS = ("stock", "parity", "several", "methods", "bad", "controls", "chunks", "uncached", "served")
 
 
@@ -45,6 +48,13 @@ def rows(name: str, parts: list[str], n: int, folder: Path) -> Iterator[Row]:
         yield from served(checks)
 
 
+def say(log: TextIO, line: str) -> None:
+    """Print a line, and write it to a log."""
+    print(line, flush=True)
+    log.write(line + "\n")
+    log.flush()
+
+
 def main() -> int:
     """Run, write the figures, and say what failed. -> exit status"""
     options = argparse.ArgumentParser(description=__doc__)
@@ -57,15 +67,21 @@ def main() -> int:
     failed = 0
     for name in given.models:
         path = given.out / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file, tempfile.TemporaryDirectory() as folder:
+        with (
+            path.open("w", newline="", encoding="utf-8") as file,
+            path.with_suffix(".log").open("w", encoding="utf-8") as log,
+            tempfile.TemporaryDirectory() as folder,
+        ):
             writer = csv.DictWriter(file, [each.name for each in fields(Row)], lineterminator="\n")
             writer.writeheader()
+            say(log, f"{name}, {given.pairs} pairs, " + ", ".join(f"{each} {version(each)}" for each in PACKAGES))
             for row in rows(name, given.parts, given.pairs, Path(folder) / name):
                 plain = asdict(row) | {"largest_difference": f"{row.largest_difference:.1e}"}
                 writer.writerow(plain)
                 file.flush()
                 failed += not row.passed
-                print("passed" if row.passed else "FAILED", *list(plain.values())[:6], row.note, sep=" | ", flush=True)
+                verdict = "passed" if row.passed else "FAILED"
+                say(log, " | ".join(map(str, (verdict, *list(plain.values())[:6], row.note))))
     print(f"{failed} checks failed", flush=True)
     return 1 if failed else 0
 

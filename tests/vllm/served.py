@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from reference import METHODS, TOKENS
 
 import greedyprune as gp
 
-PORT = 8123
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT: int = free.getsockname()[1]
 BAD: list[Any] = [{"keep": -3}, {"kep": 3}, {"keep": 0}, {"method": "fastv"}, {"method": "os:system"}, "25%"]
 
 
@@ -52,7 +55,7 @@ def served(checks: Checks) -> Iterator[Row]:
 
     server = _serve(checks)
     try:
-        _wait(server)
+        _wait(server, Path(f"{checks.folder}-serve.log"))
         want = [wanted(*pair, checks.keep) for pair in pairs]
         with ThreadPoolExecutor(8) as pool:
             yield row("HTTP, 8 at once", list(pool.map(lambda pair: ask(*pair), pairs)), want)
@@ -89,15 +92,15 @@ def _serve(checks: Checks) -> subprocess.Popen[bytes]:
     ]  # fmt: skip
     assert shutil.which(command[0])
     more = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
-    with Path(str(checks.folder) + "-serve.log").open("wb") as log:
+    with Path(f"{checks.folder}-serve.log").open("wb") as log:
         return subprocess.Popen(command, env={**os.environ, **more}, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _wait(server: subprocess.Popen[bytes], minutes: int = 20) -> None:
+def _wait(server: subprocess.Popen[bytes], log: Path, minutes: int = 20) -> None:
     """Until the server answers."""
     for _ in range(minutes * 30):
         if server.poll() is not None:
-            raise RuntimeError("the server ended before it answered")
+            raise RuntimeError(f"the server ended before it answered: {log.read_text()[-3000:]}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5)
             return

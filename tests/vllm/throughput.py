@@ -15,6 +15,7 @@ import csv
 import io
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,9 @@ from typing import Any
 import openai
 from PIL import Image
 
-PORT = 8124
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT: int = free.getsockname()[1]
 BUDGETS = ("dense", "1/4", "1/9")
 FIELDS = (
     "model", "keep", "concurrency", "requests", "prompt_tokens", "requests_per_second", "first_token_median_s",
