@@ -1,7 +1,7 @@
 """`make test-vllm`: vLLM against transformers, on the bundled checkpoints and on tiny ones with random weights.
 
-`python tests/vllm/run.py qwen` runs one of them. The figures of each go to files of its own, results/vllm/qwen.csv and .log.
-The exit status is 1 if a check fails.
+`python tests/vllm/run.py qwen` runs one of them. The figures of each go to files of its own, results/vllm/qwen.csv and
+qwen.log. The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
