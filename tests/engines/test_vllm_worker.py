@@ -14,6 +14,7 @@ import greedyprune as gp
 from greedyprune.engines.vllm.choosing import choose
 from greedyprune.engines.vllm.mrope import CHANNELS, PrunesMRoPE
 from greedyprune.engines.vllm.plan import FIELD, Plan
+from greedyprune.engines.vllm.store import Store
 from greedyprune.engines.vllm.worker import PrunesImages, grids_of, groups, part
 
 D, IMAGE, VIDEO, TEXT = 8, 11, 12, 50
@@ -66,7 +67,7 @@ class Engine:
 class Pruned(PrunesMRoPE, Engine):
     def __init__(self, most: int = 10**6) -> None:
         Engine.__init__(self)
-        self.most_rows = most
+        self.most_rows, self.store = most, Store(10**6, "cpu")
 
 
 def fields(grids: list[tuple[int, int]], plans: list[Plan]) -> dict[str, Any]:
@@ -104,7 +105,34 @@ def test_the_encoder_runs_on_no_more_rows_than_were_measured() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert groups([100, 100, 300], 250) == [(0, 2), (2, 3)]
     assert groups([], 250) == []
-    assert part({"a": [1, 2, 3], "b": torch.arange(6)}, {"b": [1, 2, 3]}, 1, 3)["b"].tolist() == [1, 2, 3, 4, 5]
+    some = part({"a": [1, 2, 3], "b": torch.arange(6)}, {"b": [1, 2, 3]}, [0, 2])
+    assert (some["a"], some["b"].tolist()) == ([1, 3], [0, 3, 4, 5])
+
+
+def test_a_second_question_about_an_image_runs_no_encoder() -> None:
+    model, soft = Pruned(), gp.SoftGreedyPrune(at=gp.Input())
+    first = [plan(soft, 5, (3, 4), image="a"), plan(soft, 5, (3, 4), image="b"), plan(soft, 5, (3, 4), image="c")]
+    second = [plan(soft, 5, (7, 8), image="a"), plan(soft, 5, (7, 8), image="new"), plan("divprune")]
+    data = fields(GRIDS, second)
+    model.embed_multimodal(**fields(GRIDS, first))
+    assert model.runs == [42]
+    got, want = model.embed_multimodal(**data), Pruned().embed_multimodal(**data)
+    assert model.runs == [42, 30]  # the second and the third image
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert len(model.store) == 4  # a method that reads no question needs no store
+
+
+def test_the_store_forgets_what_was_not_used_for_the_longest_time() -> None:
+    rows, store = torch.ones(4, 2), Store(3 * 32, "cpu")
+    for key in "abc":
+        store[key] = rows
+    rows += 1
+    assert store.get("a") is not None
+    store["d"] = rows
+    store["large"] = torch.ones(100, 2)
+    assert [key for key in "abcd" if store.get(key) is not None] == ["a", "c", "d"]
+    assert (len(store), store.bytes) == (3, 96)
+    assert torch.equal(store.get("a"), torch.ones(4, 2))  # type: ignore[arg-type]
 
 
 def test_an_image_that_measures_memory_is_chosen_from_and_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:

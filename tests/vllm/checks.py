@@ -12,6 +12,7 @@ from reference import METHODS, Answer, Reference, pairs
 import greedyprune as gp
 from greedyprune.engines.vllm import plan as plans
 from greedyprune.engines.vllm.plan import able
+from greedyprune.engines.vllm.store import LARGEST, Store
 from greedyprune.naming import as_method
 
 CLOSE, FAR = 1e-4, 1e-2
@@ -119,14 +120,21 @@ class Checks:
     def several(self, engine: Engine) -> Iterator[Row]:
         """Several questions about one image, several images, several budgets and methods, and later turns."""
         image, asked = self.pairs[0].image, [self.pairs[i].question for i in (0, 1, 2)] * 2
+        model = engine.runner.model
+        own = model.unpruned
         for kind, selections in (("text-free", 1), ("question", 3)):
             engine.forget()
+            model.store = Store(LARGEST, "cpu")
+            runs: list[Any] = []
+            model.unpruned = lambda fields, runs=runs: runs.append(fields) or own(fields)
             prompts: list[Prompt] = [(self.oracle.text(question), [image]) for question in asked]
             got = [engine.ask([prompt], wish(METHODS[kind], self.keep))[0] for prompt in prompts]
+            del model.unpruned
             want = self.want(prompts, METHODS[kind], self.keep)
-            seen = len(engine.seen)
-            row = self.row(f"{kind}, one image, 3 questions, twice", got, want, note=f"{seen} selections")
-            yield row if seen == selections else replaced(row)
+            seen = (len(engine.seen), len(runs))
+            note = f"{seen[0]} selections, {seen[1]} runs of the tower"
+            row = self.row(f"{kind}, one image, 3 questions, twice", got, want, note=note)
+            yield row if seen == (selections, 1) else replaced(row)
         for kind in ("text-free", "question"):
             engine.forget()
             images = [each.image for each in self.pairs]

@@ -52,6 +52,8 @@ class Plan:
     """The token ids of the text that the method reads; empty if it reads none."""
     measuring: bool = False
     """True: choose, and keep every token all the same. vLLM measures its memory with such images."""
+    image: str = ""
+    """vLLM's own key of the image; empty if its rows need not be stored for other questions."""
 
     def count(self, n: int, grid: tuple[int, int, int] | None = None) -> int:
         """The number of an image's n tokens that stay, 1 or more. It is known before anything is computed."""
@@ -65,14 +67,15 @@ class Plan:
         """The plan as canonical JSON in UTF-8: equal plans have equal bytes in every process."""
         policy = "null" if self.policy is None else self.policy.to_bytes().decode()
         text = ",".join(map(str, self.text))
-        return f'{{"measuring":{json.dumps(self.measuring)},"policy":{policy},"text":[{text}]}}'.encode()
+        first = f'"image":{json.dumps(self.image)},"measuring":{json.dumps(self.measuring)}'
+        return f'{{{first},"policy":{policy},"text":[{text}]}}'.encode()
 
     @classmethod
     def from_bytes(cls, written: bytes) -> Plan:
         """Read the plan that `to_bytes` wrote. The bytes come from a front end of the same server."""
         plain = json.loads(written)
         policy = None if plain["policy"] is None else Policy.from_dict(plain["policy"])
-        return cls(policy, tuple(plain["text"]), plain["measuring"])
+        return cls(policy, tuple(plain["text"]), plain["measuring"], plain["image"])
 
     @property
     def digest(self) -> str:

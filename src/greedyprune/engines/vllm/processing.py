@@ -30,6 +30,8 @@ class Work:
     """The plan of every image of the prompt."""
     fresh: list[int]
     """The numbers of the images that are processed now; the others come out of vLLM's cache."""
+    hashes: Mapping[str, list[str]]
+    """vLLM's own keys of all items."""
 
     def now(self, item: int) -> Plan:
         """The plan of the item-th image that is processed now."""
@@ -75,8 +77,14 @@ class PrunesPrompts(BaseMultiModalProcessor):
         asked = options.pop(FIELD, None)
         images = inputs.mm_data_items.get_all_counts().get("image", 0)
         plans = self._measured(images) if MEASURING.get() else self._plans(inputs, asked, images)
-        with _held(WORK, Work(plans, list(range(images)))):
-            return super().apply(replace(inputs, hf_processor_mm_kwargs=options), timing_ctx)
+        inputs = replace(inputs, hf_processor_mm_kwargs=options)
+        hashes = super()._get_mm_hashes(inputs)
+        plans = [
+            replace(plan, image=key) if plan.text and not plan.measuring else plan
+            for plan, key in zip(plans, hashes.get("image", [""] * images), strict=True)
+        ]
+        with _held(WORK, Work(plans, list(range(images)), hashes)):
+            return super().apply(inputs, timing_ctx)
 
     def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """The largest input there can be. vLLM sizes its caches by it, so every token stays: a request may ask so."""
@@ -115,14 +123,11 @@ class PrunesPrompts(BaseMultiModalProcessor):
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """The cache keys of all items. An image's says what is done with it."""
-        hashes, work = super()._get_mm_hashes(inputs), WORK.get()
-        if work is None or "image" not in hashes:
-            return hashes
-        salted = [
-            f"{own}-{plan.digest}" if plan.digest else own
-            for own, plan in zip(hashes["image"], work.plans, strict=True)
-        ]
-        return {**hashes, "image": salted}
+        work = WORK.get()
+        if work is None or "image" not in work.hashes:
+            return super()._get_mm_hashes(inputs) if work is None else work.hashes
+        both = zip(work.hashes["image"], work.plans, strict=True)
+        return {**work.hashes, "image": [f"{own}-{plan.digest}" if plan.digest else own for own, plan in both]}
 
     def _get_cache_missing_items(self, *args: Any, **kwargs: Any) -> Any:
         """Note which images are processed now."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from greedyprune.engines.vllm.choosing import Grid, choose
 from greedyprune.engines.vllm.plan import FIELD, Plan
+from greedyprune.engines.vllm.store import LARGEST, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,7 @@ class PrunesImages:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # pyright: ignore[reportCallIssue]
         self.most_rows: int = vllm_config.scheduler_config.max_num_encoder_input_tokens
         """The number of rows that the encoder may make at once. vLLM counts those that stay, which are fewer."""
+        self.store = Store(LARGEST, vllm_config.device_config.device)
 
     def flat(self, fields: Mapping[str, Any]) -> dict[str, list[int]]:
         """The fields whose images lie end to end, with each image's length. Other fields have one entry per image."""
@@ -52,11 +55,7 @@ class PrunesImages:
         if written is None:
             return self.unpruned(kwargs)
         plans = [Plan.from_tensor(each) for each in written]
-        expected = self.sizes(kwargs, len(plans))
-        rows: list[Tensor] = []
-        for first, last in groups(expected, self.most_rows):
-            whole = last - first == len(plans)
-            rows += self.unpruned(kwargs if whole else part(kwargs, self.flat(kwargs), first, last))
+        rows = self.encoded(kwargs, plans)
         grids = self.grids(kwargs, [each.shape[0] for each in rows])
         keeps = choose(self, [self.judged(each) for each in rows], plans, grids)
         # NaN in the cache of keys and values would reach other requests, which use its blocks later.
@@ -65,6 +64,21 @@ class PrunesImages:
             for each, plan in zip(rows, plans, strict=True)
         ]
         return [self.carried(each, keep, grid) for each, keep, grid in zip(rows, keeps, grids, strict=True)]
+
+    def encoded(self, fields: Mapping[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
+        """All rows of each image: out of the store, or out of the encoder. (images) x (n, D)"""
+        known = [self.store.get(plan.image) if plan.image else None for plan in plans]
+        missing = [image for image, rows in enumerate(known) if rows is None]
+        expected, flat = self.sizes(fields, len(plans)), self.flat(fields)
+        made: list[Tensor] = []
+        for first, last in groups([expected[image] for image in missing], self.most_rows):
+            some = missing[first:last]
+            made += self.unpruned(fields if len(some) == len(plans) else part(fields, flat, some))
+        for image, rows in zip(missing, made, strict=True):
+            known[image] = rows
+            if plans[image].image:
+                self.store[plans[image].image] = rows
+        return [rows for rows in known if rows is not None]
 
     def unpruned(self, fields: Mapping[str, Any]) -> Iterable[Tensor]:
         """All rows of each item, as the model's own class makes them."""
@@ -86,16 +100,13 @@ def groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
     return [*found, (first, len(sizes))] if sizes else []
 
 
-def part(fields: Mapping[str, Any], flat: Mapping[str, list[int]], first: int, last: int) -> dict[str, Any]:
-    """The fields of the images `first` to `last` - 1. `flat`: as `PrunesImages.flat` says."""
+def part(fields: Mapping[str, Any], flat: Mapping[str, list[int]], images: Sequence[int]) -> dict[str, Any]:
+    """The fields of some images, in order. `flat`: as `PrunesImages.flat` says."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        lengths = flat.get(name)
-        if lengths is None:
-            found[name] = value[first:last]
-        else:
-            begin = sum(lengths[:first])
-            found[name] = value[begin : begin + sum(lengths[first:last])]
+        ends = list(accumulate(flat.get(name, [1] * len(value)), initial=0))
+        pieces = [value[ends[image] : ends[image + 1]] for image in images]
+        found[name] = torch.cat(pieces) if isinstance(value, torch.Tensor) else [each for one in pieces for each in one]
     return found
 
 
