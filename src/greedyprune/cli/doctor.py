@@ -50,11 +50,11 @@ def doctor(
     """
     from greedyprune.models.release import is_tested, missing_attributes
 
+    engine = _engine(vllm)
     names = [model] if model is not None else ["llava", "qwen"]
     found = [_examined(name) for name in names]
     release = version("transformers")
     lacking = [*missing_attributes(), *(line for each in found for line in each["missing"])]
-    engine = _engine(vllm)
     report = {
         "greedyprune": greedyprune.__version__,
         "python": platform.python_version(),
