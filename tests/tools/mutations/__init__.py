@@ -9,6 +9,10 @@ from mutations.guards import REFUSALS
 from mutations.images import IMAGE
 from mutations.mutation import Mutation as Mutation
 from mutations.mutation import OutOfDate as OutOfDate
+from mutations.served import SERVED
+from mutations.vllm import VLLM
+from mutations.words import WORDS
+
 MUTATIONS = [*CUTS, *IMAGE, *CALLS, *REFUSALS, *WORDS, *ENGINES, *AROUND, *SERVED, *BATCHES, *VLLM]
 
 _QUICK = {
