@@ -15,6 +15,8 @@ ARM ?= words
 # The environment of vLLM's build for CPUs, and an interpreter that it has wheels for.
 VLLM ?= .venv-vllm
 VLLM_PYTHON ?= python3.11
+# Where pictures of pages go.
+SCREENSHOTS ?= build/screenshots
 # The one pin where there are no others: the newest torch may bring gigabytes for GPUs along.
 TORCH ?= torch==2.13.0
 # The Python that `make bench-gpu` runs: one with a torch for the GPU, transformers, typer and rich.
@@ -31,6 +33,8 @@ export TOKENIZERS_PARALLELISM := false
 	test-ray test-lmms
 
 	testbed-gemma vllm-env test-vllm lint types format clean
+
+	test-sdist testbed-gemma docs test-site notebooks lint types format clean bench-performance
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -112,6 +116,10 @@ test-slow: venv ## ten minutes of training for each bundled model, against the r
 
 docs: .venv-docs/.ready ## build the site of the documentation into site/; any warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+test-site: docs ## look at every page in headless chromium (apt-get install chromium), screenshots in SCREENSHOTS=folder
+	.venv-docs/bin/python -m pip install -q playwright
+	.venv-docs/bin/python tests/tools/look_at_site.py $(SCREENSHOTS)
 
 # Without torch: the site is made from the pages and the source, and nothing is imported.
 .venv-docs/.ready: pyproject.toml constraints-docs.txt
