@@ -28,13 +28,9 @@ FACING := tests/attach tests/probes
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help venv demo eval-quick test test-oldest test-release test-newest test-wheel test-slow test-all fuzz \
-	test-sdist test-kernels testbed-gemma docs notebooks lint types format clean bench-performance bench-gpu soak \
-	test-ray test-lmms
-
-	testbed-gemma vllm-env test-vllm lint types format clean
-
-	test-sdist testbed-gemma docs test-site notebooks lint types format clean bench-performance
+.PHONY: help venv demo test test-kernels bench-gpu fuzz soak test-oldest test-release test-newest test-wheel \
+	test-sdist test-ray test-lmms test-slow docs test-site notebooks testbed-gemma eval-quick bench-performance \
+	test-all vllm-env test-vllm lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
