@@ -9,7 +9,7 @@ import typer
 
 from greedyprune.cli import _bench_model as options
 from greedyprune.cli._errors import Failure
-from greedyprune.cli._options import Device
+from greedyprune.cli._options import Device, Json
 from greedyprune.cli._outputs import check_path, make_folder, written
 from greedyprune.cli._show import console, print_json, progress, table
 
@@ -39,7 +39,7 @@ def gpu(
     minutes: Minutes = 9.0,
     tiny: Tiny = False,
     save: Save = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Compare a GPU's decisions with the CPU's, and time selections, prefills and answers of models of real shapes.
 

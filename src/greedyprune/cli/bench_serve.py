@@ -11,7 +11,7 @@ import typer
 from greedyprune.cli import _bench_model as options
 from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._errors import misuse
-from greedyprune.cli._options import Seed
+from greedyprune.cli._options import Json, Seed, cut_of
 from greedyprune.cli._show import console, print_json, progress, table
 from greedyprune.registry import DEFAULT
 
@@ -30,7 +30,10 @@ PICTURES = 16
 
 
 def serving(
-    model: options.Model = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A folder or an id of the hub.", show_default="the bundled model"),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="A LLaVA of 170 M random weights and 576 visual tokens instead.")
     ] = False,
@@ -43,17 +46,23 @@ def serving(
     ] = "1,8,32",
     requests: Annotated[int, typer.Option("--requests", min=1, help="Requests of each client in a round.")] = 4,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 16,
-    rounds: options.Rounds = 3,
-    threads: options.Threads = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once.")] = 3,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")] = 1,
     seed: Seed = 0,
-    save: options.Save = None,
-    as_json: options.Json = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="CSV", help="Write what is measured to this file.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Measure the server, with all tokens and with fewer: throughput, and time to the first token."""
     if random and model is not None:
         raise misuse(f"MODEL {model!r} and --random name two models: give one.")
     clients = _numbers(concurrency)
-    budgets = ("100%", *(options.policy_of(method, each, None) and each for each in keep.split(",")))
+    from greedyprune.naming import parse_keep
+
+    budgets = ["100%", *keep.split(",")]
+    for each in budgets:
+        cut_of(method, each, None, parse_keep)
     check(save)
     from greedyprune.bench import serving as bench
     from greedyprune.cli._load import load
