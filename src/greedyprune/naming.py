@@ -1,17 +1,77 @@
-"""Naming: read every form in which a user may write a method or a budget."""
+"""Naming: read every form in which a user may write a method or a budget, and name a method of the user's own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar, cast
 
 from greedyprune.budget import Budgets, as_budgets, parse_budgets
 from greedyprune.cues import Need
 from greedyprune.method import Method
 from greedyprune.plain import class_of, from_plain
-from greedyprune.registry import METHODS, load, method_homes, renamed, unknown
+from greedyprune.registry import (
+    METHODS,
+    REGISTERED,
+    VALUES,
+    added_methods,
+    home_of,
+    load,
+    method_homes,
+    renamed,
+    unknown,
+)
 from greedyprune.shown import shown
 from greedyprune.stages import Stage
+
+Own = TypeVar("Own", bound=type[Method])
+TAKEN = (*VALUES, "all", "dense", "oracle", "downscale", "blind", "number", "preset")
+"""Names that mean something else than a method, in a plain dict or in an evaluation."""
+
+
+def register(cls: Own, name: str | None = None) -> Own:
+    """Give a method of your own a name, for as long as this program runs. -> the class
+
+        @gp.register
+        @dataclass(frozen=True, kw_only=True)
+        class Brightest(gp.Method):
+            power: float = 1.0
+
+            def select(self, cues, k):
+                gains = cues.features.norm(dim=1) ** self.power
+                order = gains.argsort(descending=True)[:k]
+                return gp.Keep.from_order(order, gains[order], cues.n)
+
+        gp.prune(model, "brightest", keep=64)
+
+    `name`: small letters, digits and underscores. The default is the name of the class in this form. The name works
+    wherever a method has one: in `prune`, `select`, plain dicts, evaluations, and in `greedyprune --import FILE eval`.
+    A class that is defined again, as in a notebook, takes the place of the old one. Raises TypeError if this is no
+    method that can run, ValueError if the name is taken or cannot be one.
+    """
+    given: Any = cls
+    if isinstance(given, Method):
+        raise TypeError(f"{shown(given)} is an instance: register its class, gp.register({type(given).__name__}).")
+    if not (isinstance(given, type) and issubclass(given, Method)):
+        raise TypeError(
+            f"{shown(cast('object', given))} is no method: register a class that derives from greedyprune.Method."
+        )
+    _check_class(given)
+    _check_options(given)
+    _check_needs(given())
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
+    if not isinstance(cast("object", name), str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name):
+        raise ValueError(
+            f"name={shown(name)} cannot name a method: write small letters, digits and underscores, and a letter first."
+        )
+    before = REGISTERED.get(name)
+    other = METHODS.get(name) or added_methods().get(name) or (home_of(before) if before is not None else None)
+    if name in TAKEN or other not in (None, home_of(cls)):
+        what = "another thing" if other is None else shown(other)
+        raise ValueError(f"the name {name!r} means {what} already: give another one, gp.register(cls, name=...).")
+    REGISTERED[name] = cls
+    return cls
 
 
 def method_class(name: str, *, own: bool = True) -> type[Method]:
@@ -22,6 +82,8 @@ def method_class(name: str, *, own: bool = True) -> type[Method]:
     """
     if name in METHODS:
         return load(METHODS[name])
+    if name in REGISTERED:
+        return REGISTERED[name]
     if ":" in name:
         return class_of(name, own=own)
     homes = method_homes()
@@ -80,6 +142,26 @@ def _check_class(cls: type[Method]) -> None:
     stages = cast("tuple[object, ...]", cls.stages) if isinstance(cls.stages, tuple) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
     if not stages or not all(isinstance(each, type) and issubclass(each, Stage) for each in stages):
         raise TypeError(f"{cls.__name__}.stages is {cls.stages!r}: list classes of stages, such as (Input, Layer).")
+
+
+def _check_options(cls: type[Method]) -> None:
+    """Raise TypeError unless the options of a method's class are fields with defaults."""
+    known = {field.name: field for field in fields(cls)} if is_dataclass(cls) else {}
+    own = {
+        name
+        for name, kind in cast("Mapping[str, object]", vars(cls).get("__annotations__", {})).items()
+        if "ClassVar" not in str(kind)
+    }
+    if lost := sorted(own - set(known)):
+        raise TypeError(
+            f"{cls.__name__} declares {', '.join(lost)}, which are no options yet: write "
+            "@dataclass(frozen=True, kw_only=True) above the class."
+        )
+    for field in known.values():
+        if field.init and field.default is MISSING and field.default_factory is MISSING:
+            raise TypeError(
+                f"{cls.__name__}.{field.name} has no default: give it one, since a name alone must make the method."
+            )
 
 
 def _check_needs(method: Method) -> None:

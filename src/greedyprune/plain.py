@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, cast
 
 from greedyprune.method import Method
-from greedyprune.registry import METHODS, VALUES, load, method_homes, renamed, unknown
+from greedyprune.registry import METHODS, REGISTERED, VALUES, home_of, load, method_homes, renamed, unknown
 from greedyprune.shown import shown
 
 _NUMBER = "number"
@@ -105,6 +105,8 @@ def class_of(name: str, *, own: bool = True) -> Any:
                 "method, or pass own=True if the sender may run code here."
             )
         return _method_at(name)
+    if name in REGISTERED:
+        return REGISTERED[name]
     homes = {**METHODS, **VALUES}
     if name not in homes:
         homes = {**method_homes(), **VALUES}
@@ -157,15 +159,18 @@ def _frozen(value: Any) -> Any:
 
 def _name_of(cls: type) -> str:
     """The type of a class in a plain dict. Raises TypeError if it has none."""
-    home = f"{cls.__module__}:{cls.__qualname__}"
+    home = home_of(cls)
     for name, known in {**METHODS, **VALUES}.items():
         if known == home:
+            return name
+    for name, mine in REGISTERED.items():
+        if mine is cls:
             return name
     if not issubclass(cls, Method):
         raise TypeError(f"{cls.__name__} is not registered, so it has no name in a plain dict: add it to the registry.")
     if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__ or load(home) is not cls:
         raise TypeError(
             f"{home!r} is not what another process finds under that name, so {cls.__name__} has no name in a plain "
-            "dict: define it at the top of a module that can be imported."
+            "dict: define it at the top of a module that can be imported, or call gp.register first."
         )
     return home

@@ -4,6 +4,8 @@ Another package adds methods by entry points of the group `greedyprune.methods`,
 
     [project.entry-points."greedyprune.methods"]
     brightest = "bright.methods:Brightest"
+
+A program adds its own with `gp.register(Brightest)`, for as long as it runs.
 """
 
 from __future__ import annotations
@@ -92,6 +94,10 @@ An old name works like the new one, and warns.
 """
 
 
+REGISTERED: dict[str, type[Any]] = {}
+"""The methods that this program added with `gp.register`, by name."""
+
+
 def renamed(name: str, known: Container[str]) -> str:
     """The new name of a renamed one, with a DeprecationWarning, if the new one is known; else the name itself."""
     new = RENAMED.get(name)
@@ -123,8 +129,13 @@ def added_methods() -> dict[str, str]:
 
 
 def method_homes() -> dict[str, str]:
-    """Every named method, of this package and of others: name -> "module:Class". None is imported."""
-    return {**added_methods(), **METHODS}
+    """Every named method, of this package, of others and of this program: name -> "module:Class". None is imported."""
+    return {**{name: home_of(cls) for name, cls in REGISTERED.items()}, **added_methods(), **METHODS}
+
+
+def home_of(cls: type[Any]) -> str:
+    """The "module:Class" of a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:

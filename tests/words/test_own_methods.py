@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import greedyprune as gp
+from greedyprune import naming
+from greedyprune.registry import METHODS
 
 N, D = 12, 4
 CUES = gp.Cues(torch.ones(N, D))
@@ -226,3 +228,77 @@ def test_a_radius_may_reach_beyond_the_grid() -> None:
     whole = gp.select(gp.AdaptPrune(radius=5.0), cues, 6)
     for radius in (7.0, 1e308, torch.inf):
         assert gp.select(gp.AdaptPrune(radius=radius), cues, 6).order.tolist() == whole.order.tolist()
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    before = dict(naming.REGISTERED)
+    yield
+    naming.REGISTERED.clear()
+    naming.REGISTERED.update(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongestFirst(gp.Method):
+    """Top-k by length."""
+
+    power: float = 1.0
+
+    def select(self, cues: gp.Cues, k: int) -> gp.Keep:
+        gains = cues.features.norm(dim=1) ** self.power
+        order = gains.argsort(descending=True)[:k]
+        return gp.Keep.from_order(order, gains[order], cues.n)
+
+
+class Undecorated(LongestFirst):
+    """Its option is no field."""
+
+    width: int = 3
+
+
+@pytest.mark.usefixtures("names")
+def test_a_registered_method_has_its_name_everywhere() -> None:
+    assert gp.register(LongestFirst) is LongestFirst
+    cues = gp.Cues(torch.arange(N)[:, None] * torch.ones(D))
+    assert gp.select("longest_first", cues, 2).order.tolist() == [N - 1, N - 2]
+    plain = gp.Policy(LongestFirst(power=2.0), 64).to_dict()
+    assert plain["method"] == {"type": "longest_first", "at": {"type": "input"}, "power": 2.0}
+    assert gp.Policy.from_dict(plain, own=False).method == LongestFirst(power=2.0)
+    with pytest.raises(ValueError, match=r"did you mean 'longest_first'"):
+        gp.select("longest_frist", cues, 2)
+    gp.register(LongestFirst, "other")
+    assert type(naming.as_method("other")) is LongestFirst
+
+
+@pytest.mark.usefixtures("names")
+def test_a_class_that_is_defined_again_takes_the_place_of_the_old_one() -> None:
+    gp.register(LongestFirst)
+    again = dataclass(frozen=True, kw_only=True)(type("LongestFirst", (LongestFirst,), {"__module__": __name__}))
+    gp.register(again)
+    assert type(naming.as_method("longest_first")) is again
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize(
+    ("given", "more", "kind", "message"),
+    [
+        (LongestFirst(), {}, TypeError, r"is an instance: register its class, gp\.register\(LongestFirst\)"),
+        (3, {}, TypeError, "3 is no method: register a class that derives from greedyprune.Method"),
+        (Silent, {}, TypeError, r"Silent has no select\(\)"),
+        (Brightest, {}, TypeError, r"Brightest\.answer has no default: give it one"),
+        (Undecorated, {}, TypeError, r"declares width, which are no options yet: write @dataclass"),
+        (LongestFirst, {"name": "divprune"}, ValueError, "means 'greedyprune.methods.divprune:DivPrune' already"),
+        (LongestFirst, {"name": "oracle"}, ValueError, "means another thing already"),
+        (LongestFirst, {"name": "My Method"}, ValueError, "cannot name a method: write small letters"),
+        (LongestFirst, {"name": 3}, ValueError, "cannot name a method"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_in_words(given: Any, more: Any, kind: Any, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        gp.register(given, **more)
+    assert "longest_first" not in naming.REGISTERED
+    assert set(METHODS).isdisjoint(naming.REGISTERED)

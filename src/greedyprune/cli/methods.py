@@ -50,7 +50,7 @@ def _card(name: str) -> Card:
 def _print_list(cards: list[Card]) -> None:
     """A line for each method, kind by kind."""
     from greedyprune.models.cards import KINDS
-    from greedyprune.registry import DEFAULT, added_methods
+    from greedyprune.registry import DEFAULT, METHODS, method_homes
 
     out, width = console(), max(len(card.name) for card in cards)
     for kind in KINDS:
@@ -58,9 +58,10 @@ def _print_list(cards: list[Card]) -> None:
         for card in sorted((card for card in cards if card.kind == kind), key=lambda card: card.name != DEFAULT):
             start = "(start here) " if card.name == DEFAULT else ""
             out.print(f"  {card.name:<{width}}  {start}{card.summary}", soft_wrap=True)
-    if added_methods():
-        out.print("of other packages:", style="bold")
-    for name, home in added_methods().items():
+    others = {name: home for name, home in method_homes().items() if name not in METHODS}
+    if others:
+        out.print("of other packages, and your own:", style="bold")
+    for name, home in others.items():
         out.print(f"  {name:<{width}}  {home}", soft_wrap=True)
     out.print("greedyprune methods NAME prints the card of one. Use it by its name: --method NAME.", style="dim")
 

@@ -1,0 +1,37 @@
+"""`greedyprune --import FILE.py`: a file of the user's own, which registers methods, is run before the command."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+from greedyprune.cli._errors import Failure, misuse, one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run_file(path: Path) -> None:
+    """Import a file as a module. Its folder joins the module path, so that worker processes find it, too.
+
+    Raises Failure if there is no such file, if a module of its name is there already, or if running it fails.
+    """
+    if path.suffix != ".py" or not path.is_file():
+        raise misuse(f"--import {str(path)!r} is no Python file: name one that calls greedyprune.register.")
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
+        return
+    if not name.isidentifier() or known is not None or name in sys.stdlib_module_names:
+        raise misuse(f"--import {str(path)!r}: {name!r} cannot name a module of yours, rename the file.")
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        sys.modules.pop(name)
+        raise Failure(f"--import {str(path)!r} fails: {type(error).__name__}: {one_line(error)}") from error
