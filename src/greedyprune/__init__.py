@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.locate import images as images
     from greedyprune.naming import parse_keep as parse_keep
+    from greedyprune.naming import register as register
     from greedyprune.ops.grid import grid_positions as grid_positions
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
@@ -92,6 +93,8 @@ if TYPE_CHECKING:
     from greedyprune.plain import to_plain as to_plain
     from greedyprune.policy import Policy as Policy
     from greedyprune.preprocessing.transforms import downscale as downscale
+    from greedyprune.preset import Preset as Preset
+    from greedyprune.preset import load_preset as load_preset
     from greedyprune.questions import question_rows as question_rows
     from greedyprune.selection import PruneWarning as PruneWarning
     from greedyprune.selection import Report as Report
@@ -146,6 +149,7 @@ _HOMES = {
     "PerFrame": "budget",
     "PerLayer": "budget",
     "Policy": "policy",
+    "Preset": "preset",
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",
     "PruneSID": "methods.prunesid",
@@ -184,9 +188,11 @@ _HOMES = {
     "images": "models.locate",
     "keep_of_detail": "budget",
     "kept_count": "choosing",
+    "load_preset": "preset",
     "parse_keep": "naming",
     "prune": "attach.handle",
     "question_rows": "questions",
+    "register": "naming",
     "remove": "attach.handle",
     "select": "choosing",
     "select_batch": "choosing",

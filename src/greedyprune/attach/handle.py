@@ -238,6 +238,11 @@ class Pruned(Attached):
         """
         return self.request(method, keep, at=at, positions=positions, protect=protect, relevance=relevance)
 
+    @property
+    def policy(self) -> Policy:
+        """The method, budget, place and positions of all calls that no request prunes otherwise."""
+        return self._requests.own.policy
+
     # -- results
 
     @property
@@ -283,5 +288,5 @@ class Pruned(Attached):
         self.remove()
 
     def __repr__(self) -> str:
-        policy = self._requests.own.policy
+        policy = self.policy
         return f"Pruned({self._parts.family.model_type}, {policy.method!r}, keep={policy.keep}, at={policy.place})"

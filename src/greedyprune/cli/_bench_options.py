@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -13,11 +13,11 @@ import typer
 
 from greedyprune.cli import _bench_model as models
 from greedyprune.cli._errors import misuse
-from greedyprune.cli._options import BUDGETS, STAGES, Device, Dtype, cut_of
+from greedyprune.cli._options import BUDGETS, STAGES, USUAL_KEEP, Device, Dtype, PresetFile, cut_of, preset_of
 from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT
 
-Keep = Annotated[str, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}.")]
+Keep = Annotated[str | None, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}.", show_default=USUAL_KEEP)]
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,19 @@ class Asked:
         int | None, typer.Option("--layers", min=1, help="Decoder layers of --config.", show_default="all of them")
     ] = None
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."
+            "--method",
+            metavar="NAME|JSON",
+            help="See [bold]greedyprune methods[/bold]; JSON sets its options.",
+            show_default=DEFAULT,
         ),
-    ] = DEFAULT
+    ] = None
     at: Annotated[
         str | None,
         typer.Option("--at", metavar="STAGE", help=f"Where to cut: {STAGES}.", show_default="the method's own place"),
     ] = None
+    preset: PresetFile = None
     batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts that are read at a time.")] = 1
     images: Annotated[int, typer.Option("--images", min=1, help="Images of each prompt.")] = 1
     size: Annotated[
@@ -74,13 +78,22 @@ class Asked:
         """Where the model runs, and what it reads. Raises Failure for a device that is not there."""
         return models.Setting.of(self.device, self.dtype, self.batch, self.images, self.size)
 
-    def policy(self, keep: str) -> Policy:
+    def with_model(self) -> Asked:
+        """The same, with the preset's model if the options name none. Raises Failure for a file that is no preset."""
+        base = preset_of(self.preset)
+        if base is None or self.model is not None or self.config is not None:
+            return self
+        return replace(self, model=base.model)
+
+    def policy(self, keep: str | None) -> Policy:
         """The policy with this budget. Raises Failure if method, budget and place do not fit each other."""
         from greedyprune.naming import parse_keep
 
-        chosen, budget, stage = cut_of(self.method, keep, self.at, parse_keep)
+        base = preset_of(self.preset)
+        chosen, budget, stage = cut_of(self.method, keep, self.at, parse_keep, base)
         try:
-            policy = Policy(chosen, budget, stage)  # pyright: ignore[reportArgumentType]
+            positions = "original" if base is None else base.policy.positions
+            policy = Policy(chosen, budget, stage, positions)  # pyright: ignore[reportArgumentType]
             policy.check_stages()
         except ValueError as error:
             raise misuse(f"--at: {error}") from error
@@ -121,6 +134,7 @@ def of_a_model(*, without: tuple[str, ...] = (), **usual: Any) -> Callable[[Call
         def made(**given: Any) -> None:
             asked = Asked(**{each.name: given.pop(each.name) for each in shared})
             asked.check()
+            asked = asked.with_model()
             command(asked, **given)
 
         made.__signature__ = inspect.Signature([*front, *shared])  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how `--method` and files of text are read."""
+"""Options that several commands share, and how `--method`, presets and files of text are read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from greedyprune.method import Method
+    from greedyprune.preset import Preset
     from greedyprune.stages import Stage
 
 Value = TypeVar("Value")
@@ -26,6 +27,8 @@ STAGES = (
     "layers:2,4 or depths:0.25,0.5"
 )
 """The texts of budgets and of stages, which every command takes."""
+USUAL_KEEP = "25%"
+"""The budget if neither the user nor a preset names one."""
 
 Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...")]
@@ -39,7 +42,11 @@ Dtype = Annotated[
 Suite = Annotated[str, typer.Option("--suite", metavar="testbed|digits", help="Questions that ship with the library.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Your own: a folder with images and a .jsonl file of questions."),
+    typer.Option(
+        "--data",
+        metavar="DIR|JSON",
+        help="Your own: a folder with images and a .jsonl file of questions, or the file of a public set.",
+    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -47,6 +54,14 @@ Models = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", metavar="dev|test", help="Choose on dev, publish test.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the questions.")]
+PresetFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--preset",
+        metavar="JSON",
+        help="A file with method, budget, place and model, as tune writes it. What you write beside it counts.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document instead.")]
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Questions of each task.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one batch.")]
@@ -54,8 +69,13 @@ BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Questions in one
 
 def unless_given(ctx: typer.Context, name: str, value: Value, other: Value) -> Value:
     """The value of an option if the user wrote it, else the other one, which --quick sets."""
+    return value if wrote(ctx, name) else other
+
+
+def wrote(ctx: typer.Context, name: str) -> bool:
+    """True if the user wrote this option."""
     source = ctx.get_parameter_source(name)
-    return value if source is not None and source.name == "COMMANDLINE" else other
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def text_in(option: str, path: Path) -> str:
@@ -90,19 +110,42 @@ def method_of(text: str, option: str = "--method") -> Method:
         raise misuse(f"{option}: {error}") from error
 
 
-def cut_of(method: str, keep: str, at: str | None, read: Callable[[str], Value]) -> tuple[Method, Value, Stage | None]:
-    """What --method, --keep and --at name. `read` reads the budget. Raises Failure if they do not fit each other."""
-    from greedyprune.stages import parse_stage
+def preset_of(path: Path | None) -> Preset | None:
+    """The preset in this file, if one is named. Raises Failure if there is none in it."""
+    from greedyprune.preset import load_preset
 
     try:
-        budget = read(keep)
+        return None if path is None else load_preset(path)
+    except ValueError as error:
+        raise misuse(f"--preset: {error}") from error
+
+
+def cut_of(
+    method: str | None, keep: str | None, at: str | None, read: Callable[[str], Value], preset: Preset | None = None
+) -> tuple[Method, Value, Stage | None]:
+    """What --method, --keep and --at name. `read` reads the budget. Raises Failure if they do not fit each other.
+
+    The preset gives what is None; but a method that is written brings its own place.
+    """
+    from greedyprune.budget import PerLayer
+    from greedyprune.registry import DEFAULT
+    from greedyprune.stages import parse_stage
+
+    base = None if preset is None else preset.policy
+    try:
+        budget: Any = base.keep if keep is None and base is not None else read(keep or USUAL_KEEP)
     except (ValueError, TypeError) as error:
         raise misuse(f"--keep {error}") from error
     try:
         stage = None if at is None else parse_stage(at)
     except ValueError as error:
         raise misuse(f"--at {error}") from error
-    chosen = method_of(method)
+    if base is not None and method is None:
+        named = isinstance(budget, PerLayer)  # such a budget says itself where to cut
+        stage = base.at if at is None and not named else stage
+        chosen = base.method
+    else:
+        chosen = method_of(method or DEFAULT)
     try:
         chosen.check_stage(stage or chosen.at)
     except ValueError as error:

@@ -22,7 +22,7 @@ EXAMPLES = """Examples:
 
 
 @of_a_model(rounds=5)
-def whole_answers(asked: Asked, keep: Keep = "25%", max_new_tokens: Longest = 32) -> None:
+def whole_answers(asked: Asked, keep: Keep = None, max_new_tokens: Longest = 32) -> None:
     """Compare whole answers, prompt and steps: dense, pruned, and the oracle, which never had the dropped tokens."""
     policy, _ = asked.policy(keep), asked.setting
     check(asked.save)

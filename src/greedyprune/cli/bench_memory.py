@@ -21,7 +21,7 @@ EXAMPLES = """Examples:
 
 
 @of_a_model(without=("rounds",))
-def memory(asked: Asked, keep: Keep = "25%") -> None:
+def memory(asked: Asked, keep: Keep = None) -> None:
     """Compare the memory of a prefill: dense, pruned, and the oracle, which never had the dropped tokens."""
     policy, _ = asked.policy(keep), asked.setting
     check(asked.save)

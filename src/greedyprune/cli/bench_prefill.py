@@ -37,7 +37,7 @@ Predict = Annotated[
 
 
 @of_a_model()
-def prefill(asked: Asked, keep: Keep = "25%", predict: Predict = False, max_new_tokens: Answer = 128) -> None:
+def prefill(asked: Asked, keep: Keep = None, predict: Predict = False, max_new_tokens: Answer = 128) -> None:
     """Compare a prefill with the same prefill pruned, and with the oracle: the model given a prompt that is that short.
 
     The vision tower runs before, and its time is told apart.
