@@ -67,6 +67,15 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def flops(count: float) -> str:
+    """Floating-point operations as short text."""
+    for unit in ("", "k", "M", "G", "T"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}FLOPs"
+        count /= 1000
+    return f"{count:.3g} PFLOPs"
+
+
 @contextmanager
 def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """Show a progress bar on standard error. Yields `say(text="", done=None)`: `done` of `total` are finished.
