@@ -89,7 +89,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
     bare = folder_of(tmp_path / "bare", boxes=False)
     for arguments, status, words in (
-        (("--data", "nowhere"), 1, "--data 'nowhere' is no folder"),
+        (("--data", "nowhere"), 1, "--data 'nowhere' is not there"),
         (("--data", bare), 1, "llava: no question has boxes that say where its answer is"),
         (("--suite", "vqa"), 2, "--suite 'vqa' is unknown"),
         (("--split", "train"), 2, "--split 'train' is unknown"),

@@ -140,7 +140,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--methods", "@nowhere.json"), 2, "--methods 'nowhere.json' cannot be read: No such file or directory."),
         (("--suite", "vqa"), 2, "--suite 'vqa' is unknown: choose one of testbed, digits"),
         (("--split", "train"), 2, "--split 'train' is unknown: choose one of dev, test"),
-        (("--data", "nowhere"), 1, "--data 'nowhere' is no folder"),
+        (("--data", "nowhere"), 1, "--data 'nowhere' is not there"),
         (("--out", "nowhere/rows.csv"), 1, "--out 'nowhere/rows.csv' cannot be written"),
         (("--methods", "saliency", "--at", "layer:9"), 1, "Layer(9) does not exist: this model has 5 decoder layers"),
         (("--at", "layer:2,layer:9"), 1, "Layer(9) does not exist: this model has 5 decoder layers"),

@@ -32,5 +32,5 @@ def answers(right: dict[str, list[int]], tasks: str = "aabb") -> tuple[Answers, 
         other = {key: torch.full((len(items),), 4.0) for key in ("tokens", "kept", "averaged", "flops", "seconds")}
         found = torch.tensor([1.0, 2.0, 0.0, 0.0]) if config.name != "pool" else torch.full((4,), -1.0)
         region = torch.tensor([2.0, 2.0, 0.0, 0.0])
-        columns[config.key] = {"right": torch.tensor(right[name]).bool(), "region": region, "found": found, **other}
+        columns[config.key] = {"score": torch.tensor(right[name]).double(), "region": region, "found": found, **other}
     return Answers(items, configs, columns), named

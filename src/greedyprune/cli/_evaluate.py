@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from greedyprune import testbed
 from greedyprune.bench import rows as results
-from greedyprune.cli import _models, _suite
+from greedyprune.cli import _models, _own_questions, _suite
 from greedyprune.cli._errors import Failure, note
 from greedyprune.cli._outputs import written
 from greedyprune.cli._plan import Evaluated
 from greedyprune.cli._show import console, print_json, progress, table
+from greedyprune.outputs import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from greedyprune.eval import Answers, Config, Engine, Item
 
 MOST_WORKERS = 8
+SMALL = 0.05
+"""The loss that questions should be able to show; if they cannot, that is said."""
 
 
 def evaluate_models(plan: Plan) -> None:
@@ -33,7 +37,8 @@ def evaluate_models(plan: Plan) -> None:
     gave is not lost when another one fails. Raises Failure at the end if a model failed or a file is not written.
     """
     write_report = _report_writer(plan.files.report)
-    own = None if plan.questions.folder is None else _suite.own(plan.questions.folder, plan.questions.each)
+    asked = plan.questions
+    own = None if asked.folder is None else _own_questions.items(asked.folder, asked.each, asked.asking)
     found: list[Evaluated] = []
     unwritten: dict[str, Failure | None] = {}
     with tempfile.TemporaryDirectory() as passing:
@@ -71,13 +76,20 @@ def _report_writer(path: Path | None) -> Callable[[Path, Sequence[Evaluated], di
 
 
 def _write_tables(plan: Plan, found: Sequence[Evaluated]) -> dict[str, Failure | None]:
-    """Write the CSV files with all rows so far. -> by option, the reason if a file is not written"""
+    """Write the files of rows and answers, all that is there so far. -> by option, the reason if one is not written"""
     rows = [row for one in found for row in one.rows]
     orders = [row for one in found for row in one.auc]
     return {
+        "--answers": written("--answers", plan.files.answers, lambda path: write_text(path, _lines(found))),
         "--out": written("--out", plan.files.rows, lambda path: results.write(path, rows)),
         "--auc": written("--auc", plan.files.auc if orders else None, lambda path: results.write(path, orders)),
     }
+
+
+def _lines(found: Sequence[Evaluated]) -> str:
+    """Every answer of all models, a line of JSON for each."""
+    told = ({"model": one.name, **answer} for one in found for answer in one.answers.listed())
+    return "".join(json.dumps(answer) + "\n" for answer in told)
 
 
 def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path) -> Evaluated:
@@ -221,6 +233,21 @@ def _print(one: Evaluated) -> None:
         "Per cent right, the mean over the tasks, ± half the 95 % interval of the difference to dense. "
         f"Random methods: mean over seeds. {speed}.",
         style="dim",
+    )
+    if (few := _few(one.answers.items)) is not None:
+        out.print(few)
+
+
+def _few(items: list[Item]) -> str | None:
+    """What so few questions cannot show; None if they are many."""
+    from greedyprune.eval.stats import unseen_loss
+
+    pictures = len({item.picture for item in items})
+    if (least := unseen_loss(pictures)) <= SMALL:
+        return None
+    return (
+        f"Few questions: {len(items)} about {pictures} pictures. Even where no answer changes, a loss of up to "
+        f"{100 * least:.0f} points may be there."
     )
 
 

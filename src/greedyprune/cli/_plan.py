@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import method_of, text_in
+from greedyprune.cli._own_questions import Asking
 from greedyprune.stages import parse_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from greedyprune.budget import Budget, LayerAverage
+    from greedyprune.budget import Budget, Budgets, LayerAverage
     from greedyprune.eval import Answers, Engine
     from greedyprune.method import Method
+    from greedyprune.preset import Preset
     from greedyprune.stages import Stage
 
 ALL = "all"
@@ -27,6 +29,8 @@ ROBUSTNESS = "robustness"
 OWN = "data"
 """The suite of a user's own folder."""
 SPLITS = ("dev", "test")
+KEEPS = "1/2,1/4,1/9,1/18"
+"""The budgets that are compared if neither the user nor a preset names any."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Questions:
     """The largest number of questions of one task."""
     split: str
     seed: int
+    asking: Asking = Asking()
+    """How the user's own questions are asked and scored."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Files:
     """A folder, in which every model has a folder of its own."""
     report: Path | None
     auc: Path | None
+    answers: Path | None = None
+    """A line of JSON for every answer."""
 
 
 @dataclass(frozen=True)
@@ -116,35 +124,68 @@ class Evaluated:
 
 
 def questions(
-    suite: str, data: Path | None, each: int, split: str, seed: int, suites: tuple[str, ...] = SUITES
+    suite: str,
+    data: Path | None,
+    each: int,
+    split: str,
+    seed: int,
+    suites: tuple[str, ...] = SUITES,
+    how: Asking | None = None,
 ) -> Questions:
     """The questions that --suite, --data, --questions, --split and --seed ask for. `suites`: those of the command."""
+    how = how or Asking()
+    if data is None and how != Asking():
+        raise misuse("--images, --template, --suffix and --metric are about your own questions: name them by --data.")
     if suite not in suites and (data is None or suite == ROBUSTNESS):
         raise misuse(f"--suite {suite!r} is unknown: choose one of {', '.join(suites)}.")
     if split not in SPLITS:
         raise misuse(f"--split {split!r} is unknown: choose one of {', '.join(SPLITS)}.")
-    return Questions(suite if data is None or suite == ROBUSTNESS else OWN, data, each, split, seed)
+    return Questions(suite if data is None or suite == ROBUSTNESS else OWN, data, each, split, seed, how)
 
 
-def compared(methods: str | None, keep: str, at: str | None, seeds: str, perturbed: bool = False) -> Compared:
-    """The configurations that --methods, --keep, --at and --seeds ask for, `perturbed` too if the suite says so."""
-    named = None if methods in (None, ALL) else _methods(methods)
+def compared(
+    methods: str | None,
+    keep: str | None,
+    at: str | None,
+    seeds: str,
+    perturbed: bool = False,
+    preset: Preset | None = None,
+) -> Compared:
+    """The configurations that --methods, --keep, --at and --seeds ask for, `perturbed` too if the suite says so.
+
+    The preset gives what is None; but methods that are written bring their own place.
+    """
+    named: list[Method | str] | None = None if methods in (None, ALL) else _methods(methods)
+    stages: list[Stage | None] = [None]
+    budgets = budgets_of("--keep", keep or KEEPS)
+    if at is not None:
+        stages = [stage for _, stage in _words("--at", _STAGES.split(at), parse_stage)]
+    if preset is not None:
+        if preset.policy.positions != "original":
+            raise misuse("--preset: its positions are compact, and an evaluation asks with the original ones.")
+        if keep is None:
+            budgets = dict(_words("--preset", [str(preset.policy.keep)], lambda _: _single(preset.policy.keep)))
+        if methods is None:
+            named = [preset.policy.method]
+            stages = stages if at is not None else [preset.policy.at]
     return Compared(
         methods=named if named is None or not perturbed else _with_controls(named),
         every=methods == ALL,
-        budgets=dict(_words("--keep", keep.split(","), budget_of)),
-        stages=[None] if at is None else [stage for _, stage in _words("--at", _STAGES.split(at), parse_stage)],
+        budgets=budgets,
+        stages=stages,
         seeds=[number for _, number in _words("--seeds", seeds.split(","), int)],
         perturbed=perturbed,
     )
 
 
-def files(rows: Path | None, run: Path | None, report: Path | None, auc: Path | None, suite: str) -> Files:
-    """The files that --out, --run, --report and --auc ask for."""
+def files(
+    rows: Path | None, run: Path | None, report: Path | None, auc: Path | None, suite: str, answers: Path | None = None
+) -> Files:
+    """The files that --out, --run, --report, --auc and --answers ask for."""
     for option, path in (("--report", report), ("--auc", auc)):
         if suite == ROBUSTNESS and path is not None:
             raise misuse(f"{option} shows nothing of perturbed cues: leave it out, or choose another --suite.")
-    return Files(rows, run, report, auc)
+    return Files(rows, run, report, auc, answers)
 
 
 def _with_controls(named: list[Method | str]) -> list[Method | str]:
@@ -174,15 +215,27 @@ def _words(option: str, words: Iterable[str], read: Callable[[str], Any]) -> lis
     return list(found.items())
 
 
+def budgets_of(option: str, text: str) -> dict[str, Budget | LayerAverage]:
+    """The budgets between the commas of an option, by their texts."""
+    return dict(_words(option, text.split(","), budget_of))
+
+
 def budget_of(word: str) -> Budget | LayerAverage:
     """A budget of one question: `1/9`, `25%`, `64` or `64 per layer`. Raises ValueError for anything else.
 
     A question has one picture, so `total:64` and `64/frame` are 64 tokens of it.
     """
-    from greedyprune.budget import PerFrame, PerLayer, Total, parse_budgets
+    from greedyprune.budget import parse_budgets
 
-    budget = parse_budgets(word)
+    return _single(parse_budgets(word))
+
+
+def _single(budget: Budgets) -> Budget | LayerAverage:
+    """The budget of one question, whose picture is all that a prompt holds."""
+    from greedyprune.budget import PerFrame, PerLayer, Total
+
     if isinstance(budget, (PerLayer, tuple)):
+        word = str(budget)
         raise ValueError(f"{word!r} is no single budget, which is what eval compares: write 64 and --at layers:2,4.")
     return budget.tokens if isinstance(budget, (PerFrame, Total)) else budget
 

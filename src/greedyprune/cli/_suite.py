@@ -1,4 +1,4 @@
-"""Questions and models for `greedyprune eval`: suites that ship with the library, a user's folder, and loaders."""
+"""Questions and models for `greedyprune eval`: suites that ship with the library, and loaders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from greedyprune.cli._errors import Failure
 from greedyprune.cli._load import load, quieten
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from greedyprune.cli._plan import Questions
     from greedyprune.eval.items import Item
     from greedyprune.eval.loop import Load
@@ -22,19 +20,6 @@ def loader(name: str, device: str, dtype: str | None) -> Load:
     if name in testbed.MODELS:
         return partial(_bundled, name, device, dtype or "float32")
     return partial(_other, name, device, dtype)
-
-
-def own(folder: Path, each: int | None) -> list[Item]:
-    """The questions in a user's own folder, at most `each` of a task, or all. Raises Failure if one cannot be asked."""
-    from greedyprune.eval.folder import Folder
-    from greedyprune.eval.items import checked
-
-    if not folder.is_dir():
-        raise Failure(f"--data {str(folder)!r} is no folder: give one with images and a .jsonl file.")
-    try:
-        return checked(Folder(folder, each).items())
-    except (OSError, ValueError) as error:
-        raise Failure(f"--data: {error}") from error
 
 
 def shipped(questions: Questions, native: bool, name: str) -> list[Item]:

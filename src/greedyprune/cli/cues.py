@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.bench import rows as results
-from greedyprune.cli import _models, _plan, _suite
+from greedyprune.cli import _models, _own_questions, _plan, _suite
 from greedyprune.cli._errors import Failure
 from greedyprune.cli._options import (
     BatchSize,
@@ -93,7 +93,7 @@ def cues(
     running = _plan.Running(device, dtype, 1, batch, 1)
     check_path("--out", out)
     check_path("--states", states)
-    own = None if data is None else _suite.own(data, None)
+    own = None if data is None else _own_questions.items(data, None, _own_questions.Asking())
     found: list[Measured] = []
     unwritten: list[Failure | None] = []
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from greedyprune.cli import _evaluate, _plan
+from greedyprune.cli import _own_questions as own
 from greedyprune.cli._options import (
     BUDGETS,
     STAGES,
@@ -16,11 +17,12 @@ from greedyprune.cli._options import (
     Device,
     Dtype,
     Json,
-    Longest,
     Models,
+    PresetFile,
     Questions,
     Seed,
     Split,
+    preset_of,
     unless_given,
 )
 from greedyprune.cli._outputs import check_folder, check_paths
@@ -32,7 +34,9 @@ EXAMPLES = """Examples:
 
   greedyprune eval --model llava --methods greedyprune,random,oracle --keep 1/9 --split dev
 
-  greedyprune eval --data my-questions --model ./llava --keep 25%,64 --run my-run
+  greedyprune eval --data my-questions --model ./llava --keep 25%,64 --run my-run --metric contains
+
+  greedyprune eval --data coco_pope_random.json --images val2014 --model ./llava --suffix "Answer yes or no."
 
   greedyprune eval --methods '[{"type": "greedyprune", "tau": 0.9}, "saliency"]' --at input,layer:2
 
@@ -60,8 +64,8 @@ Methods = Annotated[
     ),
 ]
 Keep = Annotated[
-    str,
-    typer.Option("--keep", metavar="BUDGET,...", help=f"Between commas, {BUDGETS}."),
+    str | None,
+    typer.Option("--keep", metavar="BUDGET,...", help=f"Between commas, {BUDGETS}.", show_default=_plan.KEEPS),
 ]
 At = Annotated[
     str | None,
@@ -82,6 +86,11 @@ Auc = Annotated[
     Path | None,
     typer.Option("--auc", metavar="CSV", help="Write how early each method takes the tokens that carry the answer."),
 ]
+Answers = Annotated[Path | None, typer.Option("--answers", metavar="JSONL", help="Write every answer to this file.")]
+Longest = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, help="Longest answer.", show_default=f"8, of --data {own.LONGEST}"),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Few questions and budgets: two minutes on two cores.")]
 Workers = Annotated[
     int | None,
@@ -96,8 +105,9 @@ def evaluate(
     model: Models = None,
     questions: Questions = 200,
     methods: Methods = None,
-    keep: Keep = "1/2,1/4,1/9,1/18",
+    keep: Keep = None,
     at: At = None,
+    preset: PresetFile = None,
     seeds: Seeds = "0,1,2",
     split: Split = "test",
     seed: Seed = 0,
@@ -109,23 +119,33 @@ def evaluate(
     workers: Workers = None,
     batch: BatchSize = 32,
     max_new_tokens: Longest = 8,
+    images: own.Images = None,
+    template: own.Template = None,
+    suffix: own.Suffix = None,
+    metric: own.Metric = None,
+    answers: Answers = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy: every method at every budget, with intervals, floors, controls and region recall."""
+    base = preset_of(preset)
+    how = own.asking(images, template, suffix, metric)
+    if data is not None:
+        max_new_tokens = unless_given(ctx, "max_new_tokens", max_new_tokens, own.LONGEST)
     if quick:
         few, budgets, draws = QUICK
+        budgets = keep if base is not None else budgets
         questions = unless_given(ctx, "questions", questions, few)
         keep, seeds = unless_given(ctx, "keep", keep, budgets), unless_given(ctx, "seeds", seeds, draws)
     plan = _plan.Plan(
-        models=model or list(MODELS),
-        questions=_plan.questions(suite, data, questions, split, seed, (*_plan.SUITES, _plan.ROBUSTNESS)),
-        compared=_plan.compared(methods, keep, at, seeds, suite == _plan.ROBUSTNESS),
+        models=model or ([base.model] if base is not None and base.model else list(MODELS)),
+        questions=_plan.questions(suite, data, questions, split, seed, (*_plan.SUITES, _plan.ROBUSTNESS), how),
+        compared=_plan.compared(methods, keep, at, seeds, suite == _plan.ROBUSTNESS, base),
         running=_plan.Running(device, dtype, workers, batch, max_new_tokens),
-        files=_plan.files(out, run, report, auc, suite),
+        files=_plan.files(out, run, report, auc, suite, answers),
         as_json=as_json,
     )
-    check_paths({"--out": out, "--report": report, "--auc": auc})
+    check_paths({"--out": out, "--report": report, "--auc": auc, "--answers": answers})
     check_folder("--run", run)
     _evaluate.evaluate_models(plan)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from greedyprune.eval.configs import DENSE, DOWNSCALE, ORACLE, POOL, RANDOM, Config
 from greedyprune.eval.engine import Outcome
-from greedyprune.eval.items import Item
+from greedyprune.eval.items import HALF, Item
 from greedyprune.eval.stats import guess_floor, majority_floor
 
 Batches = list[list[Item]]
@@ -28,6 +29,8 @@ class Answers:
     """By configuration key and column name: (q,) each, one value per question."""
     given: int = 0
     """Answers that the model gave in this run; the others were in the run folder."""
+    told: dict[str, list[str]] = field(default_factory=dict)
+    """By configuration key: the answers themselves."""
 
     @classmethod
     def of(
@@ -35,26 +38,52 @@ class Answers:
     ) -> Answers:
         """Join the batches of every configuration."""
         columns: dict[str, dict[str, Tensor]] = {}
+        told: dict[str, list[str]] = {}
         for config in configs:
             parts = [outcomes[config.key, number] for number in range(len(batches))]
-            right = [
-                item.right(t)
-                for items, part in zip(batches, parts, strict=True)
-                for item, t in zip(items, part.told, strict=True)
-            ]
+            told[config.key] = [text for part in parts for text in part.told]
+            asked = [item for items in batches for item in items]
+            scores = [item.score(text) for item, text in zip(asked, told[config.key], strict=True)]
             columns[config.key] = {
-                "right": torch.tensor(right),
+                "score": torch.tensor(scores, dtype=torch.float64),
                 **{
                     name: torch.tensor([value for part in parts for value in getattr(part, name)], dtype=torch.float64)
                     for name in NUMBERS
                 },
                 "seconds": torch.tensor([part.seconds / len(part.told) for part in parts for _ in part.told]),
             }
-        return cls([item for items in batches for item in items], configs, columns, given)
+        return cls([item for items in batches for item in items], configs, columns, given, told)
+
+    def scores(self, config: Config) -> Tensor:
+        """How right the answers of `config` are, each from 0 to 1. (q,) float64"""
+        return self.columns[config.key]["score"]
 
     def right(self, config: Config) -> Tensor:
         """True for the questions that `config` answered right. (q,) bool"""
-        return self.columns[config.key]["right"]
+        return self.scores(config) >= HALF
+
+    def listed(self) -> Iterator[dict[str, Any]]:
+        """Every answer as plain values, configuration by configuration."""
+        for config in self.configs:
+            scores, kept = self.scores(config).tolist(), self.columns[config.key]["kept"].tolist()
+            for item, text, points, left in zip(self.items, self.told[config.key], scores, kept, strict=True):
+                yield {
+                    "method": config.name,
+                    "options": config.options,
+                    "stage": config.place,
+                    "budget": config.budget,
+                    "seed": config.seed,
+                    "perturbation": config.perturbation,
+                    "item": item.name,
+                    "task": item.task,
+                    "image": item.picture,
+                    "question": item.text,
+                    "answers": list(item.answers),
+                    "metric": item.metric,
+                    "told": text,
+                    "score": points,
+                    "kept": int(left),
+                }
 
     @cached_property
     def tasks(self) -> dict[str, Tensor]:
@@ -78,7 +107,7 @@ class Answers:
 
     def accuracy(self, config: Config, tasks: Sequence[str]) -> float:
         """The mean over tasks of the share of right answers."""
-        return sum(float(self.right(config)[self.tasks[task]].double().mean()) for task in tasks) / len(tasks)
+        return sum(float(self.scores(config)[self.tasks[task]].mean()) for task in tasks) / len(tasks)
 
     def rivals(self, config: Config) -> dict[str, list[Config]]:
         """The other methods at the same budget, by name; seeds of one method go together.

@@ -5,7 +5,8 @@
 
 `image` is a path inside the folder; `answer` is a text or a list of texts that are all right. `task` ("questions" if
 left out) groups lines in the results; `boxes` (left, top, right, bottom in pixels) enclose what carries the answer;
-`guesses` lists answers that are plausible without looking.
+`guesses` lists answers that are plausible without looking; `metric` names the rule of `scoring.METRICS` by which an
+answer is scored, "exact" if left out.
 
 A folder may come from others, so nothing outside it is read. Absolute paths, `..`, links that lead out of the folder,
 and lines and texts that are too long are refused. The error names the file and the line.
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from greedyprune.eval.items import Item
+from greedyprune.eval.scoring import check_metric
 from greedyprune.ops.grid import Box
 
-FIELDS = {"image", "question", "answer", "task", "boxes", "guesses"}
+FIELDS = {"image", "question", "answer", "task", "boxes", "guesses", "metric"}
 LONGEST_LINE = 1_000_000
 """Bytes of a line."""
 LONGEST_QUESTION = 20_000
@@ -46,7 +48,7 @@ class Folder:
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
             raise ValueError(f"{self.path} needs exactly one .jsonl file with questions, and holds {found}.")
-        _inside(self.path, files[0].name, str(self.path))
+        inside(self.path, files[0].name, str(self.path))
         items: list[Item] = []
         counts: dict[str, int] = {}
         for number, line in enumerate(_lines(files[0]), start=1):
@@ -62,19 +64,12 @@ class Folder:
     def _item(self, given: dict[str, Any], name: str) -> Item:
         shown = given["image"]
         if not isinstance(shown, str) or not shown:
-            raise ValueError(f'{name} has the "image" {_short(shown)}: write a path inside the folder, as text.')
-        image = _inside(self.path, shown, name)
-        question, task = given["question"], _text(given.get("task", "questions"), "task", name)
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f'{name} has the "question" {_short(question)}: write it as a text that is not empty.')
-        if len(question) > LONGEST_QUESTION:
-            raise ValueError(
-                f"{name} has a question of {len(question)} characters, and at most {LONGEST_QUESTION} are asked: "
-                "shorten it."
-            )
+            raise ValueError(f'{name} has the "image" {short_form(shown)}: write a path inside the folder, as text.')
+        image = inside(self.path, shown, name)
+        task = text_of(given.get("task", "questions"), "task", name)
         if len(task) > LONGEST_TASK or not task.isprintable():
             raise ValueError(
-                f'{name} has the "task" {_short(task)}: write one line of at most {LONGEST_TASK} characters.'
+                f'{name} has the "task" {short_form(task)}: write one line of at most {LONGEST_TASK} characters.'
             )
         answer = given["answer"]
         return Item(
@@ -82,11 +77,31 @@ class Folder:
             task,
             image,
             image.relative_to(self.path.resolve()).as_posix(),
-            _text(question, "question", name),
-            _texts(answer if isinstance(answer, list) else [answer], "answer", name),
+            question_of(given["question"], name),
+            texts_of(answer if isinstance(answer, list) else [answer], "answer", name),
             tuple(_box(box, name) for box in _list(given.get("boxes", []), "boxes", name)),
-            _texts(given.get("guesses", []), "guesses", name, empty=True),
+            texts_of(given.get("guesses", []), "guesses", name, empty=True),
+            metric=_metric(given.get("metric", "exact"), name),
         )
+
+
+def question_of(question: Any, name: str) -> str:
+    """The text of a question. Raises ValueError if it is empty or too long."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f'{name} has the "question" {short_form(question)}: write it as a text that is not empty.')
+    if len(question) > LONGEST_QUESTION:
+        raise ValueError(
+            f"{name} has a question of {len(question)} characters, and at most {LONGEST_QUESTION} are asked: "
+            "shorten it."
+        )
+    return text_of(question, "question", name)
+
+
+def _metric(given: Any, name: str) -> str:
+    try:
+        return check_metric(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -109,37 +124,41 @@ def _fields(line: bytes, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{name} is no JSON: {error}.") from error
     if not isinstance(given, dict) or not {"image", "question", "answer"} <= set(cast("dict[str, Any]", given)):
-        raise ValueError(f'{name} needs "image", "question" and "answer": {_short(given)}')
+        raise ValueError(f'{name} needs "image", "question" and "answer": {short_form(given)}')
     if unknown := set(cast("dict[str, Any]", given)) - FIELDS:
-        raise ValueError(f"{name} has the unknown field {_short(min(unknown))}: known are {', '.join(sorted(FIELDS))}.")
+        raise ValueError(
+            f"{name} has the unknown field {short_form(min(unknown))}: known are {', '.join(sorted(FIELDS))}."
+        )
     return cast("dict[str, Any]", given)
 
 
-def _inside(folder: Path, given: str, name: str) -> Path:
+def inside(folder: Path, given: str, name: str) -> Path:
     """The path of that file in the folder, links followed. Raises ValueError if it is not inside the folder."""
     path = Path(given)
     if path.anchor or ".." in path.parts or "\0" in given:
-        raise ValueError(f'{name} names {_short(given)}: write a path inside the folder, without "..".')
+        raise ValueError(f'{name} names {short_form(given)}: write a path inside the folder, without "..".')
     root = folder.resolve()
     try:
         real = (root / path).resolve()
         if not real.is_relative_to(root):
-            raise ValueError(f"{name} names {_short(given)}, a link that leaves the folder: put the file itself there.")
+            raise ValueError(
+                f"{name} names {short_form(given)}, a link that leaves the folder: put the file itself there."
+            )
         is_file = os.path.isfile(real)
         given.encode("utf-8")
     except (OSError, UnicodeEncodeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{name} names {_short(given)}, which is no name of a file: {reason}.") from error
+        raise ValueError(f"{name} names {short_form(given)}, which is no name of a file: {reason}.") from error
     if not is_file:
-        raise ValueError(f"{name} names the image {_short(given)}, which is not in {folder}.")
+        raise ValueError(f"{name} names the image {short_form(given)}, which is not in {folder}.")
     return real
 
 
-def _text(value: Any, field: str, name: str) -> str:
+def text_of(value: Any, field: str, name: str) -> str:
     """A text, or a number as text. Raises ValueError for anything else."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
     if not isinstance(value, str) and not number:
-        raise ValueError(f'{name} has the "{field}" {_short(value)}: write a text in quotes, or a number.')
+        raise ValueError(f'{name} has the "{field}" {short_form(value)}: write a text in quotes, or a number.')
     text = str(value)
     try:
         text.encode("utf-8")
@@ -148,8 +167,8 @@ def _text(value: Any, field: str, name: str) -> str:
     return text
 
 
-def _texts(values: Any, field: str, name: str, empty: bool = False) -> tuple[str, ...]:
-    found = tuple(_text(value, field, name) for value in _list(values, field, name))
+def texts_of(values: Any, field: str, name: str, empty: bool = False) -> tuple[str, ...]:
+    found = tuple(text_of(value, field, name) for value in _list(values, field, name))
     if not found and not empty:
         raise ValueError(f'{name} has no "{field}": write one text or more.')
     return found
@@ -157,7 +176,7 @@ def _texts(values: Any, field: str, name: str, empty: bool = False) -> tuple[str
 
 def _list(value: Any, field: str, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f'{name} has the "{field}" {_short(value)}: write a list, or leave it out.')
+        raise ValueError(f'{name} has the "{field}" {short_form(value)}: write a list, or leave it out.')
     return cast("list[Any]", value)
 
 
@@ -167,10 +186,10 @@ def _box(box: Any, name: str) -> Box:
         left, top, right, bottom = map(float, box)
         if left < right and top < bottom:
             return left, top, right, bottom
-    raise ValueError(f"{name} has the box {_short(box)}: write [left, top, right, bottom] in pixels.")
+    raise ValueError(f"{name} has the box {short_form(box)}: write [left, top, right, bottom] in pixels.")
 
 
-def _short(value: Any) -> str:
+def short_form(value: Any) -> str:
     """A short form of a value, for errors."""
     try:
         text = repr(value)

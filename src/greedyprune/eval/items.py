@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from greedyprune.eval.scoring import score, words
 from greedyprune.ops.grid import Box
+
+QUESTION = "{question}"
+"""The place of the question in a template."""
+HALF = 0.5
+"""The score from which an answer counts as right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,8 @@ class Item:
     """Boxes around the other things of the sort that is asked about. Empty if unknown; no answer depends on them."""
     before: tuple[tuple[str, str], ...] = ()
     """The turns before this question, about the same image: each a question and its answer."""
+    metric: str = "exact"
+    """The name in `scoring.METRICS` of the rule by which an answer is scored."""
 
     def open(self) -> Any:
         """The image in RGB."""
@@ -43,14 +50,18 @@ class Item:
 
         return open_picture(self.image)
 
+    def score(self, told: str) -> float:
+        """How right an answer is by the item's metric. -> 0 to 1"""
+        return score(self.metric, told, self.answers)
+
     def right(self, told: str) -> bool:
-        """True if this is one of the right answers, word for word. Case and punctuation do not count."""
-        return words(told) in [words(answer) for answer in self.answers]
+        """True if an answer is right, of a metric with steps at least half right."""
+        return self.score(told) >= HALF
 
     @property
     def guess_rate(self) -> float | None:
-        """The share of the guesses that are right."""
-        return sum(map(self.right, self.guesses)) / len(self.guesses) if self.guesses else None
+        """The mean score of the guesses."""
+        return sum(map(self.score, self.guesses)) / len(self.guesses) if self.guesses else None
 
 
 class Task(Protocol):
@@ -61,9 +72,12 @@ class Task(Protocol):
         ...
 
 
-def words(text: str) -> list[str]:
-    """The words of an answer, as they are compared."""
-    return re.findall(r"\w+", text.casefold())
+def asked(items: Iterable[Item], template: str = QUESTION, metric: str | None = None) -> list[Item]:
+    """The same items, each question put into a template, and scored by another metric if one is named.
+
+    asked(items, "{question}\nAnswer with one word.", "contains")
+    """
+    return [replace(item, text=template.replace(QUESTION, item.text), metric=metric or item.metric) for item in items]
 
 
 def checked(items: Iterable[Item]) -> list[Item]:
@@ -77,6 +91,11 @@ def checked(items: Iterable[Item]) -> list[Item]:
             raise ValueError(f"two items are called {item.name!r}: give every question a name of its own.")
         if not any(words(answer) for answer in item.answers):
             raise ValueError(f"item {item.name!r} has no answer that could be right: give it one with a word in it.")
+        if not any(map(item.score, item.answers)):
+            raise ValueError(
+                f"item {item.name!r} has no answer that the metric {item.metric!r} calls right: "
+                f"{', '.join(item.answers)}."
+            )
         seen.add(item.name)
     return listed
 

@@ -48,8 +48,8 @@ def rows(answers: Answers, *, resamples: int = RESAMPLES, seed: int = 0) -> list
     (which flatters that other), and to random choice averaged over its seeds; 95 % intervals resample images.
     """
     bootstrap = Bootstrap([item.picture for item in answers.items], resamples, seed)
-    right = torch.stack([answers.right(config) for config in answers.configs], 1)
-    table = _Table(answers, {task: bootstrap.means(right, among) for task, among in answers.tasks.items()})
+    scores = torch.stack([answers.scores(config) for config in answers.configs], 1)
+    table = _Table(answers, {task: bootstrap.means(scores, among) for task, among in answers.tasks.items()})
     groups = {task: [task] for task in answers.tasks}
     if len(groups) > 1:
         groups[MEAN] = list(answers.tasks)
