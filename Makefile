@@ -29,7 +29,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo test test-kernels bench-gpu fuzz soak test-oldest test-release test-newest test-wheel \
-	test-sdist test-ray test-lmms test-slow docs test-site notebooks testbed-gemma eval-quick bench-performance \
+	test-sdist test-ray test-lmms test-app test-browser test-slow docs test-site notebooks testbed-gemma eval-quick bench-performance \
 	test-all vllm-env test-vllm lint format clean
 
 help: ## list the targets
@@ -86,6 +86,18 @@ test-wheel: ## install a wheel beside transformers RELEASE=5.24.0, say, without 
 	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
 	.venv-wheel/bin/python -m pip install -q '$(TORCH)' transformers==$(RELEASE) "$$(echo dist/*.whl)[all]"
 	OMP_NUM_THREADS=1 .venv-wheel/bin/python tests/tools/first_steps.py
+
+test-app: ## ask the page of greedyprune app through gradio's client, in .venv-app
+	$(MAKE) venv VENV=.venv-app
+	.venv-app/bin/python -m pip install -q -e '.[app]' '$(TORCH)'
+	OMP_NUM_THREADS=1 .venv-app/bin/python -m pytest -n 0 -m app -o filterwarnings=default tests/app/test_page.py
+
+test-browser: ## the same page in headless chromium (apt-get install chromium), screenshots in SCREENSHOTS=folder
+	$(MAKE) venv VENV=.venv-app
+	.venv-app/bin/python -m pip install -q -e '.[app]' playwright '$(TORCH)'
+	mkdir -p $(SCREENSHOTS)
+	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) .venv-app/bin/python -m pytest -n 0 -m app -o filterwarnings=default \
+		tests/app/test_browser.py
 
 test-sdist: venv ## build the source distribution, unpack it, and run the tests of the house and the words inside it
 	rm -rf dist .venv-sdist && $(PYTHON) -m venv .venv-sdist

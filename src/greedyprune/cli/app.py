@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import greedyprune
 from greedyprune.cli._errors import OneLine
+from greedyprune.cli._own import run_file
 from greedyprune.cli.batch import EXAMPLES as BATCH
 from greedyprune.cli.batch import batch
 from greedyprune.cli.bench import bench
@@ -19,14 +21,20 @@ from greedyprune.cli.doctor import EXAMPLES as DOCTOR
 from greedyprune.cli.doctor import doctor
 from greedyprune.cli.eval import EXAMPLES as EVAL
 from greedyprune.cli.eval import evaluate
+from greedyprune.cli.gui import EXAMPLES as GUI
+from greedyprune.cli.gui import app as gui
 from greedyprune.cli.methods import EXAMPLES as METHODS
 from greedyprune.cli.methods import methods
 from greedyprune.cli.models import EXAMPLES as MODELS
 from greedyprune.cli.models import models
+from greedyprune.cli.plan import EXAMPLES as PLAN
+from greedyprune.cli.plan import plan
 from greedyprune.cli.run import EXAMPLES as RUN
 from greedyprune.cli.run import run
 from greedyprune.cli.serve import EXAMPLES as SERVE
 from greedyprune.cli.serve import serve
+from greedyprune.cli.tune import EXAMPLES as TUNE
+from greedyprune.cli.tune import tune
 from greedyprune.cli.verify import EXAMPLES as VERIFY
 from greedyprune.cli.verify import verify
 from greedyprune.cli.vllm import ARGS as VLLM
@@ -49,11 +57,17 @@ app = typer.Typer(
 def greet(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+    own: Annotated[
+        list[Path] | None,
+        typer.Option("--import", metavar="FILE.py", help="Run a file of yours first, which registers methods."),
+    ] = None,
 ) -> None:
     """Training-free pruning of the visual tokens of vision-language models.
 
     Start with [bold]greedyprune demo[/bold]: it needs no download.
     """
+    for file in own or ():
+        run_file(file)
     if version:
         typer.echo(f"greedyprune {greedyprune.__version__}")
     elif ctx.invoked_subcommand is None:
@@ -74,8 +88,11 @@ def explain(
 app.command("help")(explain)
 app.command(epilog=DEMO)(demo)
 app.command(epilog=RUN)(run)
+app.command(epilog=PLAN)(plan)
+app.command("app", epilog=GUI)(gui)
 app.command(epilog=BATCH)(batch)
 app.command("eval", epilog=EVAL)(evaluate)
+app.command(epilog=TUNE)(tune)
 app.command(epilog=SERVE)(serve)
 app.command(epilog=CUES)(cues)
 app.command(epilog=VERIFY)(verify)

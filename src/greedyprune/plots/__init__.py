@@ -1,4 +1,5 @@
-"""Pictures of kept tokens: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet.
+"""Pictures of kept tokens: `overlay` draws one selection on its image, `side_by_side` makes a captioned sheet, and
+`steps` shows it grow.
 
     with gp.prune(model, gp.GreedyPrune(), keep=64) as pruned:
         model.generate(**inputs)
@@ -18,6 +19,8 @@ except ModuleNotFoundError as missing:
 
 from greedyprune.plots.patches import overlay as overlay
 from greedyprune.plots.sheet import side_by_side as side_by_side
+from greedyprune.plots.steps import save_steps as save_steps
+from greedyprune.plots.steps import steps as steps
 from greedyprune.preprocessing.seen import seen as seen
 
-__all__ = ["overlay", "seen", "side_by_side"]
+__all__ = ["overlay", "save_steps", "seen", "side_by_side", "steps"]

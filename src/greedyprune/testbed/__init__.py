@@ -7,13 +7,14 @@
     inputs = processor(images=image, text=prompt(processor, question), return_tensors="pt")
 
 Their model cards, `llava_scenes/README.md` and `qwen_scenes/README.md`, say what the models are, how well they answer,
-and why their numbers say nothing about public LVLMs. The scenes need an extra, `pip install 'greedyprune[testbed]'`;
-the models alone do not.
+and why their numbers say nothing about public LVLMs. Both need an extra, `pip install 'greedyprune[testbed]'`; for the
+models alone Pillow is enough.
 """
 
 import json
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ __all__ = [
     "sample",
     "scenes",
     "spelled",
+    "spelling",
 ]
 
 FOLDERS = {name: Path(__file__).parent / f"{name}_scenes" for name in ("llava", "qwen")}
@@ -78,6 +80,11 @@ def load(
     (`SIZES`), and its processor takes images alone where torchvision is absent. The files hold float16 to stay small;
     the models were trained in float32, which is also what CPUs are fast in.
     """
+    if find_spec("PIL") is None:
+        raise ImportError(
+            "the models of the testbed read pictures by Pillow, which is not installed: pip install "
+            "'greedyprune[testbed]'"
+        )
     from transformers import AutoModelForImageTextToText
 
     from greedyprune.preprocessing.processors import load_processor
@@ -117,6 +124,13 @@ def prompt(processor: Any, question: "Question | str") -> str:
     """One image and one question, behind the turns before it, in the model's chat template, ready for the answer."""
     turns = chat(question) if isinstance(question, str) else chat(question.text, question.before)
     return processor.apply_chat_template(turns, add_generation_prompt=True)
+
+
+def spelling(processor: Any, text: str) -> "tuple[str, list[str]]":
+    """A question as the bundled models read it: lower case, a space before punctuation. -> it, and unknown words"""
+    words = text.lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").split()
+    known = processor.tokenizer.get_vocab()
+    return " ".join(words), [word for word in words if word not in known]
 
 
 def __getattr__(name: str) -> Any:
