@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from commands import ASK, greedy
+from commands import ASK, complaint, greedy
 from greedyprune.cli import _answer, _load
-from greedyprune.cli._answer import Answer
+from greedyprune.cli._answer import Answer, Sampling
+from greedyprune.keep import Keep
 from greedyprune.naming import parse_keep
 from greedyprune.stages import parse_stage
 
@@ -137,3 +140,52 @@ def test_the_pictures_of_a_folder_are_drawn_into_a_folder(folder: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["001-b.png", "002-c.png"]
     assert result.stdout.count("overlay: ") == 2
+
+
+def test_a_clip_is_read_as_even_frames_and_drawn_frame_by_frame(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    first, *rest = [Image.new("RGB", (64, 64), (20 * shade, 0, 0)) for shade in range(8)]
+    first.save(tmp_path / "film.gif", save_all=True, append_images=rest)
+    keep = Keep.from_order(torch.tensor([0, 3, 5, 6]), torch.zeros(4), 8)
+    selection = SimpleNamespace(order=keep.order, gains=keep.gains, n=8, k=4, grid=(2, 2, 2))
+
+    def prompt(loaded: Any, images: Any, question: str) -> None:
+        given.extend(images)
+
+    def answer(loaded: Any, inputs: Any, how: Any, longest: int, sampling: Any = None) -> Answer:
+        given.append(sampling)
+        return Answer("red", 8, 4, 9, 5.0, 1000, at="input", selections=[selection])  # type: ignore[list-item]
+
+    monkeypatch.setattr(_load, "load", lambda *_: _load.Loaded(None, None, "mine", bundled=False))
+    monkeypatch.setattr(_answer, "prompt", prompt)
+    monkeypatch.setattr(_answer, "answer", answer)
+    asked = ("run", tmp_path / "film.gif", "--ask", ASK, "--frames", "4")
+    assert "a 'llava' model reads no videos" in complaint(greedy(*asked), 1)
+    assert given == []
+    options = (
+        "--model",
+        "qwen",
+        "--save",
+        tmp_path / "kept.png",
+        "--size",
+        "100",
+        "--temperature",
+        "0.7",
+        "--seed",
+        "3",
+    )
+    result = greedy(*asked, *options)
+    assert result.exit_code == 0, result.output
+    assert (given[0].indices, given[0].total) == ([1, 3, 5, 7], 8)
+    assert given[1] == Sampling(0.7, 1.0, 0, 3)
+    with Image.open(tmp_path / "kept.png") as drawn:
+        assert drawn.width > 200  # two frames beside each other
+    assert "write --temperature" in complaint(greedy(*asked, "--top-p", "0.5"), 2)
+
+
+@pytest.mark.usefixtures("asked")
+def test_an_answer_without_any_visual_token_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_answer, "answer", lambda *_: Answer("yes", 100, 0, 9, 5.0, 1000, at="input"))
+    assert "without having seen the picture" in greedy("run", folder / "b.png", "--ask", ASK, "--keep", "0").stderr

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, misuse, note
+from greedyprune.preprocessing.clips import Clip
 from greedyprune.preprocessing.inputs import chat, check_question, to_model
 
 if TYPE_CHECKING:
@@ -78,31 +79,68 @@ class Answer:
         return found
 
 
-def prompt(loaded: Loaded, images: Sequence[Image.Image], question: str) -> dict[str, Any]:
-    """The model's inputs for some images and a question about them, in its own chat template."""
+def prompt(loaded: Loaded, images: Sequence[Image.Image | Clip], question: str) -> dict[str, Any]:
+    """The model's inputs for some images and a question about them, on its device."""
+    return to_model(processed(loaded, images, question), loaded.model)
+
+
+def processed(loaded: Loaded, images: Sequence[Image.Image | Clip], question: str) -> Any:
+    """What the processor makes of some images and clips and a question about them, in the model's chat template."""
     try:
         check_question(question, loaded.processor)
     except ValueError as error:
         raise misuse(error) from error
-    turns = chat(_spelled(loaded, question), images=len(images))
+    clips = [each for each in images if isinstance(each, Clip)]
+    kinds = ("video" if isinstance(each, Clip) else "image" for each in images)
+    turns = chat(_spelled(loaded, question), images=0)
+    turns[0]["content"] = [*({"type": kind} for kind in kinds), *turns[0]["content"]]
+    given: dict[str, Any] = {"images": [each for each in images if not isinstance(each, Clip)] or None}
+    if clips:
+        given["videos"] = [clip.frames for clip in clips]
+        given |= {"video_metadata": [clip.metadata() for clip in clips], "do_sample_frames": False}
     try:
         text = loaded.processor.apply_chat_template(turns, add_generation_prompt=True)
-        inputs = loaded.processor(images=list(images), text=text, return_tensors="pt")
+        return loaded.processor(text=text, return_tensors="pt", **given)
+    except ImportError as error:
+        raise Failure(f"{str(error).splitlines()[0]} (or: pip install 'greedyprune[video]')") from error
     except ValueError as error:
         raise Failure(f"the processor of {loaded.name!r} cannot build the prompt: {error}") from error
-    return to_model(inputs, loaded.model)
 
 
-def answer(loaded: Loaded, inputs: dict[str, Any], pruning: Pruning | None = None, max_new_tokens: int = 64) -> Answer:
-    """Answer a prompt and time its prefill. The model is not changed."""
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing the tokens of an answer at random instead of taking the likeliest."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    """The number of the likeliest tokens that are drawn from; 0 for all."""
+    seed: int
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `generate`."""
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+
+def answer(
+    loaded: Loaded,
+    inputs: dict[str, Any],
+    pruning: Pruning | None = None,
+    max_new_tokens: int = 64,
+    sampling: Sampling | None = None,
+) -> Answer:
+    """Answer a prompt and time its prefill. The model is not changed, nor is the state of torch's random numbers."""
     import torch
 
     model, length = loaded.model, inputs["input_ids"].shape[1]
-    with torch.inference_mode():
+    drawn = {"do_sample": False} if sampling is None else sampling.options()
+    with torch.inference_mode(), torch.random.fork_rng(enabled=sampling is not None):
+        if sampling is not None:
+            torch.manual_seed(sampling.seed)
         try:
             with _pruned(model, pruning) if pruning else nullcontext() as pruned:
                 first_ms, cache_bytes = _prefill(model, inputs)
-                out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+                out = model.generate(**inputs, max_new_tokens=max_new_tokens, **drawn)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise Failure(str(error)) from error
     text = loaded.processor.batch_decode(out[:, length:], skip_special_tokens=True)[0].strip()
@@ -156,12 +194,12 @@ def _spelled(loaded: Loaded, question: str) -> str:
     """The question. For the bundled model in its spelling: lower case, and a space before the question mark."""
     if not loaded.bundled:
         return question
-    words = question.lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").split()
-    known = loaded.processor.tokenizer.get_vocab()
-    strange = [word for word in words if word not in known]
+    from greedyprune.testbed import spelling
+
+    text, strange = spelling(loaded.processor, question)
     if strange:
         note(
             f"warning: the bundled model has never seen the word {strange[0]!r}; it knows 87 words, and questions "
             "such as 'how many circles ?' or 'what digit is on the red tile ?'."
         )
-    return " ".join(words)
+    return text

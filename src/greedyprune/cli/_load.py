@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging as logs
-import mimetypes
 import os
 import re
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from greedyprune.cli._outputs import check_path
 if TYPE_CHECKING:
     from PIL import Image
 
+    from greedyprune.preprocessing.clips import Clip
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NOISY = ("torchao", "torch.utils._pytree")
 """Loggers that warn while transformers imports torchao, of nothing that concerns pruning."""
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-"""Formats in which several frames are an animation; in other formats they are thumbnails or pages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +63,25 @@ def load(name: str | None, device: str = "cpu", dtype: str | None = None) -> Loa
             f"warning: {len(lacking)} weights are missing in {where!r} and were drawn at random, such as {lacking[0]}."
         )
     return Loaded(model.to(device).eval(), processor, name or "bundled", bundled)
+
+
+def without_weights(name: str | None) -> Loaded:
+    """A model of these classes on the meta device, with its processor. No weights are read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from greedyprune.preprocessing.processors import load_processor
+
+    where, bundled = _place(name)
+    quieten()
+    _check_family(where, name or "the bundled model")
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(where, local_files_only=os.path.isdir(where))
+            model = AutoModelForImageTextToText.from_config(config)
+        return Loaded(model, load_processor(where), name or "bundled", bundled)
+    except Exception as error:  # whatever a broken checkpoint makes the libraries below raise
+        raise Failure(f"cannot read the model {where!r}: {_first_line(error)}") from error
 
 
 def checked_place(name: str) -> str:
@@ -152,22 +170,22 @@ def open_image(path: Path) -> Image.Image:
             "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
         ) from missing
 
+    from greedyprune.preprocessing.clips import ANIMATED, is_film
     from greedyprune.preprocessing.pictures import FORMATS, TooLarge, frames_of, header_of, upright
 
     if not path.exists():
         raise Failure(f"image {str(path)!r}: there is no such file.")
     if path.is_dir():
         raise Failure(f"image {str(path)!r} is a folder: name the files in it.")
-    if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
-        raise Failure(f"image {str(path)!r} is a video, which is not supported yet: save a frame of it as a picture.")
+    if is_film(path):
+        raise Failure(f"image {str(path)!r} is a video: save a frame of it as a picture, or ask about it by run.")
     try:
         if path.stat().st_size == 0:
             raise Failure(f"image {str(path)!r} is empty (0 bytes).")
         with header_of(path) as image:
             if image.format in ANIMATED and (frames := frames_of(image)) > 1:
                 raise Failure(
-                    f"image {str(path)!r} has {frames} frames, and videos are not supported yet: save one frame as a "
-                    "picture."
+                    f"image {str(path)!r} has {frames} frames: save one frame as a picture, or ask about it by run."
                 )
             return upright(image, path)
     except UnidentifiedImageError as error:
@@ -176,6 +194,50 @@ def open_image(path: Path) -> Image.Image:
         raise Failure(f"image {str(path)!r} is not read: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise Failure(f"image {str(path)!r} cannot be read, it may be damaged: {_first_line(error)}") from error
+
+
+def open_clip(path: Path, frames: int) -> Clip:
+    """So many evenly spaced frames of a clip."""
+    from greedyprune.preprocessing.clips import read_clip
+
+    try:
+        return read_clip(path, frames)
+    except ImportError as error:
+        raise Failure(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise Failure(f"clip {str(path)!r} cannot be read: {_first_line(error).rstrip('.')}.") from error
+
+
+def is_clip(path: Path) -> bool:
+    """True for a video, and for a picture that moves. What cannot be read at all is none; `open_image` says why."""
+    try:
+        from greedyprune.preprocessing.clips import ANIMATED, is_film
+        from greedyprune.preprocessing.pictures import frames_of, header_of
+
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        if is_film(path):
+            return True
+        with header_of(path) as image:
+            return image.format in ANIMATED and frames_of(image) > 1
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return False
+
+
+def check_reads_videos(name: str | None, path: Path) -> None:
+    """Raise Failure if models of this type read no videos."""
+    from transformers import AutoConfig
+
+    from greedyprune.models.table import family_of
+
+    where, _ = _place(name)
+    _check_family(where, name or "the bundled model")
+    config = AutoConfig.from_pretrained(where, local_files_only=os.path.isdir(where))
+    if "video" not in [medium.kind for medium in family_of(config.model_type, config).media]:
+        raise Failure(
+            f"clip {str(path)!r}: a {config.model_type!r} model reads no videos: save a frame of it as a picture, or "
+            "name another --model."
+        )
 
 
 def check_picture_path(path: Path) -> None:

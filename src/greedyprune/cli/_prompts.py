@@ -45,11 +45,14 @@ def _pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder, by name. Raises Failure if there are none, and says what else it holds."""
     from PIL import Image
 
+    from greedyprune.preprocessing.clips import is_film
     from greedyprune.preprocessing.pictures import FORMATS
 
     known = Image.registered_extensions()
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    pictures = [path for path in entries if path.is_file() and known.get(path.suffix.lower()) in FORMATS]
+    pictures = [
+        path for path in entries if path.is_file() and (known.get(path.suffix.lower()) in FORMATS or is_film(path))
+    ]
     others = [path.name for path in entries if path not in pictures]
     if not pictures:
         raise Failure(f"the folder {str(folder)!r} holds no picture: known are {', '.join(FORMATS)}.")

@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from greedyprune.cli._drawn import draw
 from greedyprune.cli._errors import Failure, misuse, note
-from greedyprune.cli._options import BUDGETS, STAGES, Device, Dtype, Longest, cut_of
+from greedyprune.cli._options import (
+    BUDGETS,
+    STAGES,
+    USUAL_KEEP,
+    Device,
+    Dtype,
+    Longest,
+    PresetFile,
+    cut_of,
+    preset_of,
+)
 from greedyprune.cli._outputs import make_folder, written
 from greedyprune.cli._prompts import prompts, question
 from greedyprune.cli._show import console, print_json, progress, size, table
@@ -24,6 +35,8 @@ if TYPE_CHECKING:
 
     from greedyprune.cli._answer import Answer, Pruning
     from greedyprune.cli._load import Loaded
+    from greedyprune.preprocessing.clips import Clip
+    from greedyprune.preset import Preset
 
 EXAMPLES = """Examples:
 
@@ -41,7 +54,8 @@ POSITIONS = ("original", "compact")
 
 
 Pictures = Annotated[
-    list[Path], typer.Argument(help="Pictures, which go into one prompt, or folders, whose pictures get one each.")
+    list[Path],
+    typer.Argument(help="Pictures and clips, which go into one prompt, or folders, whose files get one each."),
 ]
 Ask = Annotated[str | None, typer.Option("--ask", metavar="QUESTION", help="The question about them.")]
 PromptFile = Annotated[
@@ -54,11 +68,22 @@ Model = Annotated[
     typer.Option("--model", metavar="FOLDER_OR_ID", help="A folder or an id of the hub.", show_default="bundled"),
 ]
 Named = Annotated[
-    str,
-    typer.Option("--method", metavar="NAME|JSON", help="See [bold]greedyprune methods[/bold]; JSON sets its options."),
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME|JSON",
+        help="See [bold]greedyprune methods[/bold]; JSON sets its options.",
+        show_default=DEFAULT,
+    ),
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}, or less at each cut, 'layer:2 50%, layer:4 25%'.")
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="BUDGET",
+        help=f"{BUDGETS}, or less at each cut, 'layer:2 50%, layer:4 25%'.",
+        show_default=USUAL_KEEP,
+    ),
 ]
 At = Annotated[
     str | None,
@@ -70,9 +95,12 @@ At = Annotated[
     ),
 ]
 Numbered = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--positions", metavar="|".join(POSITIONS), help="Kept tokens keep their position ids, or are renumbered."
+        "--positions",
+        metavar="|".join(POSITIONS),
+        help="Kept tokens keep their position ids, or are renumbered.",
+        show_default=POSITIONS[0],
     ),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Answer without pruning too.")]
@@ -80,6 +108,17 @@ Save = Annotated[
     Path | None,
     typer.Option("--save", metavar="PNG", help="Draw the kept patches into this file, or folder."),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", min=0.01, help="Draw the answer at random, at this temperature.", show_default="no draws"
+    ),
+]
+TopP = Annotated[float, typer.Option("--top-p", min=0.01, max=1, help="Draw from the likeliest of this share.")]
+TopK = Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many of the likeliest; 0 is all.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")]
+Size = Annotated[int, typer.Option("--size", min=32, max=8192, help="Longest side of a drawn picture in pixels.")]
+Frames = Annotated[int, typer.Option("--frames", min=1, max=512, help="Evenly spaced frames that are read of a clip.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -106,28 +145,38 @@ def run(
     ask: Ask = None,
     prompt_file: PromptFile = None,
     together: Together = False,
+    frames: Frames = 8,
     model: Model = None,
-    method: Named = DEFAULT,
-    keep: Keep = "25%",
+    method: Named = None,
+    keep: Keep = None,
     at: At = None,
-    positions: Numbered = "original",
+    positions: Numbered = None,
+    preset: PresetFile = None,
     compare: Compare = False,
     save: Save = None,
+    size: Size = 504,
     as_json: Json = False,
     max_new_tokens: Longest = 64,
+    temperature: Temperature = None,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
-    """Ask a question about images, with fewer visual tokens."""
-    pruning = _pruning(method, keep, at, positions)
+    """Ask a question about images or clips, with fewer visual tokens."""
+    base = preset_of(preset)
+    pruning = _pruning(method, keep, at, positions, base)
+    model = base.model if model is None and base is not None else model
     asked = question(ask, prompt_file)
-    from greedyprune.cli._load import check_picture_path, load, open_image
+    said = _said(max_new_tokens, temperature, top_p, top_k, seed)
+    from greedyprune.cli._load import check_picture_path, load
 
     groups = prompts(image, together)
     several = not together and any(path.is_dir() for path in image)
     if save is not None:
         (partial(make_folder, "--save") if several else check_picture_path)(save)
-    opened = None if several else [open_image(path) for path in groups[0]]
+    opened = None if several else _opened(groups[0], model, frames)
     with progress("loading the model"):
         loaded = load(model, device, dtype)
     about = _about(loaded, asked, pruning)
@@ -136,18 +185,20 @@ def run(
     for number, paths in enumerate(groups, start=1):
         try:
             with progress(f"answering {number} of {len(groups)}" if several else "answering"):
-                images = opened or [open_image(path) for path in paths]
-                answers = _answers(loaded, images, asked, pruning, compare, max_new_tokens)
+                images = opened or _opened(paths, model, frames)
+                answers = _answers(loaded, images, asked, pruning, compare, said)
         except Failure as error:
             if not several:
                 raise
             note(f"warning: {error}")
             failed.append(error)
             continue
+        if answers[-1].tokens and not answers[-1].kept:
+            note("warning: no visual token stays, so the model answers without having seen the picture.")
         if not as_json:
             _print_answers(answers, about["method"], paths if several else [])
         place = save / f"{number:03d}-{paths[0].stem}.png" if save and several else save
-        problem = written("--save", place, partial(_draw, loaded, images, answers[-1], asked))
+        problem = written("--save", place, partial(draw, loaded, images, answers[-1], asked, size))
         failed += [problem] if problem else []
         done.append(Asked(paths, answers, None if problem else place))
     if as_json:
@@ -161,16 +212,40 @@ def run(
         raise failed[0] if not several else Failure(f"{len(failed)} of {len(groups)} prompts failed: {failed[0]}")
 
 
-def _pruning(method: str, keep: str, at: str | None, positions: str) -> Pruning:
+def _opened(paths: Sequence[Path], model: str | None, frames: int) -> list[Image.Image | Clip]:
+    """The pictures and clips of one prompt."""
+    from greedyprune.cli._load import check_reads_videos, is_clip, open_clip, open_image
+
+    for path in paths:
+        if is_clip(path):
+            check_reads_videos(model, path)
+    return [open_clip(path, frames) if is_clip(path) else open_image(path) for path in paths]
+
+
+def _pruning(
+    method: str | None, keep: str | None, at: str | None, positions: str | None, preset: Preset | None
+) -> Pruning:
     """Read the options, before anything slow is loaded."""
     from greedyprune.naming import parse_keep
 
-    chosen, budget, stage = cut_of(method, keep, at, parse_keep)
+    chosen, budget, stage = cut_of(method, keep, at, parse_keep, preset)
+    positions = positions or (POSITIONS[0] if preset is None else preset.policy.positions)
     if positions not in POSITIONS:
         raise misuse(f"--positions {positions!r} is unknown: choose one of {', '.join(POSITIONS)}.")
     from greedyprune.cli._answer import Pruning
 
     return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
+
+
+def _said(longest: int, temperature: float | None, top_p: float, top_k: int, seed: int) -> tuple[Any, ...]:
+    """How answers are generated, as the last arguments of `answer`."""
+    from greedyprune.cli._answer import Sampling
+
+    if temperature is None:
+        if (top_p, top_k, seed) != (1.0, 0, 0):
+            raise misuse("--top-p, --top-k and --seed are about draws: write --temperature, such as 0.7, too.")
+        return (longest,)
+    return longest, Sampling(temperature, top_p, top_k, seed)
 
 
 def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
@@ -183,29 +258,18 @@ def _about(loaded: Loaded, ask: str, pruning: Pruning) -> dict[str, Any]:
 
 
 def _answers(
-    loaded: Loaded, images: Sequence[Image.Image], ask: str, pruning: Pruning, compare: bool, longest: int
+    loaded: Loaded,
+    images: Sequence[Image.Image | Clip],
+    ask: str,
+    pruning: Pruning,
+    compare: bool,
+    said: tuple[Any, ...],
 ) -> list[Answer]:
     """The dense answer first if it is wanted, the pruned one last."""
     from greedyprune.cli._answer import answer, prompt
 
     inputs = prompt(loaded, images, ask)
-    return [answer(loaded, inputs, how, longest) for how in ([None, pruning] if compare else [pruning])]
-
-
-def _draw(loaded: Loaded, images: Sequence[Image.Image], pruned: Answer, ask: str, path: Path) -> None:
-    """Write the overlay, of several images side by side."""
-    from greedyprune.outputs import replacing
-    from greedyprune.plots import overlay, seen, side_by_side
-
-    drawn = [
-        overlay(image, selection, part=seen(image, loaded.processor))
-        for image, selection in zip(images, pruned.selections, strict=True)
-    ]
-    captions = [f"{selection.k} of {selection.n} tokens" for selection in pruned.selections]
-    title = f"{ask}\n{pruned.text}"
-    sheet = side_by_side(drawn, captions, width=504, columns=min(len(drawn), 4), title=title)
-    with replacing(path) as fresh:
-        (drawn[0] if len(drawn) == 1 else sheet).save(fresh)
+    return [answer(loaded, inputs, how, *said) for how in ([None, pruning] if compare else [pruning])]
 
 
 def _label(found: Answer, method: str) -> str:
