@@ -1,4 +1,4 @@
-"""`greedyprune doctor`: installed versions, and the names in transformers that pruning needs."""
+"""`greedyprune doctor`: versions, devices, engines, the names in transformers that pruning needs, what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 import greedyprune
 from greedyprune.cli._errors import Failure
-from greedyprune.cli._show import console, print_json, table, tick
+from greedyprune.cli._show import console, print_json, size, table, tick
 
 if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
@@ -28,7 +28,12 @@ PACKAGES = (
     "rich",
     "matplotlib",
     "scikit-learn",
+    "torchvision",
+    "av",
+    "gradio",
 )
+ENGINES = ("vllm", "sglang", "ray", "triton", "flash-attn", "torchao", "bitsandbytes")
+"""Packages that run models, or parts of them, in another way; they are named if they are installed."""
 
 
 def doctor(
@@ -43,7 +48,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Print versions and devices, and check what pruning relies on in this release of transformers.
+    """Print versions, devices and engines, and check what pruning relies on in this release of transformers.
 
     Exit status 1 if something is missing: `prune()` would refuse the model with the same words. vLLM is read, never
     imported.
@@ -60,6 +65,7 @@ def doctor(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "engines": {name: number for name in ENGINES if (number := _version(name)) is not None},
         "devices": _devices(),
         "release_tested": is_tested(release),
         "models": found,
@@ -103,7 +109,13 @@ def _devices() -> list[str]:
     import torch
 
     found = [f"cpu, {torch.get_num_threads()} threads"]
-    found += [f"cuda:{index}, {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    for index in range(torch.cuda.device_count()):
+        half = "bfloat16" if torch.cuda.get_device_capability(index) >= (8, 0) else "no fast bfloat16: --dtype float16"
+        memory = size(torch.cuda.get_device_properties(index).total_memory)
+        found.append(f"cuda:{index}, {torch.cuda.get_device_name(index)}, {memory}, {half}")
+    xpu: Any = getattr(torch, "xpu", None)
+    if xpu is not None and xpu.is_available():
+        found += [f"xpu:{index}, {xpu.get_device_name(index)}" for index in range(xpu.device_count())]
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
@@ -118,7 +130,23 @@ def _examined(name: str) -> dict[str, Any]:
         "proven": parts.family.proven,
         "relied_on": [str(seam) for seam in dict.fromkeys(seams(parts))],
         "missing": [str(seam) for seam in missing(parts)],
+        "refused": _refused(parts),
     }
+
+
+def _refused(parts: Parts) -> dict[str, str]:
+    """The methods that `prune` would refuse on this model at their own place, each with the reason."""
+    from greedyprune.models.needs import check_needs
+    from greedyprune.policy import Policy
+    from greedyprune.registry import method_homes
+
+    found: dict[str, str] = {}
+    for name in method_homes():
+        try:
+            check_needs(parts, Policy(name, 1).on(len(parts.layers)))  # pyright: ignore[reportArgumentType]
+        except (ValueError, TypeError, NotImplementedError) as error:
+            found[name] = str(error).partition(" Methods that can:")[0]
+    return found
 
 
 def _parts(name: str) -> Parts:
@@ -140,7 +168,7 @@ def _parts(name: str) -> Parts:
 
 
 def _print(report: dict[str, Any]) -> None:
-    """Two tables and a verdict."""
+    """Two tables, and what would be refused."""
     from greedyprune.models.release import TESTED
 
     out, installed = console(), table("installed", "version")
@@ -149,6 +177,8 @@ def _print(report: dict[str, Any]) -> None:
     for name, number in report["packages"].items():
         note = "" if name != "transformers" or report["release_tested"] else f" (tested: {TESTED[0]} to {TESTED[1]})"
         installed.add_row(name, f"{number or 'not installed'}{note}")
+    for name, number in report["engines"].items():
+        installed.add_row(name, f"{number} (engine)")
     for device in report["devices"]:
         installed.add_row("device", device)
     out.print(installed)
@@ -157,6 +187,9 @@ def _print(report: dict[str, Any]) -> None:
         count, lacking = str(len(model["relied_on"])), ", ".join(model["missing"])
         relied.add_row(model["model"], model["family"], count, lacking or tick(True))
     out.print(relied)
+    for model in report["models"]:
+        for name, reason in model["refused"].items():
+            out.print(f"{model['model']} refuses {name}: {reason}", soft_wrap=True)
     if (engine := report["vllm"]) is not None:
         found = table("vLLM", "names it relies on", "rewritten", "moved")
         rewritten, moved = ", ".join(engine["rewritten"]), ", ".join(engine["moved"])
