@@ -113,6 +113,7 @@ def pretend(model_type: str) -> SimpleNamespace:
         (pretend("lava"), {"keep": 4}, ValueError, "did you mean 'llava'"),
         (pretend("mllama"), {"keep": 4}, ValueError, "cross-attention"),
         (nn.Linear(2, 2), {"keep": 4}, TypeError, "no transformers model"),
+        (SimpleNamespace(model=MODEL), {"keep": 4}, TypeError, "pass its model, as .model"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_attached(model, options, error, match) -> None:

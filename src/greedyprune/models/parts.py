@@ -187,7 +187,11 @@ def find_parts(model: Any) -> Parts:
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if config is None or model_type is None or not callable(getattr(model, "get_decoder", None)):
-        raise TypeError(f"a {type(model).__name__} is no transformers model: pass one loaded with from_pretrained().")
+        inside: object = getattr(model, "model", None)  # of a pipeline
+        remedy = "pass its model, as .model" if callable(getattr(inside, "get_decoder", None)) else ""
+        raise TypeError(
+            f"a {type(model).__name__} is no transformers model: {remedy or 'pass one loaded with from_pretrained()'}."
+        )
     sees = any(hasattr(config, name) for name in ("vision_config", "audio_config")) or any(
         hasattr(module, f"get_{kind}_features") for module in model.modules() for kind in ("image", "video", "audio")
     )
