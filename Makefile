@@ -29,8 +29,8 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help venv demo test test-kernels bench-gpu fuzz soak test-oldest test-release test-newest test-wheel \
-	test-sdist test-ray test-lmms test-app test-browser test-slow docs test-site notebooks testbed-gemma eval-quick bench-performance \
-	test-all vllm-env test-vllm lint format clean
+	test-sdist test-ray test-lmms test-app test-browser test-slow docs test-site notebooks testbed-gemma eval-quick \
+	bench-performance test-all vllm-env test-vllm lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
