@@ -83,7 +83,7 @@ def open_image(given: Path | bytes) -> Image.Image:
 
     name = f"the picture of {len(given)} bytes" if isinstance(given, bytes) else f"image {str(given)!r}"
     try:
-        with header_of(cast("Any", io.BytesIO(given) if isinstance(given, bytes) else given)) as image:
+        with header_of(io.BytesIO(given) if isinstance(given, bytes) else given) as image:
             if (frames := frames_of(image)) > 1:
                 raise ValueError(f"{name} has {frames} frames or pages: save each as a picture of its own.")
             return rgb(ImageOps.exif_transpose(image))
