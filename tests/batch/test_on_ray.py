@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -84,24 +86,28 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(tmp_path: Path) 
         run(source, tmp_path / "out.jsonl", job, Actors())
 
 
-def test_a_replica_answers_over_http_as_its_server_does() -> None:
-    fastapi = pytest.importorskip("fastapi")
-
-    def build() -> Any:
-        app = fastapi.FastAPI()  # stands in for the server of `greedyprune serve`
-
-        @app.get("/who")
-        def who() -> dict[str, int]:
-            return {"process": os.getpid()}
-
-        return app
-
+def test_a_replica_answers_over_http_as_the_server_does() -> None:
+    for needed in ("fastapi", "prometheus_client"):
+        pytest.importorskip(needed)
     from ray import serve
 
+    def build() -> Any:  # inside, so that Ray sends it as a value: replicas do not find the modules of tests
+        from greedyprune.server.app import make_app
+        from greedyprune.server.settings import Settings
+
+        return make_app(*testbed.load("llava"), Settings(name="llava", keep=36))
+
+    item, held = testbed.sample(1, seed=3)[0], io.BytesIO()
+    item.image.save(held, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": item.question.text}]
+    body = {"model": "llava", "messages": [{"role": "user", "content": parts}], "max_tokens": 8}
+    head = {"Content-Type": "application/json"}
+    call = Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(body).encode(), head)
     serve.run(application(build, (1, 2), cpus=0.5), name="test", route_prefix="/")
     try:
-        with urlopen("http://127.0.0.1:8000/who", timeout=60) as reply:
-            assert json.load(reply)["process"] != os.getpid()
+        with urlopen(call, timeout=120) as reply:
+            assert json.load(reply)["choices"][0]["message"]["content"].strip() == item.question.answer
     finally:
         serve.shutdown()
 
