@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -13,9 +12,11 @@ import torch
 from greedyprune.budget import PerFrame, Ratio, as_budget, count, parse_budgets
 from greedyprune.checks import as_grid, is_count
 from greedyprune.cues import Attention, Cues
-from greedyprune.keep import Keep, protected_first, read_tests, require_rules, rules_of
+from greedyprune.frames import frames, joined
+from greedyprune.keep import Keep, protected_first, read_tests, require_rules, rules_of, stacked_tests
+from greedyprune.method import Unread
 from greedyprune.naming import as_method
-from greedyprune.resident import resident
+from greedyprune.resident import read, resident
 from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
@@ -72,13 +73,25 @@ def select_batch(
             raise TypeError(f"cues is a {type(each).__name__}: wrap the rows, Cues(features).")
     budgets = [_budget(method, each) for each in keep]
     try:
-        return _chosen(method, cues, budgets)
+        return [keep for keep, _ in _chosen(method, cues, budgets)]
     except Exception as error:
         if on_error == "raise":
             raise
         if len(cues) == 1:
             return [_evenly(method, cues[0], budgets[0], error)]
     return [select(method, each, budget, on_error=on_error) for each, budget in zip(cues, budgets, strict=True)]
+
+
+def select_with_rows(
+    method: Method, cues: Sequence[Cues], keep: Sequence[int | Ratio | PerFrame]
+) -> list[tuple[Keep, Tensor]]:
+    """Choose as `select_batch` does, and return each decision with its rows on the CPU, (k,), ascending.
+
+    The rows come with the values that the choice itself reads from a GPU, or else with one more wait for all images.
+    """
+    found = _chosen(method, cues, [_budget(method, each) for each in keep])
+    near = iter(read([one.rows for one, rows in found if rows is None]))
+    return [(one, next(near) if rows is None else rows) for one, rows in found]
 
 
 def kept_count(
@@ -127,32 +140,71 @@ def _budget(method: Method, keep: object) -> int | Ratio | PerFrame:
     return keep
 
 
-def _chosen(method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio | PerFrame]) -> list[Keep]:
-    """Choose for all images at once. The method runs only on images where it must decide."""
+def _chosen(
+    method: Method, cues: Sequence[Cues], budgets: Sequence[int | Ratio | PerFrame]
+) -> list[tuple[Keep, Tensor | None]]:
+    """Choose for all images at once. The method runs only on images where it must decide.
+
+    Each decision comes with its rows on the CPU, or None if they lie on a GPU and nobody has read them.
+    """
     split = [
         frames(each) if isinstance(budget, PerFrame) else [each] for each, budget in zip(cues, budgets, strict=True)
     ]
     parts = [part for each in split for part in each]
     sizes = [_size(budget) for each, budget in zip(split, budgets, strict=True) for _ in each]
     wanted = [count(size, part.n) for size, part in zip(sizes, parts, strict=True)]
-    found = [_without_running(method, part, k) for part, k in zip(parts, wanted, strict=True)]
+    found: list[tuple[Keep, Tensor | None] | None] = [
+        _without_running(method, part, k) for part, k in zip(parts, wanted, strict=True)
+    ]
     left = [index for index, keep in enumerate(found) if keep is None]
     if left:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             for kind in sorted({parts[index].features.device.type for index in left}):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            chosen = [parts[index] for index in left]
-            late = method.stays and all(resident(each.features) for each in chosen)
-            sound = _sound(method, chosen)
-            if not late:
-                _require_sound(method, chosen, read_tests(sound))
-            answers = _listed(method, method.select_batch(chosen, [wanted[index] for index in left]), len(left))
-            keeps = _checked(method, answers, chosen, [wanted[index] for index in left], sound if late else [])
-            for index, keep in zip(left, keeps, strict=True):
+            decided = _decided(method, [parts[index] for index in left], [wanted[index] for index in left])
+            for index, keep in zip(left, decided, strict=True):
                 found[index] = keep
-    rest = iter(cast("list[Keep]", found))
-    return [joined([next(rest) for _ in each]) for each in split]
+    rest = iter(cast("list[tuple[Keep, Tensor | None]]", found))
+    return [_joined([next(rest) for _ in each]) for each in split]
+
+
+def _joined(parts: list[tuple[Keep, Tensor | None]]) -> tuple[Keep, Tensor | None]:
+    """Join the decisions about the parts of an image, and their rows on the CPU if all of them are known."""
+    if len(parts) == 1:
+        return parts[0]
+    near, start = list["Tensor"](), 0
+    for keep, rows in parts:
+        near += [] if rows is None else [rows + start]
+        start += keep.n
+    return joined([keep for keep, _ in parts]), torch.cat(near) if len(near) == len(parts) else None
+
+
+def _decided(method: Method, cues: Sequence[Cues], wanted: list[int]) -> list[tuple[Keep, Tensor | None]]:
+    """Let the method choose, and check what it says, with as few waits for a GPU as there can be: one if it `stays`."""
+    sound = _sound(method, cues)
+    late = method.stays and all(resident(each.features) for each in cues)
+    if not late:
+        _require_sound(method, cues, read_tests(sound))
+    begun = method.begin_batch(cues, wanted) if late else None
+    answers = _listed(method, method.select_batch(cues, wanted), len(cues)) if begun is None else begun
+    keeps = [each.keep if isinstance(each, Unread) else each for each in answers]
+    rules = _rules(method, keeps, cues)
+    tests = [*(sound if late else []), *(test for each in rules for test, _ in each)]
+    told: list[Tensor] = []
+    if begun is None:
+        holds = read_tests(tests)
+    else:
+        numbers, orders = [each.numbers for each in begun], [each.keep.order for each in begun]
+        first, *told = read([stacked_tests(tests), *numbers, *orders])
+        holds = cast("list[bool]", cast("Any", first).tolist())
+    _require_sound(method, cues, holds[: len(tests) - sum(map(len, rules))])
+    if begun is not None:
+        keeps = [each.read(numbers) for each, numbers in zip(begun, told, strict=False)]
+    whole = _checked(method, cast("list[Keep]", keeps), cues, wanted, rules, holds)
+    if begun is not None:
+        return [(keep, order[: keep.k].sort().values) for keep, order in zip(whole, told[len(whole) :], strict=True)]
+    return [(keep, keep.rows if keep.rows.device.type == "cpu" else None) for keep in whole]
 
 
 def _size(budget: int | Ratio | PerFrame) -> int | Ratio:
@@ -167,7 +219,7 @@ def _listed(method: Method, answers: object, images: int) -> list[object]:
     return cast("list[object]", answers)
 
 
-def _without_running(method: Method, cues: Cues, k: int) -> Keep | None:
+def _without_running(method: Method, cues: Cues, k: int) -> tuple[Keep, Tensor] | None:
     """Keep everything or nothing if that is known; None if the method must run. Raises if it cannot run."""
     for need in method.needs:
         if not need.met(cues):
@@ -179,7 +231,8 @@ def _without_running(method: Method, cues: Cues, k: int) -> Keep | None:
         raise ValueError(f"protect holds {protected} tokens and the budget keeps {k}: raise keep, or protect fewer.")
     if _is_known(method, k, cues.n):
         chosen = torch.arange(k, device=cues.features.device)
-        return Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
+        keep = Keep.from_order(chosen, torch.zeros(k, device=cues.features.device), cues.n)
+        return keep, torch.arange(k, device="cpu")
     return None
 
 
@@ -225,35 +278,45 @@ def _require_sound(method: Method, cues: Sequence[Cues], holds: list[bool]) -> N
             each.require_weights(method.needs)
 
 
-def _checked(
-    method: Method, answers: list[object], cues: Sequence[Cues], wanted: list[int], sound: list[Tensor]
-) -> list[Keep]:
-    """Check a method's answers and return them; the host waits once for all tests, and for those of `sound` cues.
+def _rules(method: Method, answers: list[Any], cues: Sequence[Cues]) -> list[list[tuple[Tensor, str]]]:
+    """Check the types and shapes of a method's answers, and return the tests of their values, as `rules_of` does.
 
-    The error names the method's class and says what to do.
+    The last test of an image with protected tokens is whether they stay.
     """
     name = f"{type(method).__name__}.select()"
-    keeps: list[Keep] = []
-    tests: list[list[tuple[Tensor, str]]] = []
+    rules: list[list[tuple[Tensor, str]]] = []
     for found, each in zip(answers, cues, strict=True):
         if not isinstance(found, Keep):
             raise TypeError(
                 f"{name} returned {'None' if found is None else f'a {type(found).__name__}'}: return "
                 "Keep.from_order(order, gains, cues.n), order the (k,) rows that stay, in the order of taking them."
             )
-        keeps.append(found)
         with _refused(name):
-            tests.append(rules_of(found, each.n, each.features.device))
+            rules.append(rules_of(found, each.n, each.features.device))
         if each.protect is not None:
-            tests[-1].append(((found.rows[:, None] == each.protect).any(0).all(), ""))
-    holds = read_tests([*sound, *(test for each in tests for test, _ in each)])
-    _require_sound(method, cues, holds[: len(sound)])
-    rest = iter(holds[len(sound) :])
-    for keep, each, k, rules in zip(keeps, cues, wanted, tests, strict=True):
-        true = [next(rest) for _ in rules]
-        values = len(rules) - (each.protect is not None)
+            rules[-1].append(((found.rows[:, None] == each.protect).any(0).all(), ""))
+    return rules
+
+
+def _checked(
+    method: Method,
+    keeps: list[Keep],
+    cues: Sequence[Cues],
+    wanted: list[int],
+    rules: list[list[tuple[Tensor, str]]],
+    holds: list[bool],
+) -> list[Keep]:
+    """Return a method's answers if the last of `holds` say that they pass the rules.
+
+    The error names the method's class and says what to do.
+    """
+    name = f"{type(method).__name__}.select()"
+    rest = iter(holds[len(holds) - sum(map(len, rules)) :])
+    for keep, each, k, mine in zip(keeps, cues, wanted, rules, strict=True):
+        true = [next(rest) for _ in mine]
+        values = len(mine) - (each.protect is not None)
         with _refused(name):
-            require_rules(keep, rules[:values], true[:values])
+            require_rules(keep, mine[:values], true[:values])
         if keep.k > k or (method.exact and keep.k != k):
             rule = "at most" if not method.exact else "exactly"
             hint = "" if not method.exact or keep.k > k else ", or let exact be False where it may return fewer"
@@ -272,64 +335,3 @@ def _refused(name: str) -> Generator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} returned a Keep that cannot be carried out: {error}") from None
-
-
-def frames(cues: Cues) -> list[Cues]:
-    """Split cues by frame. Every frame gets the whole text. (n, ...) -> t x (n / t, ...)"""
-    if cues.grid is None or cues.grid[0] == 1:
-        return [cues]
-    t, h, w = cues.grid
-    return [_frame(cues, slice(f * h * w, (f + 1) * h * w), (1, h, w)) for f in range(t)]
-
-
-def _frame(cues: Cues, rows: slice, grid: tuple[int, int, int]) -> Cues:
-    """The cues of some rows, which form this grid."""
-
-    def cut(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[rows]
-
-    protect = cues.protect
-    if protect is not None:
-        protect = protect[(protect >= rows.start) & (protect < rows.stop)] - rows.start
-    return replace(
-        cues,
-        features=cues.features[rows],
-        grid=grid,
-        tiles=None,
-        attention=cut(cues.attention),
-        keys=cut(cues.keys),
-        encoded=cut(cues.encoded),
-        relevance=cut(cues.relevance),
-        more={need: v if getattr(need, "of", "") == "text" else v[rows] for need, v in cues.more.items()},
-        protect=protect,
-    )
-
-
-def joined(keeps: list[Keep]) -> Keep:
-    """Join the decisions about consecutive parts into one decision about the whole."""
-    if len(keeps) == 1:
-        return keeps[0]
-    starts = [sum(keep.n for keep in keeps[:i]) for i in range(len(keeps))]
-    both = list(zip(keeps, starts, strict=True))
-    suppressed: Tensor | None = None
-    weights: Tensor | None = None
-    if any(keep.suppressed_by is not None for keep in keeps):
-        suppressed = torch.cat([_suppressed(keep, start) for keep, start in both])
-    if any(keep.weights is not None for keep in keeps):
-        blocks = [keep.merge(torch.eye(keep.n, device=keep.rows.device)) for keep in keeps]
-        weights = cast("Tensor", torch.block_diag(*blocks))  # pyright: ignore[reportUnknownMemberType]
-    return Keep(
-        n=sum(keep.n for keep in keeps),
-        rows=torch.cat([keep.rows + start for keep, start in both]),
-        order=torch.cat([keep.order + start for keep, start in both]),
-        gains=torch.cat([keep.gains for keep in keeps]),
-        before_fallback=torch.stack([keep.before_fallback for keep in keeps]).sum(),
-        suppressed_by=suppressed,
-        weights=weights,
-    )
-
-
-def _suppressed(keep: Keep, start: int) -> Tensor:
-    """The token that each token was passed over for, numbered in the whole; -1 if there is none. -> (n,)"""
-    by = keep.suppressed_by
-    return keep.rows.new_full((keep.n,), -1) if by is None else torch.where(by < 0, by, by + start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -203,10 +203,14 @@ def rules_of(keep: Keep, n: int, device: torch.device) -> list[tuple[Tensor, str
     return rules
 
 
+def stacked_tests(tests: list[Tensor]) -> Tensor:
+    """Some tests of values as one tensor, on the device of the first. m of () bool -> (m,)"""
+    return torch.stack([each if each.device == tests[0].device else each.to(tests[0].device) for each in tests])
+
+
 def read_tests(tests: list[Tensor]) -> list[bool]:
     """What some tests of values say, each (). The host waits once."""
-    there = [each if each.device == tests[0].device else each.to(tests[0].device) for each in tests]
-    return cast("list[bool]", torch.stack(there).tolist()) if there else []  # pyright: ignore[reportUnknownMemberType]
+    return cast("list[bool]", cast("Any", stacked_tests(tests)).tolist()) if tests else []
 
 
 def require_rules(keep: Keep, rules: list[tuple[Tensor, str]], holds: list[bool]) -> None:

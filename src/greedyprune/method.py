@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from html import escape
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from greedyprune import notebook
 from greedyprune.budget import PerFrame
 from greedyprune.stages import Depths, Input, Layer, Layers, Stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from greedyprune.cues import Cues, Need
     from greedyprune.keep import Keep
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """A decision on a GPU before the host has read anything of it."""
+
+    keep: Keep
+    """The decision with all rows that it may have, in the order taken. What the host knows nothing of is missing."""
+    numbers: Tensor
+    """(c,) what the host has to know to complete it."""
+    complete: Callable[[Keep, list[float]], Keep]
+    """Completes it by these numbers. It may leave out the last rows of the order."""
+
+    def read(self, numbers: Tensor) -> Keep:
+        """The whole decision. `numbers`: its own, on the CPU."""
+        return self.complete(self.keep, cast("list[float]", cast("Any", numbers).tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +90,13 @@ class Method:
         Like `select`, it gets checked cues and 0 < k <= n for each image, and runs without gradients.
         """
         return [self.select(each, count) for each, count in zip(cues, k, strict=True)]
+
+    def begin_batch(self, cues: Sequence[Cues], k: Sequence[int]) -> list[Unread] | None:
+        """Begin what `select_batch` does, for images on a GPU, and read nothing; None if it has no such way.
+
+        It is asked only if the method `stays`.
+        """
+        return None
 
     def kept(self, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
         """The number of n tokens on a grid that stay for a budget of k, 0 < k <= n; None if only a run can say."""

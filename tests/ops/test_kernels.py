@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 import cases
 import counted
+import far
 import greedyprune as gp
 from greedyprune import resident
 from greedyprune.bench.features import image_like
@@ -138,44 +138,68 @@ def test_large_images_are_decided_alike(rule: gp.Method, monkeypatch: pytest.Mon
     same(gp.select(rule, cues, 60), expected, rule)
 
 
-@pytest.mark.usefixtures("here")
+def on_gpu(cues: gp.Cues) -> gp.Cues:
+    """The same cues on the GPU that is played."""
+    for value in (cues.features, cues.text, cues.protect, cues.norm, *cues.more.values()):
+        if value is not None:
+            far.sent(value)
+    return cues
+
+
 @rules
-def test_the_host_waits_twice_at_most_whatever_the_images(rule: gp.Method) -> None:
-    """Once for the numbers of a certificate, and once for the checks of cues and answers."""
+def test_the_host_waits_once_whatever_the_images(rule: gp.Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For certificates, and for the checks of cues and answers."""
     operations = dict[tuple[int, int], int]()
     for images in (1, 3, 5):
         x = torch.randn(images, 40, 16, generator=torch.Generator().manual_seed(images))
-        cues = [cases.cues(each, each[:4] + 1, 3) for each in x]
+        cues = [cases.cues(each.clone(), each[:4] + 1, 3) for each in x]
         for k in (4, 9):
-            read = counted.waits(lambda cues=cues, k=k: gp.select_batch(rule, cues, [k] * len(cues)))
-            assert read == ["tolist"] * (1 + isinstance(rule, (gp.GreedyPrune, gp.SoftGreedyPrune)))
-            counts = counted.sizes(lambda cues=cues, k=k: rule.select_batch(cues, [k] * len(cues)))
+            expected = gp.select_batch(rule, cues, [k] * images)
+            found: list[gp.Keep] = []
+            read = far.waits(
+                lambda found=found, cues=cues, k=k: found.extend(
+                    gp.select_batch(rule, [on_gpu(each) for each in cues], [k] * len(cues))
+                )
+            )
+            assert [each.split(" at ")[0] for each in read] == ["cpu"]
+            assert [keep.order.tolist() for keep in found] == [keep.order.tolist() for keep in expected]
+            with monkeypatch.context() as patched:
+                patched.setattr(resident, "KINDS", frozenset({"cpu"}))
+                counts = counted.sizes(lambda cues=cues, k=k: rule.select_batch(cues, [k] * len(cues)))
             operations[images, k] = counts.operations
     # Images of one size share every pick: what two more cost does not depend on the number of picks.
     assert operations[5, 9] - operations[3, 9] == operations[5, 4] - operations[3, 4]
 
 
-@pytest.mark.usefixtures("here")
 def test_images_of_several_sizes_are_read_together_too() -> None:
     sizes = [(30, 7), (30, 7), (30, 8), (20, 7), (30, 7)]
-    cues = [cases.cues(torch.randn(n, 8), torch.randn(3, 8), 1) for n, _ in sizes]
-    cues[4] = replace(cues[4], protect=torch.tensor([2]))
     for rule in (gp.GreedyPrune(), gp.SoftGreedyPrune()):
-        assert counted.waits(lambda rule=rule: gp.select_batch(rule, cues, [k for _, k in sizes])) == ["tolist"] * 2
+        cues = [on_gpu(cases.cues(torch.randn(n, 8), torch.randn(3, 8), 1)) for n, _ in sizes]
+        read = far.waits(lambda rule=rule, cues=cues: gp.select_batch(rule, cues, [k for _, k in sizes]))
+        assert len(read) == 1
 
 
 def test_the_counter_sees_every_way_to_wait() -> None:
-    x = torch.arange(6.0)
+    x, other = far.sent(torch.arange(6.0)), torch.arange(6.0)
     for run in (
         lambda: x[0].item(), lambda: float(x[0]), lambda: bool((x > 2).any()), lambda: x.tolist(), lambda: x.cpu(),
-        lambda: x.nonzero(), lambda: x[x > 2], lambda: x.masked_select(x > 2), lambda: torch.tensor([1.0]),
-        lambda: x.new_tensor([1.0]), lambda: x[[1, 2]], lambda: x.to("cpu"), lambda: torch.isin(x, x),
-        lambda: x.unique(), lambda: x.clone().__setitem__(x > 2, 0.0), lambda: x.numpy(), lambda: torch.equal(x, x),
+        lambda: x.nonzero(), lambda: x[x > 2], lambda: x.masked_select(x > 2), lambda: x.numpy(), lambda: x.unique(),
+        lambda: torch.tensor([1.0], device=x.device), lambda: x.new_tensor([1.0]), lambda: x[[1, 2]],
+        lambda: x.to("cpu"), lambda: torch.isin(x, x), lambda: x.clone().__setitem__(x > 2, 0.0),
+        lambda: torch.equal(x, x), lambda: other.to(x.device), lambda: x[other.long()], lambda: other.to(x),
+        lambda: other.pin_memory().to(x.device), lambda: other.to(x.device, non_blocking=True),
     ):  # fmt: skip
-        assert counted.waits(run)
-    assert counted.waits(lambda: x[torch.arange(2)] + x[1:3].masked_fill(x[:2] > 1, 0.0)) == []
-    cues = gp.Cues(torch.randn(30, 8), text=torch.randn(2, 8))
-    assert all(len(counted.waits(lambda each=each: gp.select(each, cues, 9))) > 2 for each in RULES[::4][:2])
+        with far.far() as seen:
+            run()
+        assert seen.found
+    with far.far() as seen:
+        assert (x[torch.arange(2, device=x.device)] + x[1:3].masked_fill(x[:2] > 1, 0.0) + x[0]).shape == (2,)
+        assert other.pin_memory().to(x.device, non_blocking=True).device == far.DEVICE
+        assert other.device.type == "cpu"
+        other.tolist()
+        with pytest.raises(RuntimeError, match="on the host"):
+            assert x + other
+    assert seen.found == []
 
 
 @pytest.mark.usefixtures("here")
@@ -192,15 +216,14 @@ def test_cues_that_hold_nan_are_refused_by_name_after_the_fact(rule: gp.Method) 
     assert found[0].order.tolist() == gp.select(rule, cues[0], 7).order.tolist()
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "rule",
     [gp.GreedyPrune(tau=gp.Exact()), gp.GreedyPrune(fallback="relax"), gp.GreedyPrune(fallback="least_redundant")],
 )
 def test_searches_are_left_to_the_host(rule: gp.GreedyPrune) -> None:
-    cues = gp.Cues(torch.randn(30, 8), text=torch.randn(2, 8))
+    cues = on_gpu(gp.Cues(torch.randn(30, 8), text=torch.randn(2, 8)))
     assert not rule.stays
-    assert len(counted.waits(lambda: gp.select(rule, cues, 9))) > 2
+    assert len(far.waits(lambda: gp.select(rule, cues, 9))) > 2
 
 
 def test_the_engines_read_no_value_at_all() -> None:

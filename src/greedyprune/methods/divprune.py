@@ -52,4 +52,4 @@ class DivPrune(AtOnce):
     def at_once(self, cues: Sequence[Cues], k: int) -> Chosen:
         """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
         rows = torch.stack([prepared(self.preprocess, each.features) for each in cues])
-        return Chosen.plain(*picks.farthest_first(unit64(rows), k, given=protected_rows(cues)), rows.shape[1])
+        return Chosen(rows.shape[1], *picks.farthest_first(unit64(rows), k, given=protected_rows(cues)))

@@ -58,4 +58,4 @@ class MMR(AtOnce, Weighing):
         """Choose the k rows that stay of images of one size, on their GPU. b of (n, d) -> Chosen"""
         units, worth = compared(self, self.preprocess, cues)
         found = picks.marginal_relevance(units, from_0_to_1(worth), k, self.trade, given=protected_rows(cues))
-        return Chosen.plain(*found, units.shape[1])
+        return Chosen(units.shape[1], *found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -83,11 +83,11 @@ class SoftGreedyPrune(AtOnce, Weighing):
         worth = centred_cosines_at_once(units, words).amax(2) if own is None else from_0_to_1(own)
         order, gains = picks.log_barrier(units, worth, k, self.weight, given=given)
 
-        def keep(image: int, told: list[float]) -> Keep:
-            proof = self._proof(told[0], told[1], told[2], k, given)
-            return Keep.from_order(order[image], gains[image], units.shape[1], certificate=proof)
+        def complete(keep: Keep, told: list[float]) -> Keep:
+            return replace(keep, certificate=self._proof(told[0], told[1], told[2], k, given))
 
-        return Chosen(torch.stack([worth.amin(1), worth.amax(1), gains[:, -1]], 1), keep)
+        numbers = torch.stack([worth.amin(1), worth.amax(1), gains[:, -1]], 1)
+        return Chosen(units.shape[1], order, gains, numbers, complete=complete)
 
     def _proof(self, least: float, most: float, last: float, k: int, given: Tensor | None) -> SoftCertificate | None:
         """What is proven, by the extreme saliencies and the last gain; None if the rule took no token. (..., p)"""

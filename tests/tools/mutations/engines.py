@@ -157,7 +157,7 @@ ENGINES = [
     ),
     Mutation(
         "the host asks before a device's engine begins",
-        "choosing.py:_chosen",
+        "choosing.py:_decided",
         "if not late:",
         "if True:",
         "test_kernels.py::test_images_of_several_sizes_are_read_together_too",

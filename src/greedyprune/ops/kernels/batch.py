@@ -1,19 +1,19 @@
-"""Batches of images of one size: what they hold, stacked, and one transfer for what the host has to know of them."""
+"""Batches of images of one size: what they hold, stacked, and what the host has to know to complete their decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from greedyprune.keep import Keep
-from greedyprune.method import Method
+from greedyprune.method import Method, Unread
 from greedyprune.ops.cosine import cosine64, unit64
 from greedyprune.ops.preprocess import Preprocess, asked, comparable
-from greedyprune.resident import resident
+from greedyprune.resident import read, resident
 from greedyprune.saliencies import Weighing, read_saliency
 
 if TYPE_CHECKING:
@@ -27,15 +27,32 @@ AT_ONCE = 2**27
 class Chosen:
     """What the images of a batch chose on their device, before the host knows of it."""
 
-    numbers: Tensor
-    """(b, c) float64: what the host has to know to make the decisions; c may be 0."""
-    keep: Callable[[int, list[float]], Keep]
-    """Makes one image's decision from its number in the batch and its c numbers."""
+    n: int
+    """The number of tokens of each image."""
+    order: Tensor
+    """(b, k) the rows in the order taken."""
+    gains: Tensor
+    """(b, k) the value of each when it was taken."""
+    numbers: Tensor | None = None
+    """(b, c) float64: what the host has to know to complete the decisions; None if there is nothing."""
+    own: Tensor | None = None
+    """(b,) the number of rows that the method took by its own rule; None if all are."""
+    by: Tensor | None = None
+    """(b, n) the row that each row was passed over for; None if the method does not say."""
+    complete: Callable[[Keep, list[float]], Keep] = lambda keep, _: keep
+    """Completes one image's decision, by its c numbers."""
 
-    @classmethod
-    def plain(cls, order: Tensor, gains: Tensor, n: int) -> Chosen:
-        """Decisions without a certificate: nothing has to be known of them. (b, k), (b, k)"""
-        return cls(gains[:, :0], lambda image, _: Keep.from_order(order[image], gains[image], n))
+    def begun(self) -> list[Unread]:
+        """The decision about each image; the host reads nothing."""
+        rows = self.order.sort(1).values
+        own = torch.full_like(self.order[:, 0], self.order.shape[1]) if self.own is None else self.own
+        numbers = self.gains[:, :0] if self.numbers is None else self.numbers
+        found: list[Unread] = []
+        for image in range(rows.shape[0]):
+            by = None if self.by is None else self.by[image]
+            keep = Keep(self.n, rows[image], self.order[image], self.gains[image], own[image], by)
+            found.append(Unread(keep, numbers[image], self.complete))
+        return found
 
 
 class AtOnce(Method):
@@ -46,7 +63,7 @@ class AtOnce(Method):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "select" in vars(cls) and "at_once" not in vars(cls):
+        if {"select", "select_batch"} & {*vars(cls)} and not {"at_once", "begin_batch"} & {*vars(cls)}:
             setattr(cls, "stays", property(lambda _: False))  # noqa: B010
 
     @property
@@ -63,43 +80,29 @@ class AtOnce(Method):
 
         The host waits at most once, for the numbers of all images.
         """
-        return _together(self, cues, k) if self.stays else super().select_batch(cues, k)
+        far = [i for i, each in enumerate(cues) if self.stays and resident(each.features)]
+        begun = self.begin_batch([cues[i] for i in far], [k[i] for i in far])
+        numbers = read([each.numbers for each in begun])
+        found = {i: each.read(told) for i, each, told in zip(far, begun, numbers, strict=True)}
+        return [found[i] if i in found else self.select(each, k[i]) for i, each in enumerate(cues)]
 
-
-def _together(method: AtOnce, cues: Sequence[Cues], k: Sequence[int]) -> list[Keep]:
-    """Choose for several images: those of one size and budget at once on a device, and each alone on the CPU."""
-    found: dict[int, Keep] = {}
-    groups: dict[Any, list[int]] = {}
-    for i, (each, count) in enumerate(zip(cues, k, strict=True)):
-        if resident(each.features):
+    def begin_batch(self, cues: Sequence[Cues], k: Sequence[int]) -> list[Unread]:
+        """Choose for images on a GPU: for those of one size and budget at once. The host reads nothing."""
+        groups: dict[Any, list[int]] = {}
+        for i, (each, count) in enumerate(zip(cues, k, strict=True)):
             size = (each.features.device, each.features.dtype, each.features.shape, count, _protected(each))
             groups.setdefault(size, []).append(i)
-        else:
-            found[i] = method.select(each, count)
-    batches: list[tuple[list[int], Chosen]] = []
-    for group in groups.values():
-        size = max(1, AT_ONCE // cues[group[0]].features.numel())
-        for start in range(0, len(group), size):
-            some = group[start : start + size]
-            batches.append((some, method.at_once([cues[i] for i in some], k[some[0]])))
-    told = _told([chosen.numbers for _, chosen in batches])
-    for (some, chosen), numbers in zip(batches, told, strict=True):
-        found |= {i: chosen.keep(place, numbers[place]) for place, i in enumerate(some)}
-    return [found[i] for i in range(len(cues))]
+        found: dict[int, Unread] = {}
+        for group in groups.values():
+            size = max(1, AT_ONCE // cues[group[0]].features.numel())
+            for start in range(0, len(group), size):
+                some = group[start : start + size]
+                found |= zip(some, self.at_once([cues[i] for i in some], k[some[0]]).begun(), strict=True)
+        return [found[i] for i in range(len(cues))]
 
 
 def _protected(cues: Cues) -> int:
     return 0 if cues.protect is None else cues.protect.shape[0]
-
-
-def _told(numbers: list[Tensor]) -> list[list[list[float]]]:
-    """The numbers of all batches on the host, by one transfer; none if there are none. [(b, c)] -> [b lists of c]"""
-    if not sum(each.numel() for each in numbers):
-        return [[[] for _ in each] for each in numbers]
-    home = numbers[0].device
-    flat = torch.cat([each.flatten() if each.device == home else each.flatten().to(home) for each in numbers])
-    rest = iter(cast("list[float]", flat.tolist()))  # pyright: ignore[reportUnknownMemberType]
-    return [[[next(rest) for _ in range(each.shape[1])] for _ in range(each.shape[0])] for each in numbers]
 
 
 def protected_rows(cues: Sequence[Cues]) -> Tensor | None:

@@ -6,7 +6,7 @@ Memory: O(n d) per image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,22 +65,27 @@ def greedy(
     limit = tau.at_once(units, ranking, k) if isinstance(tau, Threshold) else worth.new_full((1, 1), tau)
     found = suppress(units, ranking, limit, k, given=given)
     gains = worth.gather(1, found.order)
-    by = found.by.scatter(1, found.order, -1) if fill else found.by
 
-    def keep(image: int, told: list[float]) -> Keep:
+    def complete(keep: Keep, told: list[float]) -> Keep:
         count, total, least, taken, threshold, largest = told
-        own, size = int(count), k if fill else int(count)
-        return Keep.from_order(
-            found.order[image, :size],
-            gains[image, :size],
-            worth.shape[1],
-            before_fallback=own,
-            suppressed_by=by[image],
-            certificate=Certificate(threshold, largest, own < k, share_of(total, least, taken)),
-        )
+        own, by = int(count), keep.suppressed_by
+        proof = Certificate(threshold, largest, own < k, share_of(total, least, taken))
+        if fill or own == k:
+            return replace(keep, certificate=proof)
+        order, gains = keep.order[:own], keep.gains[:own]
+        return Keep.from_order(order, gains, keep.n, suppressed_by=by, certificate=proof)
 
-    told = [found.own.sum(1), *_shares(worth, found, ranking, given), limit[:, 0].expand(len(worth)), found.largest]
-    return Chosen(torch.stack([each.double() for each in told], 1), keep)
+    own = found.own.sum(1)
+    told = [own, *_shares(worth, found, ranking, given), limit[:, 0].expand(len(worth)), found.largest]
+    return Chosen(
+        worth.shape[1],
+        found.order,
+        gains,
+        torch.stack([each.double() for each in told], 1),
+        own,
+        found.by.scatter(1, found.order, -1) if fill else found.by,
+        complete,
+    )
 
 
 def _places(ranking: Tensor) -> Tensor:
