@@ -6,7 +6,7 @@ A context variable belongs to one thread or one asynchronous task, so two calls 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from weakref import ReferenceType
 import torch
 from torch import Tensor
 
-from greedyprune.models.reads import layers_of
+from greedyprune.resident import read
 
 if TYPE_CHECKING:
     from greedyprune.cues import Seen
@@ -44,8 +44,8 @@ class Wish(Protocol):
         """True if it was made for one call; False if it holds for all calls of a pruned model."""
         ...
 
-    def record(self, report: Report | None, selections: list[Selection]) -> None:
-        """Store the result of a prompt. `report` is None if the prompt has no images."""
+    def record(self, report: Callable[[], Report] | None, selections: list[Selection]) -> None:
+        """Store the result of a prompt. `report` makes the report if it is asked for; None: there are no images."""
         ...
 
 
@@ -62,6 +62,30 @@ class Work(Protocol):
     def after_layer(self, index: int, output: Tensor) -> Tensor | None:
         """Edit the output states of decoder layer `index`. None leaves them as they are."""
         ...
+
+
+@dataclass(eq=False)
+class Host:
+    """What the caller of a prompt with images passed, on the CPU: one read for all of it, before the model runs."""
+
+    ids: Tensor
+    """(b, q) the token ids."""
+    copies: list[tuple[Tensor, Tensor]]
+    """Further arguments that were passed, each with its copy."""
+
+    @classmethod
+    def of(cls, ids: Tensor, *others: object) -> Host:
+        """Read the ids, and those of the others that are tensors."""
+        given = [each for each in others if isinstance(each, Tensor)]
+        first, *rest = read([ids, *given])
+        return cls(first, list(zip(given, rest, strict=True)))
+
+    def copy(self, x: Tensor) -> Tensor:
+        """Return a tensor on the CPU: the copy that was read if it is one of these arguments, or else a new one."""
+        for given, copy in self.copies:
+            if given is x:
+                return copy
+        return x.cpu()
 
 
 @dataclass(eq=False)
@@ -88,8 +112,8 @@ class Forward:
     """The features of each kind of input that the model computed."""
     seen: dict[str, dict[Seen, Tensor]]
     """The values that the hooks read in the vision tower, for each kind of input, one row per visual token."""
-    host_ids: Tensor | None = None
-    """The same ids on the CPU; None if the call brings no images."""
+    host: Host | None = None
+    """The ids, the mask and the positions on the CPU; None if the call brings no images."""
     work: Work | None = None
     """The edits in the decoder layers; None if there are none."""
     plain_prompt: bool = False
@@ -100,17 +124,7 @@ class Forward:
     @property
     def brings_images(self) -> bool:
         """True if the ids hold a placeholder of an image, a video or a sound that came along."""
-        for places in self.places.values():  # noqa: SIM110 - every step of decoding asks, so no generator
-            if bool(places.any()):
-                return True
-        return False
-
-    def fills(self, layer: object) -> bool:
-        """True if a cache layer belongs to the cache that this forward fills."""
-        for mine in layers_of(self.cache):  # noqa: SIM110 - the first layer mostly matches, so no generator
-            if mine is layer:
-                return True
-        return False
+        return any(bool(places.any()) for places in self.places.values())
 
 
 @dataclass(eq=False)

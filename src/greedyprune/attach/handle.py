@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from greedyprune.attach.hooks.decoder import DecoderHooks
 from greedyprune.attach.hooks.encoders import FeatureWatch, TowerHooks, carried
 from greedyprune.attach.hooks.generate import GenerateWatch
 from greedyprune.attach.hooks.outer import OuterHooks
-from greedyprune.attach.request import Request, Requests, empty_report
+from greedyprune.attach.request import Request, Requests, Result, empty_report
 from greedyprune.budget import PerLayer
 from greedyprune.hints import Hints, as_protect, as_relevance
 from greedyprune.method import Method
@@ -172,7 +173,7 @@ class Pruned(Attached):
         self._outer = OuterHooks(parts, self._wish, carried)
         running = self._outer.running
         self._inner = (
-            DecoderHooks(parts, running),
+            DecoderHooks(parts),
             TowerHooks(parts, self._wish, running),
             FeatureWatch(parts, running),
             GenerateWatch(parts, self._wish),
@@ -251,19 +252,19 @@ class Pruned(Attached):
 
         Inside a `using` block whose request ran, it is the last prompt of that request.
         """
-        return list(self._seen()[1])
+        return list(self._seen().selections)
 
     def report(self) -> Report:
         """Return the counts of the last prompt.
 
         Inside a `using` block whose request ran, it is the last prompt of that request.
         """
-        return self._seen()[0]
+        return self._seen().report
 
-    def _seen(self) -> tuple[Report, list[Selection]]:
+    def _seen(self) -> Result:
         request = self._requests.in_force()
         mine = None if request is None else request.result
-        return mine or self._requests.last or (empty_report(self._requests.own.policy), [])
+        return mine or self._requests.last or Result(partial(empty_report, self._requests.own.policy), [])
 
     def remove(self) -> None:
         """Remove the pruning. The model is as it was. A second call does nothing.

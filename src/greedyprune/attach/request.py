@@ -8,6 +8,8 @@ import itertools
 import threading
 import warnings
 import weakref
+from dataclasses import dataclass
+from functools import cached_property, partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from greedyprune.attach.context import GENERATION, REQUESTS
 from greedyprune.selection import PruneWarning, Report, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from greedyprune.hints import Hints
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
 
 _ENTERED = itertools.count()
 """The counter that numbers requests in the order in which they are entered."""
+
+
+@dataclass(eq=False)
+class Result:
+    """What a prompt left behind."""
+
+    make: Callable[[], Report]
+    """Makes the report."""
+    selections: list[Selection]
+
+    @cached_property
+    def report(self) -> Report:
+        """The report. It is counted when somebody first reads it, and reads the clock of a GPU then."""
+        return self.make()
 
 
 class Request:
@@ -40,7 +56,7 @@ class Request:
         self.policy: Policy = policy
         self.hints: Hints = hints
         self._requests = requests
-        self._result: tuple[Report, list[Selection]] | None = None
+        self._result: Result | None = None
         self._uses, self._number, self._is_block = 0, -1, False
         self._frame: FrameType | None = None
         self._in_generator, self._thread = False, 0
@@ -50,14 +66,14 @@ class Request:
     @property
     def selections(self) -> list[Selection]:
         """The kept tokens of each image of this request's last prompt; empty until it ran."""
-        return [] if self._result is None else list(self._result[1])
+        return [] if self._result is None else list(self._result.selections)
 
     def report(self) -> Report:
         """Return the counts of this request's last prompt; empty until it ran."""
-        return empty_report(self.policy) if self._result is None else self._result[0]
+        return empty_report(self.policy) if self._result is None else self._result.report
 
     @property
-    def result(self) -> tuple[Report, list[Selection]] | None:
+    def result(self) -> Result | None:
         """The report and the selections of this request's last prompt; None until it ran."""
         return self._result
 
@@ -71,9 +87,10 @@ class Request:
         """True for a request; False for the handle's own wish, which holds for all calls."""
         return self is not self._requests.own
 
-    def record(self, report: Report | None, selections: list[Selection]) -> None:
-        """Store the result of a prompt. The hooks call this. `report` is None if the prompt has no images."""
-        self._result = self._requests.last = (report or empty_report(self.policy), selections)
+    def record(self, report: Callable[[], Report] | None, selections: list[Selection]) -> None:
+        """Store the result of a prompt. The hooks call this. `report` makes the report; None: there are no images."""
+        make = report or partial(empty_report, self.policy)
+        self._result = self._requests.last = Result(make, selections)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model's `generate` with this request's wish, in the thread that calls this.
@@ -178,7 +195,7 @@ class Requests:
         """The requests that run now."""
         self.own = Request(self, policy, hints)
         """The handle's own wish."""
-        self.last: tuple[Report, list[Selection]] | None = None
+        self.last: Result | None = None
         """The result of the last prompt, from any request."""
         self._holders = holders
         REQUESTS.set(REQUESTS.get())  # so a copy of this context, or of a task's, is told from that of a new thread

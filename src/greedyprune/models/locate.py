@@ -87,7 +87,8 @@ def _newlines_among(parts: Parts, features: Any, rows: list[int], total: int) ->
         return None
     if sum(rows) + len(rows) == total:  # the model appends a newline to each video later
         each = [torch.cat([tokens, row.detach().to(tokens)[None]]) for tokens in each]
-    return newlines(parts, torch.cat(each))
+    tokens = torch.cat(each)[None]
+    return newlines(parts, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="cpu"))
 
 
 def _grids(parts: Parts, given: object, total: int) -> list[tuple[int, int, int]]:

@@ -25,6 +25,8 @@ RECURRENT = ("linear_attention", "conv")
 
 INPUTS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 """The argument of a model that holds each kind of input."""
+COMPUTED = "mm_encoder_outputs"
+"""The argument that holds their features instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +87,9 @@ class Parts:
 
     @cached_property
     def media_inputs(self) -> tuple[str, ...]:
-        """The arguments that hold images, videos and sounds, also for kinds that this family does not list."""
-        return tuple({*INPUTS.values(), *(name for medium, _ in self.media for name in medium.inputs)})
+        """The arguments that hold images, videos and sounds or their features, also for kinds that are not listed."""
+        listed = (name for medium, _ in self.media for name in medium.inputs)
+        return tuple({*INPUTS.values(), *listed, COMPUTED})
 
     @property
     def attention(self) -> str:

@@ -15,7 +15,6 @@ from greedyprune.questions import questions_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from greedyprune.keep import Keep
     from greedyprune.models._family import Medium
     from greedyprune.models.parts import Parts
     from greedyprune.ops.cut import Cut
@@ -52,16 +51,18 @@ class Span:
         """The kind of input: image, video or audio."""
         return self.image.kind
 
-    def after(self, cut: Cut, keep: Keep) -> Span:
-        """Return its place after a cut. `keep`: the tokens of it that the cut kept."""
-        if not keep.k:
+    def after(self, cut: Cut, rows: Tensor) -> Span:
+        """Return its place after a cut. `rows`: those of its tokens that the cut kept. (k,)"""
+        if not rows.numel():
             return Span(-1, self.columns[:0], replace(self.image, n=0, grid=None, breaks=()))
         now = torch.full((cut.length,), -1, device="cpu")
         left = cut.columns[self.row][cut.valid[self.row]]
         now[left] = torch.arange(cut.columns.shape[1], device="cpu")[cut.valid[self.row]]
         breaks = tuple((int(now[at]), now[closed][now[closed] >= 0]) for at, closed in self.breaks if now[at] >= 0)
-        columns, whole = now[self.columns[keep.rows.cpu()]], keep.k == self.image.n
-        return Span(self.row, columns, replace(self.image, n=keep.k, grid=self.image.grid if whole else None), breaks)
+        columns, whole = now[self.columns[rows]], rows.numel() == self.image.n
+        return Span(
+            self.row, columns, replace(self.image, n=rows.numel(), grid=self.image.grid if whole else None), breaks
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +144,10 @@ class Prompt:
             spans.sort(key=lambda span: (span.row, int(span.columns[0])))
         return cls(visual, valid, spans)
 
-    def after(self, cut: Cut, keeps: list[Keep]) -> Prompt:
-        """Return the places after a cut. `keeps`: the decision for each image."""
-        local = replace(cut, columns=cut.columns.cpu(), valid=cut.valid.cpu())
-        spans = [span.after(local, keep) for span, keep in zip(self.spans, keeps, strict=True)]
-        return Prompt(local.take(self.visual, -1) & local.valid, local.valid, spans, self.drafts)
+    def after(self, cut: Cut, rows: list[Tensor]) -> Prompt:
+        """Return the places after a cut. `rows`: the kept tokens of each image. All lie on the CPU."""
+        spans = [span.after(cut, kept) for span, kept in zip(self.spans, rows, strict=True)]
+        return Prompt(cut.take(self.visual, -1) & cut.valid, cut.valid, spans, self.drafts)
 
 
 def _spans(visual: Tensor, images: list[ImageTokens]) -> list[Span]:
@@ -189,7 +189,7 @@ def find_images(
         if here is None or not bool(here.any()):
             continue
         rows = rows_of_features(features.get(medium.kind))
-        breaks = newlines(parts, embeds[here.to(embeds.device)])
+        breaks = newlines(parts, embeds, here)
         found.append((here, lay_out(parts, medium, Visuals(ids, here, rows, positions, breaks, medium.kind))))
     return found
 
@@ -209,9 +209,12 @@ def rows_of_features(features: Any) -> list[int] | None:
     return [tensor.shape[:-1].numel() for tensor in tensors] if each and len(tensors) == len(each) else None
 
 
-def newlines(parts: Parts, tokens: Tensor) -> Tensor | None:
-    """True for placeholders that hold the model's newline. (placeholders, d) -> (placeholders,) bool"""
+def newlines(parts: Parts, embeds: Tensor, here: Tensor) -> Tensor | None:
+    """True for placeholders that hold the model's newline; None if the family has no newline.
+
+    (b, q, d), (b, q) bool on the CPU -> (placeholders,) bool on the CPU
+    """
     row = getattr(parts.outer, parts.family.newline or "", None)
     if row is None:
         return None
-    return (tokens == row.detach().to(tokens)).all(-1).cpu()
+    return (embeds == row.detach().to(embeds)).all(-1).cpu()[here]

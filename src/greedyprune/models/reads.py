@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,4 +47,5 @@ def length_of(cache: Any) -> int:
 
 def layers_of(cache: object) -> Sequence[CacheLayer]:
     """Return the layers of a cache; empty if the cache has no layers, or is None."""
-    return cast("Sequence[CacheLayer]", getattr(cache, "layers", None) or [])
+    layers: Any = getattr(cache, "layers", None)  # no cast: every step of decoding asks
+    return layers or []

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from greedyprune.resident import send
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
@@ -43,6 +45,13 @@ class Cut:
     def dropped(self) -> int:
         """The number of columns that the cut removes."""
         return self.length - self.columns.shape[1]
+
+    def on(self, device: torch.device) -> Cut:
+        """The same cut on a device. From the CPU to a GPU the host does not wait for the copy."""
+        if self.columns.device == device:
+            return self
+        shift = None if self.shift is None else send(self.shift, device)
+        return replace(self, columns=send(self.columns, device), valid=send(self.valid, device), shift=shift)
 
     def grown(self, total: int) -> Cut:
         """Add the columns that came after the cut. All of them stay. -> Cut of `total` columns"""

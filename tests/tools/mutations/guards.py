@@ -60,13 +60,13 @@ GUARDS = [
     Mutation(
         "prompts packed in one row are one prompt",
         "attach/forward/refusals.py:refuse_packed",
-        "if bool((steps < 0).any()):",
+        "if bool((back & valid[:, 1:] & valid[:, :-1]).any()):",
         "if False:",
         f"{FIELD_PROMPTS}test_two_prompts_in_one_row_are_refused[llava-input]",
     ),
     Mutation(
         "borders of packed prompts are handed on",
-        "attach/forward/refusals.py:refuse_packed",
+        "attach/forward/refusals.py:refuse_packed_borders",
         "if named:",
         "if False:",
         f"{FIELD_PROMPTS}test_borders_of_packed_prompts_are_refused[seq_idx-input]",
@@ -109,14 +109,14 @@ GUARDS = [
     Mutation(
         "a call that was interrupted opens the door for any cache",
         "attach/forward/cache.py:ShortLayer.get_mask_sizes",
-        "((forward := FORWARD.get()) is None or not forward.fills(self))",
+        "((forward := FORWARD.get()) is None or self not in layers_of(forward.cache))",
         "FORWARD.get() is None",
         f"{FIELD_INTERRUPTS}test_a_call_that_nobody_ended_opens_no_door_for_a_pruned_cache",
     ),
     Mutation(
         "what an interrupt left behind is kept for good",
         "attach/hooks/outer.py:OuterHooks._forward",
-        "if (forward := self.running()) is not None:",
+        "if forward is not None and forward.parts is self._parts:",
         "if False:",
         f"{FIELD_INTERRUPTS}test_an_interrupt_leaves_no_door_open_for_a_pruned_cache[llava-KeyboardInterrupt-layer:2]",
     ),
@@ -228,7 +228,7 @@ GUARDS = [
     Mutation(
         "positions of logits beside images are taken by whoever holds the model",
         "attach/hooks/outer.py:OuterHooks._hold",
-        "if refusals.brings_media(self._parts, given):",
+        "if refusals.asks_for_all(given) and refusals.brings_media(self._parts, given):",
         "if False:",
         f"{FIELD_WRAPPED}test_what_is_as_long_as_the_prompt_is_refused_whoever_is_called[positional-logits_to_keep-model]",
     ),

@@ -11,7 +11,7 @@ LATER_CUTS = "test_places.py::test_every_cut_is_a_mask_from_its_layer_on"
 BUDGETS = [
     Mutation(
         "the budgets of two images are swapped",
-        "attach/forward/decide.py:Decider.decide",
+        "attach/forward/decide.py:Decider._keeps",
         "self.quotas[start], strict=True",
         "self.quotas[start][::-1], strict=True",
         "test_families.py::test_budgets_are_per_image[llava-input-two]",
@@ -39,7 +39,7 @@ BUDGETS = [
     ),
     Mutation(
         "a later cut takes its share of what is left",
-        "attach/forward/decide.py:Decider._choose",
+        "attach/forward/decide.py:Decider._keeps",
         "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
         "quota.budget",
         "test_places.py::test_shares_are_of_all_tokens_at_every_layer[llava]",
@@ -53,7 +53,7 @@ BUDGETS = [
     ),
     Mutation(
         "a budget per frame is one of the whole clip",
-        "attach/forward/decide.py:Decider._choose",
+        "attach/forward/decide.py:Decider._keeps",
         "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
         "quota.k",
         "test_video.py::test_every_frame_is_pruned_by_itself[2-input-qwen2_5_vl video]",

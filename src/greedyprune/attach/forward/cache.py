@@ -60,7 +60,7 @@ class ShortLayer(Base):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the physical width of the mask, and the offset of its first column in the logical numbering."""
-        if self.prompt and ((forward := FORWARD.get()) is None or not forward.fills(self)):
+        if self.prompt and ((forward := FORWARD.get()) is None or self not in layers_of(forward.cache)):
             raise RuntimeError(
                 "this cache was filled while the model was pruned and is short: prune the model again, "
                 "or start with an empty cache."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from greedyprune.attach.forward.clock import Clock
 from greedyprune.attach.forward.quotas import keep_last_tokens, quotas
 from greedyprune.budget import PerFrame, Ratio
-from greedyprune.choosing import select
+from greedyprune.choosing import select_with_rows
 from greedyprune.cues import Cues, Keys
 from greedyprune.keep import Keep
 from greedyprune.models.needs import in_tower, placed, told
 from greedyprune.ops.cut import Cut
+from greedyprune.resident import send
 from greedyprune.selection import PruneWarning, Selection
 
 if TYPE_CHECKING:
@@ -33,38 +34,6 @@ if TYPE_CHECKING:
     from greedyprune.policy import Policy
 
 
-class Clock:
-    """The time between two marks: CPU time of this thread, or on CUDA that of the device. Other programs add nothing.
-
-    It begins when it is made. Reading it on CUDA waits until the device has passed the second mark.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device if device.type == "cuda" else None
-        self._begun: Any = self._mark()
-        self._ended: Any = None
-
-    def stop(self) -> Clock:
-        """Set the second mark."""
-        self._ended = self._mark()
-        return self
-
-    @property
-    def seconds(self) -> float:
-        """The seconds between the marks."""
-        if self._device is None:
-            return self._ended - self._begun
-        self._ended.synchronize()
-        return self._begun.elapsed_time(self._ended) / 1e3
-
-    def _mark(self) -> Any:
-        if self._device is None:
-            return time.thread_time()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-
 @dataclass(frozen=True, eq=False)
 class Decision:
     """The decision of one forward at one place."""
@@ -75,6 +44,8 @@ class Decision:
     """The same on the CPU, where it was decided."""
     keeps: list[Keep]
     """Per image, the kept tokens among those that reached this place."""
+    rows: list[Tensor]
+    """Per image, the rows of its decision, on the CPU."""
     selections: list[Selection]
     """Per image, the kept tokens among the image's original visual tokens."""
     clock: Clock
@@ -89,7 +60,7 @@ class Decision:
         for span, keep in zip(prompt.spans, self.keeps, strict=True):
             if keep.weights is None:
                 continue
-            columns = span.columns.to(hidden.device)
+            columns = send(span.columns, hidden.device)
             at = (self.cut.columns[span.row] == keep(columns)[:, None]) & self.cut.valid[span.row]
             short[span.row, at.to(torch.uint8).argmax(1)] = keep.merge(hidden[span.row, columns])
         return short
@@ -103,6 +74,8 @@ class Step:
     """The decoder layer before which the cut was made; 0 for a cut before the decoder."""
     fresh: Cut
     """The cut of this forward's tokens, in their original columns."""
+    host: Cut
+    """The same on the CPU."""
     whole: Cut
     """The cut of all tokens so far, this forward's included. A cache layer after the cut holds these tokens."""
     masked: Cut
@@ -186,51 +159,69 @@ class Decider:
         `seen`: the cues beyond the states, per image. `earlier`: the choice of a cut before an earlier layer.
         """
         clock = Clock(hidden.device)
+        keeps, rows = self._keeps(start, hidden, prompt, seen, earlier)
         stays, last = prompt.valid.clone(), prompt.last
-        keeps: list[Keep] = []
         selections: list[Selection] = []
         for index, (span, quota) in enumerate(zip(prompt.spans, self.quotas[start], strict=True)):
-            original = earlier[index].keep if earlier else None
-            if min(quota.k, span.image.n) == span.image.n:
-                chosen = Keep.everything(span.image.n, hidden.device)
-            else:
-                cues = self._cues(index, hidden[span.row], prompt, quota, original)
-                cues = replace(
-                    cues,
-                    more={
-                        need: _left(need, values[index].to(hidden.device), original) for need, values in seen.items()
-                    },
-                )
-                chosen = self._choose(cues, quota)
             dropped = torch.ones(span.image.n, dtype=torch.bool, device="cpu")
-            dropped[chosen.rows.to("cpu")] = False
+            dropped[rows[index]] = False
             stays[span.row, span.columns[dropped]] = False
             for at, closed in span.breaks:
                 stays[span.row, at] = bool(stays[span.row, closed].any()) or at == last[span.row]
-            keeps.append(chosen)
-            selections.append(_selection(index, span, quota, chosen, stays, earlier))
+            selections.append(_selection(index, span, quota, keeps[index], stays, earlier))
         host = Cut.keeping(stays)
-        cut = replace(host, columns=host.columns.to(hidden.device), valid=host.valid.to(hidden.device))
-        return Decision(cut, host, keeps, selections, clock.stop())
+        return Decision(host.on(hidden.device), host, keeps, rows, selections, clock.stop())
 
-    def _choose(self, cues: Cues, quota: Quota) -> Keep:
-        keep = quota.budget if isinstance(quota.budget, PerFrame) else quota.k
-        return select(self.policy.method, cues, keep)
+    def _keeps(
+        self, start: int, hidden: Tensor, prompt: Prompt, seen: Mapping[Need, list[Tensor]], earlier: list[Selection]
+    ) -> tuple[list[Keep], list[Tensor]]:
+        """Choose for all images at once; an image that stays whole is not asked about. -> decisions, rows on the CPU"""
+        found: dict[int, tuple[Keep, Tensor]] = {}
+        asked: list[int] = []
+        cues: list[Cues] = []
+        budgets: list[int | PerFrame] = []
+        text: dict[int, Tensor] = {}
+        for index, (span, quota) in enumerate(zip(prompt.spans, self.quotas[start], strict=True)):
+            n, row = span.image.n, span.row
+            if min(quota.k, n) == n:
+                found[index] = Keep.everything(n, hidden.device), torch.arange(n, device="cpu")
+                continue
+            if row not in text:
+                text[row] = hidden[row][send(prompt.text_of(row), hidden.device)]
+            original = earlier[index].keep if earlier else None
+            more = {need: _left(need, values[index].to(hidden.device), original) for need, values in seen.items()}
+            asked.append(index)
+            cues.append(self._cues(index, hidden[row], text[row], prompt, quota, original, more))
+            budgets.append(quota.budget if isinstance(quota.budget, PerFrame) else quota.k)
+        found |= zip(asked, select_with_rows(self.policy.method, cues, budgets), strict=True)
+        every = [found[index] for index in range(len(found))]
+        return [keep for keep, _ in every], [rows for _, rows in every]
 
-    def _cues(self, index: int, states: Tensor, prompt: Prompt, quota: Quota, original: Keep | None) -> Cues:
-        """Build the cues of one image at this place. (q, d) -> Cues"""
+    def _cues(
+        self,
+        index: int,
+        states: Tensor,
+        text: Tensor,
+        prompt: Prompt,
+        quota: Quota,
+        original: Keep | None,
+        more: dict[Need, Tensor],
+    ) -> Cues:
+        """Build the cues of one image at this place. `text`: its prompt's. (q, d), (m, d) -> Cues"""
         span, device = prompt.spans[index], states.device
-        relevance = None if quota.relevance is None else quota.relevance.to(device)
+        relevance = None if quota.relevance is None else send(quota.relevance, device)
         if relevance is not None and original is not None:
             relevance = relevance[original.rows]
+        ours = _is_ours(self.policy.method)
         return Cues(
-            features=_rows(states, span.columns, copied=not _is_ours(self.policy.method)),
-            text=states[prompt.text_of(span.row).to(device)],
+            features=_rows(states, span.columns, copied=not ours),
+            text=text if ours else text.clone(),
             question=self.questions[index],
             grid=span.image.grid,
             norm=None if self.norm is None else self.norm.to(device),
             protect=_protected(quota, original, device),
             relevance=relevance,
+            more=more,
         )
 
 
@@ -247,7 +238,7 @@ def _rows(states: Tensor, columns: Tensor, *, copied: bool) -> Tensor:
     start, n = int(columns[0]), columns.numel()
     if not copied and int(columns[-1]) - start == n - 1:
         return states[start : start + n]
-    return states[columns.to(states.device)]
+    return states[send(columns, states.device)]
 
 
 def _left(need: Need, values: Tensor, original: Keep | None) -> Tensor:
@@ -261,7 +252,7 @@ def _protected(quota: Quota, original: Keep | None, device: torch.device) -> Ten
     """Return the tokens that must stay, numbered among those that an earlier cut kept. -> (p,)"""
     if not quota.protect:
         return None
-    rows = torch.tensor(quota.protect, device=device)
+    rows = send(torch.tensor(quota.protect, device="cpu"), device)
     return rows if original is None else torch.searchsorted(original.rows, rows)
 
 

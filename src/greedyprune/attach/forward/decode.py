@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from greedyprune.attach.forward.cache import Held
+from greedyprune.attach.forward.refusals import refuse_packed
 from greedyprune.models.reads import layers_of
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, last_queries, of_kernel, padded, padding_mask
 
 if TYPE_CHECKING:
-    from greedyprune.attach.context import Forward
+    from greedyprune.attach.context import Forward, Host
     from greedyprune.models.parts import Kind
 
 
@@ -49,7 +50,7 @@ class TextInputs:
     def read(cls, forward: Forward, arguments: dict[str, Any]) -> TextInputs | None:
         """Read the text model's arguments. None if this call brings no images and the KV cache was never cut."""
         cache, mask = forward.cache, arguments.get("attention_mask")
-        fresh, held = forward.brings_images, Held.by(cache)
+        fresh, held = bool(forward.places) and forward.brings_images, Held.by(cache)
         if not fresh and held.place is None:
             return None
         outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
@@ -72,6 +73,23 @@ class TextInputs:
         """This forward's part of the padding mask, (b, q) bool; None if there is no mask."""
         return None if self.padding is None else self.padding[:, self.past : self.total].bool()
 
+    def on_host(self, host: Host) -> tuple[Tensor, Tensor | None]:
+        """Return what is known of this forward's tokens on the CPU: those that are not padding, multimodal positions.
+
+        -> (b, q) bool, (3, b, q) or None. Raises NotImplementedError if several prompts are packed in one row.
+        """
+        positions, parts = self.positions, self.forward.parts
+        valid = torch.ones(host.ids.shape, dtype=torch.bool, device="cpu")
+        if self.padding is not None:
+            valid = host.copy(self.padding)[:, self.past : self.total].bool()
+        may_be_packed = self.padding is None or "flash" in parts.attention
+        if positions is None or not (positions.ndim == 3 or may_be_packed):
+            return valid, None
+        positions = host.copy(positions)
+        if may_be_packed:
+            refuse_packed(positions, valid)
+        return valid, positions if positions.ndim == 3 else None
+
     def own_positions(self, device: torch.device) -> Tensor:
         """Return the position ids that the text model gets, or those that it would count itself. -> (b, q)"""
         if self.positions is not None:
@@ -88,10 +106,11 @@ class TextInputs:
         self.memo[key] = source, value
         return value
 
-    def fit_to_cache(self, arguments: dict[str, Any], *, unmasked: bool) -> None:
+    def fit_to_cache(self, arguments: dict[str, Any], *, unmasked: bool) -> Cut | None:
         """Make the model's mask and positions fit a KV cache that is short already.
 
         The model makes the masks and positions of all layers from them. `unmasked`: True if no layer masks anything.
+        Return the cut of the first layer with keys; None if it holds every token.
         """
         parts, mask = self.forward.parts, arguments.get("attention_mask")
         base, first = self.held.cut_at(parts.full), self.held.cut_at(parts.first)
@@ -102,6 +121,7 @@ class TextInputs:
         if first is not None and first.shift is not None:
             device = arguments["inputs_embeds"].device
             arguments["position_ids"] = self.own_positions(device) - first.shift.to(device)
+        return first
 
     def nothing_masked(self, mask: Tensor | None) -> bool:
         """True if no layer would mask padding, neither of the prompt nor of later tokens. `mask` (b, past + q)
@@ -110,7 +130,7 @@ class TextInputs:
         attention is eager, and it does not if it gets no mask. So the number of synchronisations stays the same.
         """
         parts = self.forward.parts
-        if self.outer_masks or parts.attention == "eager" or self.held.ragged:
+        if self.held.ragged or self.outer_masks or parts.attention == "eager":  # the last is the dearest
             return False
         base = self.held.cut_at(parts.full)
         return mask is None or bool(mask[:, 0 if base is None else base.length :].all())
@@ -192,10 +212,8 @@ class Decode:
     @classmethod
     def begin(cls, text: TextInputs, arguments: dict[str, Any]) -> Decode | None:
         """Edit the text model's arguments; the work that is left in the decoder layers, None if there is none."""
-        parts = text.forward.parts
         unmasked = text.nothing_masked(arguments.get("attention_mask"))
-        text.fit_to_cache(arguments, unmasked=unmasked)
-        first = text.held.cut_at(parts.first)
+        first = text.fit_to_cache(arguments, unmasked=unmasked)
         is_padded = text.padding is not None or (first is not None and first.ragged)
         edits = LayerEdits(
             masks_fit=first is not None and text.held.cut_once and not (text.outer_masks and is_padded),

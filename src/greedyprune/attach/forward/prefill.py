@@ -8,7 +8,7 @@ length as their logical length (`cache.py`), so decoding continues in the origin
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,8 +23,11 @@ from greedyprune.models.needs import in_decoder
 from greedyprune.models.prompt import Prompt, find_images
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, anew_with, padding_mask
+from greedyprune.resident import send
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from greedyprune.cues import Need, Seen
     from greedyprune.policy import Policy
     from greedyprune.selection import Report, Selection
@@ -63,16 +66,13 @@ class Prefill:
         forward, parts, embeds = text.forward, text.forward.parts, arguments["inputs_embeds"]
         wish = forward.wish
         assert wish is not None
-        assert forward.host_ids is not None
-        policy, ids = wish.policy, forward.host_ids
+        assert forward.host is not None
+        policy, ids = wish.policy, forward.host.ids
         text.fit_to_cache(arguments, unmasked=False)
         refusals.refuse_other_place(text.held.place, policy.place)
         refusals.refuse_unknown_arguments(parts, ids, arguments)
-        refusals.refuse_packed(parts, text.positions, text.padding_now, arguments)
-        valid = torch.ones(ids.shape, dtype=torch.bool, device="cpu")
-        padding, positions = text.padding_now, text.positions
-        valid = valid if padding is None else padding.cpu()
-        positions = positions.cpu() if positions is not None and positions.ndim == 3 else None
+        refusals.refuse_packed_borders(arguments)
+        valid, positions = text.on_host(forward.host)
         media = find_images(parts, forward.places, forward.features, ids, positions, embeds)
         generation = forward.generation
         generated = generation is not None and generation.reads(ids, text.past)
@@ -139,7 +139,8 @@ class Prefill:
         """Decide before decoder layer `start` and cut the states. (b, q, d) -> (b, q', d)"""
         text, parts, device = self.text, self.text.forward.parts, hidden.device
         made = self.decider.decide(start, hidden, self.prompt, self.seen, self.selections)
-        fresh = made.cut.inside(self.steps[-1].fresh) if self.steps else made.cut
+        host = made.host.inside(self.steps[-1].host) if self.steps else made.host
+        fresh = host.on(device) if self.steps else made.cut
         if self._compact:
             valid = text.padding_now
             valid = torch.ones_like(text.forward.ids, dtype=torch.bool) if valid is None else valid
@@ -152,9 +153,9 @@ class Prefill:
         if text.held.cut_at(parts.full) is not None:  # that layer is short already
             base = self.held_before(parts.full, device)
             masked = uncut(base.columns.shape[1], base.columns.shape[0], base.valid, device).then(fresh)
-        self.steps.append(Step(start, fresh, whole, masked, [s.keep for s in made.selections], made.clock))
+        self.steps.append(Step(start, fresh, host, whole, masked, [s.keep for s in made.selections], made.clock))
         short = made.shorten(hidden, self.prompt)
-        self.prompt = self.prompt.after(made.host, made.keeps)
+        self.prompt = self.prompt.after(made.host, made.rows)
         self.selections = made.selections
         return short
 
@@ -249,14 +250,14 @@ class Prefill:
         if self.deepstack is None or index >= len(self.deepstack[1]):
             return None
         (mask, features), step = self.deepstack, self.step_at(index)
-        if step is not None:
-            found = self.text.made(("deepstack", step), mask)
-            if found is None:
-                pair = step.fresh.take(mask, -1) & step.fresh.valid, step.planes(features)
-                found = self.text.share(("deepstack", step), mask, pair)
-            mask, features = found
-        output, mask = output.clone(), mask.to(output.device)
-        output[mask] = output[mask] + features[index].to(output)
+        found = self.text.made(("deepstack", step), mask)
+        if found is None:
+            # The visual tokens are those of the mask, and their places are known on the host.
+            places = tuple(send(each, output.device) for each in self.prompt.visual.nonzero(as_tuple=True))
+            found = places, features if step is None else step.planes(features)
+            self.text.share(("deepstack", step), mask, found)
+        (places, features), output = found, output.clone()
+        output[places] = output[places] + features[index].to(output)
         return output
 
     def _mask(self, step: Step, index: int, mask: Tensor | None, hidden: Tensor) -> Tensor | None:
@@ -337,12 +338,12 @@ class Prefill:
             else:  # the layer is full, but it must not be cropped further than the other layers
                 shorten(cache, index, None, place, length)
 
-    def _report(self, steps: list[Step | None], cache: Any) -> Report:
-        """Count this prompt. `steps`: the last cut before each decoder layer."""
+    def _report(self, steps: list[Step | None], cache: Any) -> Callable[[], Report]:
+        """Return what counts this prompt if somebody asks. `steps`: the last cut before each decoder layer."""
         text, tokens = self.text, sum(s.n for s in self.selections)
         now = [text.length if step is None else step.fresh.columns.shape[1] for step in steps]
         held = [text.total if step is None else step.whole.columns.shape[1] for step in steps]
         visual = [tokens if step is None else sum(step.kept) for step in steps]
         lengths = Lengths(text.forward.ids.shape[0], text.past, text.length, now, held, visual)
-        config, ms = text.forward.parts.config, 1e3 * sum(step.clock.seconds for step in self.steps)
-        return report_of(self.policy, config, lengths, self.selections, bytes_of(cache), ms)
+        config, clocks = text.forward.parts.config, [step.clock for step in self.steps]
+        return partial(report_of, self.policy, config, lengths, self.selections, bytes_of(cache), clocks)

@@ -9,6 +9,7 @@ from greedyprune.models.flops import decode_flops, prefill_flops
 from greedyprune.selection import Report
 
 if TYPE_CHECKING:
+    from greedyprune.attach.forward.clock import Clock
     from greedyprune.policy import Policy
     from greedyprune.selection import Selection
 
@@ -31,9 +32,14 @@ class Lengths:
 
 
 def report_of(
-    policy: Policy, config: Any, lengths: Lengths, selections: list[Selection], cache_bytes: tuple[int, int], ms: float
+    policy: Policy,
+    config: Any,
+    lengths: Lengths,
+    selections: list[Selection],
+    cache_bytes: tuple[int, int],
+    clocks: list[Clock],
 ) -> Report:
-    """Count one prompt. `config`: the model's. `cache_bytes`: with and without the cut. `ms`: time of the decision."""
+    """Count one prompt. `config`: the model's. `cache_bytes`: with and without the cut. `clocks`: of each decision."""
     layers, batch, now, held = len(lengths.now), lengths.batch, lengths.now, lengths.held
     before = [total - new for total, new in zip(held, now, strict=True)]  # tokens of earlier turns
     if policy.early:  # caches before the cut are cut after each prompt, in earlier turns too
@@ -55,6 +61,6 @@ def report_of(
         prefill_flops_full=batch * prefill_flops(config, [lengths.length] * layers, [lengths.past] * layers),
         decode_flops=batch * decode_flops(config, held),
         decode_flops_full=batch * decode_flops(config, [lengths.past + lengths.length] * layers),
-        select_ms=ms,
+        select_ms=1e3 * sum(clock.seconds for clock in clocks),
         certificates=tuple(s.keep.certificate for s in selections),
     )

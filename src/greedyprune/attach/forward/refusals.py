@@ -15,7 +15,7 @@ from transformers.cache_utils import StaticLayer
 
 from greedyprune.budget import counts_tokens
 from greedyprune.cues import Text
-from greedyprune.models.parts import INPUTS
+from greedyprune.models.parts import COMPUTED, INPUTS
 from greedyprune.models.reads import layers_of
 from greedyprune.selection import PruneWarning
 
@@ -36,11 +36,9 @@ PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_l
 
 def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
     """True if images, videos or sounds come with these arguments."""
-    computed = kwargs.get("mm_encoder_outputs")
-    if computed and any(value is not None for value in computed.values()):
-        return True
-    for name in parts.media_inputs:  # noqa: SIM110 - a loop and no generator, since every decoding step runs this
-        if kwargs.get(name) is not None:
+    for name in parts.media_inputs:  # a loop and no generator, since every decoding step runs this
+        given: Any = kwargs.get(name)
+        if given is not None and (name != COMPUTED or any(value is not None for value in given.values())):
             return True
     return False
 
@@ -48,6 +46,11 @@ def brings_media(parts: Parts, kwargs: dict[str, Any]) -> bool:
 def is_cut(cache: Any) -> bool:
     """True if a KV cache holds a pruned prompt: its layers store the end of the prompt (`ShortLayer.prompt`)."""
     return any(getattr(layer, "prompt", 0) for layer in layers_of(cache))
+
+
+def asks_for_all(kwargs: dict[str, Any]) -> bool:
+    """True if labels or positions of logits are given, which are about all tokens."""
+    return kwargs.get("labels") is not None or isinstance(kwargs.get("logits_to_keep"), Tensor)
 
 
 def refuse_labels(kwargs: dict[str, Any]) -> None:
@@ -100,24 +103,23 @@ def refuse_right_padding(mask: Any, ids: Tensor | None = None, pad: int | None =
         )
 
 
-def refuse_packed(parts: Parts, positions: Tensor | None, padding: Tensor | None, kwargs: Mapping[str, Any]) -> None:
-    """Raise if several prompts are packed in one row, since one question would choose the tokens of all of them.
-
-    `positions` (b, q) or (3, b, q). `padding` (b, q) bool: True for tokens that are not padding.
-    """
+def refuse_packed_borders(kwargs: Mapping[str, Any]) -> None:
+    """Raise if arguments give the borders of several prompts that are packed in one row."""
     named = [name for name in PACKED if kwargs.get(name) is not None]
     if named:
         raise NotImplementedError(
             f"{named[0]} gives the borders of prompts packed in one row, whose images cannot be pruned: pass one "
             "prompt per row with an attention_mask, or call remove()."
         )
-    if positions is None or (padding is not None and "flash" not in parts.attention):
-        return
-    steps = (positions[0] if positions.ndim == 3 else positions).diff(dim=-1)
-    if padding is not None:
-        valid = padding.to(steps.device)
-        steps = steps * (valid[:, 1:] & valid[:, :-1])
-    if bool((steps < 0).any()):
+
+
+def refuse_packed(positions: Tensor, valid: Tensor) -> None:
+    """Raise if several prompts are packed in one row, since one question would choose the tokens of all of them.
+
+    `positions` (b, q) or (3, b, q). `valid` (b, q) bool: True for tokens that are not padding. Both are on the CPU.
+    """
+    back = (positions[0] if positions.ndim == 3 else positions).diff(dim=-1) < 0
+    if bool((back & valid[:, 1:] & valid[:, :-1]).any()):
         raise NotImplementedError(
             "the position_ids of a row go back, as those of several prompts packed in one row do, and their images "
             "cannot be pruned: pass one prompt per row with an attention_mask, or call remove()."

@@ -21,6 +21,7 @@ from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
 from greedyprune.models.release import argument_names, cache_of
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, decoder_values, raters
+from greedyprune.resident import send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-    from greedyprune.attach.context import Forward
     from greedyprune.models.parts import Parts
     from greedyprune.models.reads import DecoderLayer
 
 
 class DecoderHooks(Attached):
-    """The hooks of one model's text model and decoder layers. `running` returns the forward that runs now."""
+    """The hooks of one model's text model and decoder layers.
 
-    def __init__(self, parts: Parts, running: Callable[[], Forward | None]) -> None:
-        self._parts, self._running = parts, running
+    They find the forward that runs as `OuterHooks.running` does, without that call, since every step of decoding asks.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._names = argument_names(parts.layers[0])
         self._handles: list[RemovableHandle] = []
         self._layers: list[RemovableHandle] = []
@@ -76,8 +79,8 @@ class DecoderHooks(Attached):
     # -- the text model
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        forward = self._running()
-        if forward is None or kwargs.get("inputs_embeds") is None:
+        forward = FORWARD.get()
+        if forward is None or forward.parts is not self._parts or kwargs.get("inputs_embeds") is None:
             return None
         text = TextInputs.read(forward, kwargs)
         if text is None:
@@ -97,14 +100,14 @@ class DecoderHooks(Attached):
         return args, kwargs
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        forward = self._running()
-        if forward is None:
+        forward = FORWARD.get()
+        if forward is None or forward.parts is not self._parts:
             return
-        work, trial = forward.work, TRIAL.get()
+        work = forward.work
         if not isinstance(work, Prefill):
             if forward.wish is not None and forward.plain_prompt:
                 forward.wish.record(None, [])
-        elif trial is not None:
+        elif (trial := TRIAL.get()) is not None:
             trial.cut_made = work.steps[-1].fresh
         else:
             work.finish(forward.cache if forward.cache is not None else cache_of(output))
@@ -114,7 +117,7 @@ class DecoderHooks(Attached):
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        forward = FORWARD.get()  # as `running` does, without the call: every layer of every step asks
+        forward = FORWARD.get()
         if forward is None or forward.parts is not self._parts or (work := forward.work) is None:
             return None
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
@@ -132,8 +135,10 @@ class DecoderHooks(Attached):
         return (hidden,), kwargs
 
     def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
-        forward = self._running()
-        return None if forward is None or forward.work is None else forward.work.after_layer(index, output)
+        forward = FORWARD.get()
+        if forward is None or forward.parts is not self._parts or forward.work is None:
+            return None
+        return forward.work.after_layer(index, output)
 
 
 def _choose_raters(work: Prefill, embeds: Tensor) -> None:
@@ -144,7 +149,8 @@ def _choose_raters(work: Prefill, embeds: Tensor) -> None:
     """
     for span in work.prompt.spans:
         columns, text, states = span.columns, work.prompt.text_of(span.row), embeds[span.row].detach()
-        chosen = raters(states[columns.to(embeds.device)], states[text.to(embeds.device)]).cpu()
+        device = embeds.device
+        chosen = raters(states[send(columns, device)], states[send(text, device)]).cpu()
         work.raters.append((chosen & (text > columns[-1])).nonzero()[:, 0])
 
 
@@ -198,16 +204,17 @@ def _of_images(work: Prefill, rows: Tensor) -> list[Tensor]:
 
 def _taken(work: Prefill, rows: Tensor, columns: list[Tensor]) -> list[Tensor]:
     """Take rows of each image's prompt. (b, q, ...), per image (k,) -> per image (k, ...)"""
-    return [rows[span.row, at.to(rows.device)] for span, at in zip(work.prompt.spans, columns, strict=True)]
+    return [rows[span.row, send(at, rows.device)] for span, at in zip(work.prompt.spans, columns, strict=True)]
 
 
 def _last_rows(
     work: Prefill, look: Callable[..., Tensor], queries: Tensor, keys: Tensor, mask: Tensor | None
 ) -> list[Tensor]:
     """Compute the attention of the last prompt token to each image's tokens. -> per image (n,)"""
-    last = work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True).to(keys.device)
+    last = work.prompt.is_prompt.int().cumsum(1).argmax(1, keepdim=True)
+    last = send(last, keys.device)
     rows = look(queries, keys, last, mask)[:, 0, -queries.shape[2] :]
-    return [rows[span.row][span.columns.to(rows.device)] for span in work.prompt.spans]
+    return [rows[span.row][send(span.columns, rows.device)] for span in work.prompt.spans]
 
 
 def _mean_rows(
@@ -221,11 +228,11 @@ def _mean_rows(
         asking = text[work.raters[index] if kind == "raters" else work.decider.questions[index]]
         behind = int(span.columns[-1]) if span.columns.numel() else -1
         asking = asking[asking > behind]  # a token before the image does not attend to it
-        at = (asking if asking.numel() else last)[None].to(keys.device)
+        at = send((asking if asking.numel() else last)[None], keys.device)
         mine = mask if mask is None or mask.shape[0] == 1 else mask[row : row + 1]
         seen = look(queries[row : row + 1], keys[row : row + 1], at, mine)
         mean = seen[0].mean(0)[-queries.shape[2] :]
-        values.append(mean[span.columns.to(mean.device)])
+        values.append(mean[send(span.columns, mean.device)])
     return values
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from greedyprune.attach.context import FORWARD, GENERATION, TRIAL, Forward
+from greedyprune.attach.context import FORWARD, GENERATION, TRIAL, Forward, Host
 from greedyprune.attach.forward import refusals
 from greedyprune.attach.hooks.selftest import prove
 from greedyprune.models._front import Attached, put_in_front
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-    from greedyprune.attach.context import Generation, Wish
+    from greedyprune.attach.context import Wish
     from greedyprune.models.parts import Parts
 
 
@@ -83,13 +83,9 @@ class OuterHooks(Attached):
         forward = FORWARD.get()
         return forward if forward is not None and forward.parts is self._parts else None
 
-    def _generation(self) -> Generation | None:
-        generation = GENERATION.get()
-        return generation if generation is not None and generation.parts is self._parts else None
-
     def _hold(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**kwargs, **dict(zip(names, args, strict=False))} if args else kwargs
-        if refusals.brings_media(self._parts, given):
+        if refusals.asks_for_all(given) and refusals.brings_media(self._parts, given):
             refusals.refuse_labels(given)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -100,10 +96,11 @@ class OuterHooks(Attached):
         if args:
             kwargs = {**kwargs, **dict(zip(self._names, args, strict=False))}
         ids: Any = kwargs.get("input_ids")
-        cache, mask, generation = cache_in(kwargs), kwargs.get("attention_mask"), self._generation()
+        cache, mask, generation = cache_in(kwargs), kwargs.get("attention_mask"), GENERATION.get()
+        generation = generation if generation is not None and generation.parts is self._parts else None
         computed: dict[str, Any] = {}
         places: dict[str, Tensor] = {}
-        host: Tensor | None = None
+        host: Host | None = None
         if refusals.brings_media(self._parts, kwargs):
             given: dict[str, Any] = kwargs.get("mm_encoder_outputs") or {}
             computed = {kind: features for kind, features in given.items() if features is not None}
@@ -111,15 +108,15 @@ class OuterHooks(Attached):
             refusals.refuse_labels(kwargs)
             refusals.refuse_unknown_inputs(self._parts, kwargs, computed)
             refusals.refuse_callers(self._parts, watched=generation is not None)
-            host = ids.cpu()
+            host = Host.of(ids, mask, kwargs.get("position_ids"))
             for medium, token in self._parts.media:
                 if medium.kind in computed or any(kwargs.get(name) is not None for name in medium.inputs):
-                    places[medium.kind] = host == token
+                    places[medium.kind] = host.ids == token
         else:
             refusals.refuse_unclear(ids, mask, cache, images=False)
         wish, past = None, length_of(cache)
         if places or ids.shape[1] > 1 or not past:  # one token behind others is a step of decoding
-            refusals.warn_if_unbrought(self._parts, kwargs, ids, {*places, *computed})
+            refusals.warn_if_unbrought(self._parts, kwargs, ids if host is None else host.ids, {*places, *computed})
             wish = self._wish() if trial is None else trial.wish
         if places and wish is not None:
             refusals.refuse_cache(cache, early=wish.policy.early)
@@ -146,11 +143,13 @@ class OuterHooks(Attached):
         try:
             return own(*args, **kwargs)
         finally:
-            if (forward := self.running()) is not None:
+            forward = FORWARD.get()  # as `running` does, without the call: every step of decoding asks
+            if forward is not None and forward.parts is self._parts:
                 self._end(forward)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if (forward := self.running()) is not None:  # another hook raised, or other code replaced the forward
+        forward = FORWARD.get()
+        if forward is not None and forward.parts is self._parts:  # a hook raised, or other code replaced the forward
             self._end(forward)
 
     def _end(self, forward: Forward) -> None:

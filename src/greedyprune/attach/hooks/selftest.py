@@ -34,6 +34,8 @@ from greedyprune.selection import PruneWarning
 from greedyprune.stages import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from greedyprune.cues import Cues
@@ -65,7 +67,7 @@ class _Check:
     hints: Hints = field(default_factory=Hints)
     of_one_call: bool = True
 
-    def record(self, report: Report | None, selections: list[Selection]) -> None:
+    def record(self, report: Callable[[], Report] | None, selections: list[Selection]) -> None:
         """Do nothing with the result."""
 
 
