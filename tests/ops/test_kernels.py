@@ -140,9 +140,8 @@ def test_large_images_are_decided_alike(rule: gp.Method, monkeypatch: pytest.Mon
 
 def on_gpu(cues: gp.Cues) -> gp.Cues:
     """The same cues on the GPU that is played."""
-    for value in (cues.features, cues.text, cues.protect, cues.norm, *cues.more.values()):
-        if value is not None:
-            far.sent(value)
+    for _, value in cues.floating():
+        far.sent(value)
     return cues
 
 

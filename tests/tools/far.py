@@ -71,13 +71,14 @@ class Far(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name, owner = getattr(func, "__name__", str(func)), getattr(getattr(func, "__self__", None), "__name__", "")
         flat = tree_flatten((args, kwargs))[0]
-        far = any(map(is_far, flat))
+        far = is_far(args[0]) if name == "to" else any(map(is_far, flat))
         if name == "__get__" and owner in ("device", "is_cuda", "is_cpu"):
             answers = {"device": DEVICE, "is_cuda": True, "is_cpu": False}
             return answers[owner] if is_far(args[0]) else func(*args)
         if name == "pin_memory":
-            args[0].plays_pinned = True
-            return args[0]
+            pinned = args[0].clone()
+            pinned.plays_pinned = True
+            return pinned
         target = _target(name, args, kwargs)
         if name == "cpu" or (target is not None and target.type == "cpu" and name in ("to", "copy_")):
             return self._read(func, name, args) if far else func(*args, **kwargs)
