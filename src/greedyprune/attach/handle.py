@@ -19,7 +19,7 @@ from greedyprune.method import Method
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import check_needs
 from greedyprune.models.parts import find_parts
-from greedyprune.models.release import check_release
+from greedyprune.models.release import check_release, leave_untraced
 from greedyprune.naming import as_method, method_class
 from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT, METHODS
@@ -102,6 +102,7 @@ def prune(
             "gp.remove(model) if the handle is lost."
         )
     check_release(parts)
+    leave_untraced()
     return Pruned(parts, policy, hints)
 
 

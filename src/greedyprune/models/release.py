@@ -6,6 +6,7 @@ Pruning relies on signatures and attributes that a release may rename. Each of t
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import warnings
@@ -222,6 +223,18 @@ def _numbers(version: str) -> tuple[int, int]:
     """Return the major and the minor number of a release."""
     major, minor, *_ = version.split(".")
     return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
+
+
+@cache
+def leave_untraced() -> None:
+    """Tell torch.compile not to trace this library. `prune()` calls it.
+
+    Hooks read context variables, at which a trace ends. A trace into them would end several times in each hook, and
+    leave a graph for every piece; without it a graph ends once per hook. What the hooks do is the same.
+    """
+    rules: Any = importlib.import_module("torch._dynamo.trace_rules")  # transformers has imported it
+    if hasattr(rules, "add"):
+        rules.add("greedyprune")
 
 
 @cache
