@@ -263,3 +263,22 @@ def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
         all_near([cues[need] for need in EVERY[2:-1]], [keys[row, visual], keys[row, text], values[row, visual]])
         all_near([cues[Change()]], [(states[2] - states[1])[row, visual]], STATES)
     assert len(given) == 2
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_layer_that_is_read_computes_its_keys_once(turn: int, use_cache: bool) -> None:
+    """Behind the layer its KV cache holds them. Without one they are computed again."""
+    model, inputs = tiny("llava").model, tiny("llava").prompt(((0,),))
+    calls: list[int] = []
+    with gp.prune(model, gp.FastV(), 4, at=gp.Layer(2)):
+        if turn == 2:
+            cache = proofs.cache_of(forward(model, inputs, use_cache=True))
+            ones = torch.ones(1, 2 * inputs["input_ids"].shape[1], dtype=torch.int64)
+            inputs = {**inputs, "attention_mask": ones, "past_key_values": cache}
+        hook = model.get_decoder().layers[1].self_attn.k_proj.register_forward_hook(lambda *_: calls.append(1))
+        try:
+            forward(model, inputs, use_cache=use_cache)
+        finally:
+            hook.remove()
+    assert len(calls) == (1 if use_cache or turn == 2 else 2)

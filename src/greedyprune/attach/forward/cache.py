@@ -128,6 +128,11 @@ def _empty_short(base: type) -> ShortLayer:
     return object.__new__(_SHORT[base])
 
 
+def is_plain(layer: object) -> bool:
+    """True for a cache layer that holds every key and value as it got them, though it may be short."""
+    return type(layer) is DynamicLayer or type(layer) is _SHORT.get(DynamicLayer)
+
+
 def shorten(cache: Cache, index: int, cut: Cut | None, place: str, prompt: int, early: Cut | None = None) -> None:
     """Give cache layer `index` the logical length of a cut. Its tensors are short already, unless `early` cuts them."""
     layer = cache.layers[index]

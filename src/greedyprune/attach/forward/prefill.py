@@ -49,6 +49,8 @@ class Prefill:
     """Per image, the numbers of its text raters; empty unless the method reads their attention."""
     entered: dict[Need, list[Tensor]] = field(default_factory=dict["Need", "list[Tensor]"])
     """Per image, the states that entered the decoder layer that runs, for each need of what it adds to them."""
+    behind: Callable[[], None] | None = None
+    """Reads the method's needs of the decoder layer that runs, behind it; None if there are none."""
     deepstack: tuple[Tensor, list[Tensor]] | None = None
     """The mask and features that this library adds after early layers. The model's own mask fits only full states."""
     steps: list[Step] = field(default_factory=list[Step])
@@ -65,8 +67,7 @@ class Prefill:
         """
         forward, parts, embeds = text.forward, text.forward.parts, arguments["inputs_embeds"]
         wish = forward.wish
-        assert wish is not None
-        assert forward.host is not None
+        assert wish is not None and forward.host is not None  # noqa: PT018
         policy, ids = wish.policy, forward.host.ids
         text.fit_to_cache(arguments, unmasked=False)
         refusals.refuse_other_place(text.held.place, policy.place)

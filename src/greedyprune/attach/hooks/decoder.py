@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from greedyprune.attach.context import FORWARD, TRIAL
+from greedyprune.attach.forward.cache import is_plain
 from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
-from greedyprune.models.release import argument_names, cache_of
+from greedyprune.models.reads import layers_of
+from greedyprune.models.release import argument_names, cache_in, cache_of
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, decoder_values, raters
 from greedyprune.resident import send
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
+    from greedyprune.cues import Seen
     from greedyprune.models.parts import Parts
     from greedyprune.models.reads import DecoderLayer
 
@@ -129,9 +132,12 @@ class DecoderHooks(Attached):
             return (work.before_layer(index, hidden, kwargs),), kwargs
         if work.entered:
             _complete_changes(work, hidden)
+        if work.behind is not None:
+            work.behind()
+            work.behind = None
         hidden = work.before_layer(index, hidden, kwargs)
         if index in work.looks:
-            _look_back(work, index, cast("DecoderLayer", module), hidden, kwargs)
+            _look_at(work, index, cast("DecoderLayer", module), hidden, kwargs)
         return (hidden,), kwargs
 
     def _after_layer(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
@@ -154,29 +160,67 @@ def _choose_raters(work: Prefill, embeds: Tensor) -> None:
         work.raters.append((chosen & (text > columns[-1])).nonzero()[:, 0])
 
 
-@torch.no_grad()
-def _look_back(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arguments: dict[str, Any]) -> None:
-    """Read the method's needs in decoder layer `index`, per image. `hidden` (b, q, d) and `arguments` enter it."""
-    needs, mask = work.looks[index], arguments.get("attention_mask")
+def _look_at(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arguments: dict[str, Any]) -> None:
+    """Note what enters decoder layer `index`, which gives needs of the method. `hidden` (b, q, d)
+
+    They are read behind it: by then its KV cache holds its keys and values.
+    """
+    needs = work.looks[index]
     work.entered.update({need: _of_images(work, hidden) for need in needs if isinstance(need, Change)})
-    needs = [need for need in needs if not isinstance(need, Change)]
-    if not needs:
-        return
-    attention, rotary = layer.self_attn, arguments["position_embeddings"]
+    others: list[Seen] = [need for need in needs if not isinstance(need, Change)]
+    if others:
+        earlier: Tensor | None = None
+        if work.text.past and any(isinstance(need, Attention) for need in others):
+            earlier = work.held_keys(index, hidden.device)
+        mask, rotary = arguments.get("attention_mask"), arguments["position_embeddings"]
+        held = partial(_in_cache, cache_in(arguments), index, work.text.past, hidden.shape[1])
+        work.behind = partial(_look_back, work, index, layer, hidden, others, mask, rotary, earlier, held)
+
+
+def _in_cache(cache: Any, index: int, past: int, queries: int) -> tuple[Tensor, Tensor] | None:
+    """The keys and values that a layer has just put into its KV cache, (b, g, q, c); None if it holds others."""
+    layers = layers_of(cache)
+    layer = layers[index] if index < len(layers) else None
+    if not is_plain(layer) or layer is None or layer.keys is None or layer.values is None:
+        return None
+    whole = layer.get_seq_length() == past + queries and layer.keys.shape[2] >= queries
+    return (layer.keys[:, :, -queries:], layer.values[:, :, -queries:]) if whole else None
+
+
+@torch.no_grad()
+def _look_back(
+    work: Prefill,
+    index: int,
+    layer: DecoderLayer,
+    hidden: Tensor,
+    needs: list[Seen],
+    mask: Tensor | None,
+    rotary: tuple[Tensor, Tensor],
+    earlier: Tensor | None,
+    held: Callable[[], tuple[Tensor, Tensor] | None],
+) -> None:
+    """Read needs in decoder layer `index`, per image. `hidden` (b, q, d), `mask` and `rotary` entered it.
+
+    `earlier`: the keys of earlier tokens. `held`: its own keys and values in the KV cache; they are computed again if
+    there are none.
+    """
+    attention, found = layer.self_attn, held()
     states = layer.input_layernorm(hidden)
-    own = keys = decoder_keys(attention, states, rotary)
+    own = keys = decoder_keys(attention, states, rotary) if found is None else found[0]
+    if earlier is not None:
+        keys = torch.cat([earlier.to(keys), keys], 2)
     queries: Tensor | None = None
     if any(isinstance(need, Attention) for need in needs):
         queries = decoder_queries(attention, states, rotary)
-        if work.text.past:
-            keys = torch.cat([work.held_keys(index, hidden.device).to(keys), keys], 2)
     for need in needs:
         if isinstance(need, Keys) and need.of == "text":
             columns = [work.prompt.text_of(span.row) for span in work.prompt.spans]
             work.seen[need] = _taken(work, own.transpose(1, 2), columns)
             continue
         if isinstance(need, (Keys, Values)):
-            heads = own if isinstance(need, Keys) else decoder_values(attention, states)
+            heads = own
+            if isinstance(need, Values):
+                heads = decoder_values(attention, states) if found is None else found[1]
             work.seen[need] = _in_own_tokens(work, _of_images(work, heads.transpose(1, 2)))
             continue
         assert isinstance(need, Attention)
