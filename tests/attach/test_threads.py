@@ -83,7 +83,7 @@ def test_a_thread_between_two_blocks_is_pruned_as_the_handle_says(pruned: gp.Pru
                 assert_one(each.ask(), STRANGER)
                 assert outer.selections == inner.selections == []
                 assert pruned._requests.last is not None
-                assert pruned._requests.last[1][0].k == OWN
+                assert pruned._requests.last.selections[0].k == OWN
         assert_one(worker.ask(), BELONGS)
         assert outer.selections[0].k == 9
 

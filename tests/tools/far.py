@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 import greedyprune
+from greedyprune.ops.kernels import chosen
 
 DEVICE = torch.device("cuda", 0)
 ROOMS = {str(Path(greedyprune.__file__).parent): "greedyprune", "/transformers/": "transformers"}
@@ -192,6 +193,7 @@ def far(model: nn.Module | None = None) -> Iterator[Far]:
         with (
             mock.patch.object(torch.cuda, "Event", _Event),
             mock.patch.object(torch.cuda, "current_stream", return_value=None),
+            mock.patch.object(chosen, "KINDS", frozenset()),
             mock.patch.object(_Event, "noted", staticmethod(mode._note)),
             mode,
         ):
