@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 import greedyprune as gp
 import proofs
 from breadth import some
 from greedyprune import testbed
-from greedyprune.attach.forward.quotas import Quota
 from greedyprune.ops.cut import Cut
 from greedyprune.verify import PROPERTIES, Case, Subject, Verdict, cases, open_subject, prove, stages_of
 from greedyprune.verify.cases import held, worst
@@ -128,14 +127,14 @@ def test_positions_that_lag_are_found_by_the_proofs_about_logits(
 
 
 def test_one_token_too_many_is_found(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from greedyprune.attach.forward.decide import Decider
+    from greedyprune.attach.forward import decide
 
-    own = Decider._choose
+    own = decide.select_with_rows
 
-    def one_more(decider: Decider, cues: gp.Cues, quota: Quota) -> gp.Keep:
-        return own(decider, cues, replace(quota, k=min(cues.n, quota.k + 1)))
+    def one_more(method: gp.Method, cues: list[gp.Cues], keep: list[int]) -> list[tuple[gp.Keep, Tensor]]:
+        return own(method, cues, [min(each.n, k + 1) for each, k in zip(cues, keep, strict=True)])
 
-    monkeypatch.setattr(Decider, "_choose", one_more)
+    monkeypatch.setattr(decide, "select_with_rows", one_more)
     verdict = every_image_gets_its_budget(Lab(llava), gp.Input(), SEVERAL)
     assert (verdict.passed, verdict.error) == (False, 2)
 

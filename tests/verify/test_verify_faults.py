@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +11,11 @@ from torch import Tensor
 
 import greedyprune as gp
 import tiny
+from greedyprune.attach.context import FORWARD
+from greedyprune.attach.forward import decide
 from greedyprune.attach.forward.cache import ShortLayer
-from greedyprune.attach.forward.decide import Decider, Step
+from greedyprune.attach.forward.decide import Step
 from greedyprune.attach.forward.prefill import Prefill
-from greedyprune.attach.forward.quotas import Quota
 from greedyprune.attach.hooks.decoder import DecoderHooks
 from greedyprune.attach.hooks.outer import OuterHooks
 from greedyprune.ops.cut import Cut
@@ -103,12 +103,12 @@ def other_rows(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 
 def one_more(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
-    own = Decider._choose
+    own = decide.select_with_rows
 
-    def one_more(decider: Decider, cues: gp.Cues, quota: Quota) -> gp.Keep:
-        return own(decider, cues, replace(quota, k=min(cues.n, quota.k + 1)))
+    def one_more(method: gp.Method, cues: list[gp.Cues], keep: list[int]) -> list[tuple[gp.Keep, Tensor]]:
+        return own(method, cues, [min(each.n, k + 1) for each, k in zip(cues, keep, strict=True)])
 
-    monkeypatch.setattr(Decider, "_choose", one_more)
+    monkeypatch.setattr(decide, "select_with_rows", one_more)
 
 
 def text_alone(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -116,7 +116,7 @@ def text_alone(monkeypatch: pytest.MonkeyPatch, subject: Subject) -> None:
     own = DecoderHooks._before
 
     def text(self: DecoderHooks, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        found, forward = own(self, module, args, kwargs), self._running()
+        found, forward = own(self, module, args, kwargs), FORWARD.get()
         if forward is not None and not forward.places and forward.plain_prompt:
             return args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"] * (1 + 2e-7)}
         return found
