@@ -50,7 +50,7 @@ class Settings:
     images: int = 16
     """The largest number of images in a request."""
     pixels: int = 20_000_000
-    """The largest number of pixels in an image."""
+    """The largest number of pixels of all images of a request together."""
     new_tokens: int = 1024
     """The longest answer, in tokens."""
     prompt_tokens: int | None = None
