@@ -101,6 +101,8 @@ def test_draws_with_a_seed_repeat(llava: Served) -> None:
     first = [drawn(seed) for seed in range(4)]
     assert [drawn(seed) for seed in range(4)] == first
     assert len(set(first)) > 1
+    whole = llava.ask(about(4)).choices[0].message.content
+    assert llava.ask(about(4), temperature=5e-324, top_p=5e-324).choices[0].message.content == whole
 
 
 def test_a_preview_counts_what_the_answer_uses_and_says_whether_it_fits(llava: Served) -> None:

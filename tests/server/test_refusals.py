@@ -65,6 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "n": ({"n": 2}, 400, "unsupported_parameter", "n is not supported"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools is not supported"),
     "logprobs": ({"logprobs": True}, 400, "unsupported_parameter", "logprobs is not supported"),
+    "no truth": ({"logprobs": 0}, 400, "unsupported_parameter", "logprobs is not supported"),
     "json": ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format"),
     "penalty": ({"frequency_penalty": 0.5}, 400, "unsupported_parameter", "frequency_penalty"),
     "unknown": ({"best_of": 2}, 400, "unknown_field", "best_of is not known"),

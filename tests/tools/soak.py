@@ -202,7 +202,17 @@ def main() -> None:
     sys.exit(bool(faults))
 
 
-SCHEMA = ("--exclude-checks", "positive_data_acceptance", "--max-examples", "40", "--seed", "1", "--no-color")
+SCHEMA = (
+    "--exclude-checks",
+    "positive_data_acceptance",
+    "--max-examples",
+    "40",
+    "--request-timeout",
+    "120",
+    "--seed",
+    "1",
+    "--no-color",
+)
 """A body that fits the schema may still be refused: its model, picture or budget may not exist."""
 
 if __name__ == "__main__":

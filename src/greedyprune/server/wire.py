@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+COLD = 0.01
+"""The temperature below which the likeliest token is taken."""
 
 
 class Strict(BaseModel):
@@ -77,6 +80,14 @@ class Prompt(Strict):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
+def _refuse_true(value: bool) -> bool:
+    """Raise ValueError for True. Literal[False] would take 0, too."""
+    if value:
+        raise ValueError("only false is supported")
+    return value
+
+
+No = Annotated[bool, AfterValidator(_refuse_true), Field(json_schema_extra={"const": False})]
 Zero = Annotated[float, Field(ge=0, le=0)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
@@ -100,7 +111,7 @@ class Chat(Prompt):
     functions: Empty | None = None
     tool_choice: Literal["none"] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: No | None = None
     top_logprobs: None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     frequency_penalty: Zero | None = None
@@ -115,8 +126,8 @@ class Chat(Prompt):
 
     @property
     def samples(self) -> bool:
-        """True if tokens are drawn at random."""
-        return bool(self.temperature)
+        """True if tokens are drawn at random. Below `COLD` the likeliest is taken: dividing by less overflows."""
+        return self.temperature is not None and self.temperature >= COLD
 
 
 class Fault(BaseModel):
