@@ -203,15 +203,8 @@ def main() -> None:
 
 
 SCHEMA = (
-    "--exclude-checks",
-    "positive_data_acceptance",
-    "--max-examples",
-    "40",
-    "--request-timeout",
-    "120",
-    "--seed",
-    "1",
-    "--no-color",
+    *("--exclude-checks", "positive_data_acceptance", "--max-examples", "40"),
+    *("--request-timeout", "120", "--seed", "1", "--no-color"),
 )
 """A body that fits the schema may still be refused: its model, picture or budget may not exist."""
 
