@@ -48,12 +48,13 @@ def started(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         url = f"http://127.0.0.1:{port}"
         try:
             with plain(url) as client:
-                for _ in range(1200):
+                for _ in range(6000):  # ten minutes: a busy machine takes long to import torch
                     try:
                         if process.poll() is not None or client.get("/health").status_code == 200:
                             break
                     except httpx.TransportError:
                         time.sleep(0.1)
+            assert process.poll() is None, "the server did not start"
             yield process, url
         finally:
             if process.poll() is None:
