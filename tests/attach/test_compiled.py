@@ -17,7 +17,7 @@ from torch import Tensor
 import greedyprune as gp
 from tiny import fresh
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what torch warns of while it compiles
 LENGTHS = (0, 3, 5)
 """Tokens of text more, in each prompt."""
 MORE = {gp.Input(): (5, 7, 7), gp.Layer(2): (11, 31, 31)}

@@ -10,8 +10,8 @@ import torch
 
 import greedyprune as gp
 import proofs
-from greedyprune.attach.forward.clock import Clock
 from greedyprune.attach.forward.decide import _rows
+from greedyprune.clock import Clock
 from greedyprune.models.parts import Parts
 from proofs import MODEL, ONE, TWO, Custom, forward, generate
 

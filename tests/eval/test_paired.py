@@ -17,8 +17,8 @@ def answers(first: list[bool], second: list[bool], tasks: list[str]) -> tuple[An
     """Two configurations that answered these questions right, one picture each."""
     items = [Item(str(i), task, None, str(i), "?", ("yes",)) for i, task in enumerate(tasks)]
     configs = [Config("greedyprune", gp.GreedyPrune(), gp.Ratio(share)) for share in (0.5, 0.25)]
-    rights = (torch.tensor(first), torch.tensor(second))
-    columns = {config.key: {"right": right} for config, right in zip(configs, rights, strict=True)}
+    scores = (torch.tensor(first).double(), torch.tensor(second).double())
+    columns = {config.key: {"score": score} for config, score in zip(configs, scores, strict=True)}
     return Answers(items, configs, columns), *configs
 
 

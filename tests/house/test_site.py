@@ -43,7 +43,7 @@ def test_an_example_is_set_as_code_and_prose_is_not(monkeypatch: pytest.MonkeyPa
     """Python takes the indentation away from an example that is all that follows a docstring's first line."""
     monkeypatch.syspath_prepend(str(DOCS))
     monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))  # the site's environment alone has it
-    from examples import fenced
+    from docstring_examples import fenced
 
     code = "keep = gp.select(method, cues, 64)\nprint(keep.k)"
     prose = "It takes the shape (n, d), and a = 8; see `select`."

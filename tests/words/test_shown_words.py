@@ -14,11 +14,15 @@ import greedyprune.preprocessing.inputs
 
 ROOT = Path(gp.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-NOT_FOR_USERS = {"attach", "bench", "cli", "models", "verify"}
+NOT_FOR_USERS = {"app", "attach", "batch", "bench", "cli", "engines", "models", "server", "verify"}
 """Rooms whose docstrings speak to who works on them; their errors are read by users all the same."""
 KNOWN_INSIDE = {
     "counts": "an argument of LayerAverage.solve, and not the function of that name",
+    "asked": "how the command line puts options into questions",
     "decay": "an argument of soft_suppress",
+    "floor": "the mathematical function",
+    "read_clip": "how the command line reads clips: no part of pruning",
+    "score": "a method of an item",
     "shown": "how the package's own messages show a value",
     "prove_writable": "how the package writes its own files: no part of pruning",
     "write_text": "how the package writes its own files: no part of pruning",

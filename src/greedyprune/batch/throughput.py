@@ -22,7 +22,7 @@ from greedyprune.batch.answerer import Job
 from greedyprune.batch.loop import run
 from greedyprune.batch.on_ray import Actors
 from greedyprune.batch.sources import Source, open_source
-from greedyprune.outputs import write_csv
+from greedyprune.outputs import write_csv, write_text
 from greedyprune.policy import Policy
 
 
@@ -50,7 +50,7 @@ def main(given: list[str] | None = None) -> None:
         for number, item in enumerate(testbed.sample(options.rows, seed=options.seed)):
             item.image.save(folder / f"{number}.png")
             lines.append(json.dumps({"image": f"{number}.png", "question": item.question.text}))
-        (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        write_text(folder / "rows.jsonl", "\n".join(lines))
         source = open_source(folder / "rows.jsonl")
         job = Job(partial(testbed.load, "llava"), Policy("soft_greedyprune", "25%"), folder, max_new_tokens=8)  # pyright: ignore[reportArgumentType]
         for number in range(options.runs):

@@ -7,15 +7,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from greedyprune.cli import _bench_model as models
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import BUDGETS, STAGES, USUAL_KEEP, Device, Dtype, PresetFile, cut_of, preset_of
-from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT
+
+if TYPE_CHECKING:
+    from greedyprune.policy import Policy
 
 Keep = Annotated[str | None, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}.", show_default=USUAL_KEEP)]
 
@@ -88,6 +90,7 @@ class Asked:
     def policy(self, keep: str | None) -> Policy:
         """The policy with this budget. Raises Failure if method, budget and place do not fit each other."""
         from greedyprune.naming import parse_keep
+        from greedyprune.policy import Policy
 
         base = preset_of(self.preset)
         chosen, budget, stage = cut_of(self.method, keep, self.at, parse_keep, base)

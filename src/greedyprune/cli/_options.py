@@ -133,7 +133,7 @@ def cut_of(
 
     base = None if preset is None else preset.policy
     try:
-        budget: Any = base.keep if keep is None and base is not None else read(keep or USUAL_KEEP)
+        budget: Any = base.keep if keep is None and base is not None else read(USUAL_KEEP if keep is None else keep)
     except (ValueError, TypeError) as error:
         raise misuse(f"--keep {error}") from error
     try:
@@ -145,7 +145,7 @@ def cut_of(
         stage = base.at if at is None and not named else stage
         chosen = base.method
     else:
-        chosen = method_of(method or DEFAULT)
+        chosen = method_of(DEFAULT if method is None else method)
     try:
         chosen.check_stage(stage or chosen.at)
     except ValueError as error:

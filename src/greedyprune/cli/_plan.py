@@ -157,7 +157,7 @@ def compared(
     """
     named: list[Method | str] | None = None if methods in (None, ALL) else _methods(methods)
     stages: list[Stage | None] = [None]
-    budgets = budgets_of("--keep", keep or KEEPS)
+    budgets = budgets_of("--keep", KEEPS if keep is None else keep)
     if at is not None:
         stages = [stage for _, stage in _words("--at", _STAGES.split(at), parse_stage)]
     if preset is not None:

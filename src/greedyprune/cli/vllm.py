@@ -52,7 +52,7 @@ def options(model: str, keep: str | None, method: str | None, requests: bool) ->
 
     given: dict[str, Any] = {}
     if method is not None or keep is not None:
-        given["method"] = _method(method or DEFAULT)
+        given["method"] = _method(DEFAULT if method is None else method)
     if keep is not None:
         given["keep"] = keep
     if method is not None and keep is None:

@@ -24,7 +24,9 @@ from greedyprune.eval.loop import evaluate as evaluate
 from greedyprune.eval.paired import paired as paired
 from greedyprune.eval.perturbed import Perturbed as Perturbed
 from greedyprune.eval.perturbed import with_perturbations as with_perturbations
+from greedyprune.eval.public import Public as Public
 from greedyprune.eval.reader import saliencies as saliencies
 from greedyprune.eval.scenes import Scenes as Scenes
 from greedyprune.eval.states import state_rows as state_rows
 from greedyprune.eval.table import rows as rows
+from greedyprune.eval.tune import tuned as tuned

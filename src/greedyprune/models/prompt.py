@@ -181,9 +181,12 @@ def find_images(
     """Find the images, videos and sounds of a call, for each kind that it brings, in the order of their placeholders.
 
     `places`: the placeholders of each kind, (b, q) bool. `features`: the features that the model computed for each
-    kind. `ids` (b, q) and `positions` (3, b, q) are on the CPU. `embeds` (b, q, d): the merged embeddings.
+    kind. `ids` (b, q) and `positions` are on the CPU; only multimodal ones, (3, b, q), are read. `embeds` (b, q, d):
+    the merged embeddings.
     """
     found: list[tuple[Tensor, list[ImageTokens]]] = []
+    if positions is not None and positions.ndim < 3:
+        positions = None
     for medium, _ in parts.media:
         here = places.get(medium.kind)
         if here is None or not bool(here.any()):

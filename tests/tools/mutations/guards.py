@@ -66,7 +66,7 @@ GUARDS = [
     ),
     Mutation(
         "borders of packed prompts are handed on",
-        "attach/forward/refusals.py:refuse_packed_borders",
+        "attach/forward/refusals.py:refuse_packed",
         "if named:",
         "if False:",
         f"{FIELD_PROMPTS}test_borders_of_packed_prompts_are_refused[seq_idx-input]",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from greedyprune.attach.forward.clock import Clock
 from greedyprune.attach.forward.quotas import keep_last_tokens, quotas
 from greedyprune.budget import PerFrame, Ratio
 from greedyprune.choosing import select_with_rows
+from greedyprune.clock import Clock
 from greedyprune.cues import Cues, Keys
 from greedyprune.keep import Keep
 from greedyprune.models.needs import in_tower, placed, told

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from greedyprune.attach.forward.cache import Held
-from greedyprune.attach.forward.refusals import refuse_packed
+from greedyprune.attach.forward.cache import Held, is_plain
 from greedyprune.models.reads import layers_of
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, last_queries, of_kernel, padded, padding_mask
@@ -73,22 +72,32 @@ class TextInputs:
         """This forward's part of the padding mask, (b, q) bool; None if there is no mask."""
         return None if self.padding is None else self.padding[:, self.past : self.total].bool()
 
-    def on_host(self, host: Host) -> tuple[Tensor, Tensor | None]:
-        """Return what is known of this forward's tokens on the CPU: those that are not padding, multimodal positions.
+    @property
+    def may_be_packed(self) -> bool:
+        """True if several prompts may be packed in one row: only without a padding mask, or under flash attention."""
+        return self.padding is None or "flash" in self.forward.parts.attention
 
-        -> (b, q) bool, (3, b, q) or None. Raises NotImplementedError if several prompts are packed in one row.
+    def on_host(self, host: Host) -> tuple[Tensor, Tensor | None]:
+        """Return what is known of this forward's tokens on the CPU: those that are not padding, and the positions.
+
+        -> (b, q) bool; (3, b, q) multimodal positions, (b, q) if they may show packed prompts, else None.
         """
-        positions, parts = self.positions, self.forward.parts
+        positions = self.positions
         valid = torch.ones(host.ids.shape, dtype=torch.bool, device="cpu")
         if self.padding is not None:
             valid = host.copy(self.padding)[:, self.past : self.total].bool()
-        may_be_packed = self.padding is None or "flash" in parts.attention
-        if positions is None or not (positions.ndim == 3 or may_be_packed):
+        if positions is None or not (positions.ndim == 3 or self.may_be_packed):
             return valid, None
-        positions = host.copy(positions)
-        if may_be_packed:
-            refuse_packed(positions, valid)
-        return valid, positions if positions.ndim == 3 else None
+        return valid, host.copy(positions)
+
+    def in_cache(self, cache: Any, index: int, queries: int) -> tuple[Tensor, Tensor] | None:
+        """The keys and values that layer `index` has just put into its cache, (b, g, q, c); None if it holds others."""
+        layers = layers_of(cache)
+        layer = layers[index] if index < len(layers) else None
+        if not is_plain(layer) or layer is None or layer.keys is None or layer.values is None:
+            return None
+        whole = layer.get_seq_length() == self.past + queries and layer.keys.shape[2] >= queries
+        return (layer.keys[:, :, -queries:], layer.values[:, :, -queries:]) if whole else None
 
     def own_positions(self, device: torch.device) -> Tensor:
         """Return the position ids that the text model gets, or those that it would count itself. -> (b, q)"""

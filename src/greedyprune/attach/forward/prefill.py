@@ -49,8 +49,8 @@ class Prefill:
     """Per image, the numbers of its text raters; empty unless the method reads their attention."""
     entered: dict[Need, list[Tensor]] = field(default_factory=dict["Need", "list[Tensor]"])
     """Per image, the states that entered the decoder layer that runs, for each need of what it adds to them."""
-    behind: Callable[[], None] | None = None
-    """Reads the method's needs of the decoder layer that runs, behind it; None if there are none."""
+    behind: list[Callable[[], None]] = field(default_factory=list["Callable[[], None]"])
+    """Reads the method's needs of the decoder layer that runs, behind it."""
     deepstack: tuple[Tensor, list[Tensor]] | None = None
     """The mask and features that this library adds after early layers. The model's own mask fits only full states."""
     steps: list[Step] = field(default_factory=list[Step])
@@ -72,8 +72,8 @@ class Prefill:
         text.fit_to_cache(arguments, unmasked=False)
         refusals.refuse_other_place(text.held.place, policy.place)
         refusals.refuse_unknown_arguments(parts, ids, arguments)
-        refusals.refuse_packed_borders(arguments)
         valid, positions = text.on_host(forward.host)
+        refusals.refuse_packed(arguments, positions if text.may_be_packed else None, valid)
         media = find_images(parts, forward.places, forward.features, ids, positions, embeds)
         generation = forward.generation
         generated = generation is not None and generation.reads(ids, text.past)

@@ -9,7 +9,7 @@ from greedyprune.models.flops import decode_flops, prefill_flops
 from greedyprune.selection import Report
 
 if TYPE_CHECKING:
-    from greedyprune.attach.forward.clock import Clock
+    from greedyprune.clock import Clock
     from greedyprune.policy import Policy
     from greedyprune.selection import Selection
 

@@ -103,21 +103,20 @@ def refuse_right_padding(mask: Any, ids: Tensor | None = None, pad: int | None =
         )
 
 
-def refuse_packed_borders(kwargs: Mapping[str, Any]) -> None:
-    """Raise if arguments give the borders of several prompts that are packed in one row."""
+def refuse_packed(kwargs: Mapping[str, Any], positions: Tensor | None, valid: Tensor) -> None:
+    """Raise if several prompts are packed in one row, since one question would choose the tokens of all of them.
+
+    `kwargs`: the text model's arguments, which may give their borders. `positions` (b, q) or (3, b, q), None if they
+    cannot show it. `valid` (b, q) bool: True for tokens that are not padding. Both are on the CPU.
+    """
     named = [name for name in PACKED if kwargs.get(name) is not None]
     if named:
         raise NotImplementedError(
             f"{named[0]} gives the borders of prompts packed in one row, whose images cannot be pruned: pass one "
             "prompt per row with an attention_mask, or call remove()."
         )
-
-
-def refuse_packed(positions: Tensor, valid: Tensor) -> None:
-    """Raise if several prompts are packed in one row, since one question would choose the tokens of all of them.
-
-    `positions` (b, q) or (3, b, q). `valid` (b, q) bool: True for tokens that are not padding. Both are on the CPU.
-    """
+    if positions is None:
+        return
     back = (positions[0] if positions.ndim == 3 else positions).diff(dim=-1) < 0
     if bool((back & valid[:, 1:] & valid[:, :-1]).any()):
         raise NotImplementedError(

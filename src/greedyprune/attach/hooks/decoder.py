@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from greedyprune.attach.context import FORWARD, TRIAL
-from greedyprune.attach.forward.cache import is_plain
 from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
-from greedyprune.models.reads import layers_of
 from greedyprune.models.release import argument_names, cache_in, cache_of
 from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, decoder_values, raters
 from greedyprune.resident import send
@@ -132,9 +130,9 @@ class DecoderHooks(Attached):
             return (work.before_layer(index, hidden, kwargs),), kwargs
         if work.entered:
             _complete_changes(work, hidden)
-        if work.behind is not None:
-            work.behind()
-            work.behind = None
+        for look in work.behind:
+            look()
+        work.behind.clear()
         hidden = work.before_layer(index, hidden, kwargs)
         if index in work.looks:
             _look_at(work, index, cast("DecoderLayer", module), hidden, kwargs)
@@ -173,18 +171,8 @@ def _look_at(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arg
         if work.text.past and any(isinstance(need, Attention) for need in others):
             earlier = work.held_keys(index, hidden.device)
         mask, rotary = arguments.get("attention_mask"), arguments["position_embeddings"]
-        held = partial(_in_cache, cache_in(arguments), index, work.text.past, hidden.shape[1])
-        work.behind = partial(_look_back, work, index, layer, hidden, others, mask, rotary, earlier, held)
-
-
-def _in_cache(cache: Any, index: int, past: int, queries: int) -> tuple[Tensor, Tensor] | None:
-    """The keys and values that a layer has just put into its KV cache, (b, g, q, c); None if it holds others."""
-    layers = layers_of(cache)
-    layer = layers[index] if index < len(layers) else None
-    if not is_plain(layer) or layer is None or layer.keys is None or layer.values is None:
-        return None
-    whole = layer.get_seq_length() == past + queries and layer.keys.shape[2] >= queries
-    return (layer.keys[:, :, -queries:], layer.values[:, :, -queries:]) if whole else None
+        held = partial(work.text.in_cache, cache_in(arguments), index, hidden.shape[1])
+        work.behind.append(partial(_look_back, work, index, layer, hidden, others, mask, rotary, earlier, held))
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from greedyprune.outputs import write_text
+
 RECORD = Path(__file__).with_name("seams.json")
 
 _MODELS = "model_executor/models/"
@@ -125,7 +127,7 @@ def record(root: Any, release: str) -> None:
         raise ValueError(f"vLLM {release} lacks {', '.join(missing)}: take out of SEAMS what is not used any more.")
     plain = {name: [seam.signature, seam.body] for name, seam in seams.items() if seam is not None}
     text = json.dumps({"release": release, "seams": plain}, indent=1)
-    RECORD.write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_text(RECORD, text + "\n")
 
 
 def compare(root: Any) -> Verdict:
