@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.sparsevlm import SparseVLMRecycle as SparseVLMRecycle
     from greedyprune.methods.todre import ToDRE as ToDRE
     from greedyprune.methods.tome import ToMe as ToMe
+    from greedyprune.methods.v2drop import V2Drop as V2Drop
     from greedyprune.methods.vidcom2 import VidCom2 as VidCom2
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
@@ -176,6 +177,7 @@ _HOMES = {
     "ToMe": "methods.tome",
     "Total": "budget",
     "UniformGrid": "methods.grid",
+    "V2Drop": "methods.v2drop",
     "Values": "cues",
     "VidCom2": "methods.vidcom2",
     "VisPruner": "methods.vispruner",

@@ -38,6 +38,7 @@ METHODS: dict[str, str] = {
     "sparsevlm_recycle": "greedyprune.methods.sparsevlm:SparseVLMRecycle",
     "pyramiddrop": "greedyprune.methods.pyramiddrop:PyramidDrop",
     "tome": "greedyprune.methods.tome:ToMe",
+    "v2drop": "greedyprune.methods.v2drop:V2Drop",
     "dart": "greedyprune.methods.dart:DART",
     "hired": "greedyprune.methods.hired:HiRED",
     "hiprune": "greedyprune.methods.hiprune:HiPrune",

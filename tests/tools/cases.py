@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from greedyprune.cues import Cues, Keys
+from greedyprune.cues import Change, Cues, Keys
 
 KINDS = (
     "iid",
@@ -62,15 +62,16 @@ def cues(x: Tensor, text: Tensor, seed: int = 0, permute: Tensor | None = None, 
     attention, keys = torch.rand(n, generator=g), torch.randn(n, 2, 4, generator=g)
     encoded = torch.randn(n, 6, generator=g)
     words = torch.randn(text.shape[0], 2, 4, generator=g)
+    norm, change = torch.rand(x.shape[1], generator=g), torch.randn(n, x.shape[1], generator=g)
     if permute is not None:
-        x, attention, keys, encoded = (each[permute] for each in (x, attention, keys, encoded))
+        x, attention, keys, encoded, change = (each[permute] for each in (x, attention, keys, encoded, change))
     given = {
         "question": slice(text.shape[0] // 2, text.shape[0]),
         "grid": (1, 1, n),
         "attention": attention.to(x.dtype),
         "keys": keys.to(x.dtype),
         "encoded": encoded.to(x.dtype),
-        "norm": torch.rand(x.shape[1], generator=g).to(x.dtype) + 0.5,
-        "more": {Keys("decoder", of="text"): words.to(x.dtype)},
+        "norm": norm.to(x.dtype) + 0.5,
+        "more": {Keys("decoder", of="text"): words.to(x.dtype), Change(): change.to(x.dtype)},
     }
     return Cues(x, text=text, **{**given, **more})  # type: ignore[arg-type]

@@ -181,7 +181,7 @@ def test_no_tokens_are_no_trouble(name: str) -> None:
         attention=x[:, 0],
         keys=x.view(0, 2, 4),
         encoded=x,
-        more={WORDS: torch.ones(2, 2, 4)},
+        more={WORDS: torch.ones(2, 2, 4), gp.Change(): x},
     )
     if any(isinstance(need, gp.Grid) for need in as_method(name).needs):
         with pytest.raises(ValueError, match="needs grid"):

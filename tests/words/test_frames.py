@@ -48,7 +48,7 @@ def frame(cues: gp.Cues, number: int) -> gp.Cues:
         encoded=cues.encoded[first:end],
         relevance=cues.relevance[first:end],
         norm=cues.norm,
-        more={WORDS: cues.more[WORDS]},
+        more={WORDS: cues.more[WORDS], gp.Change(): cues.more[gp.Change()][first:end]},
     )
 
 
