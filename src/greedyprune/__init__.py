@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.vidcom2 import VidCom2 as VidCom2
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
+    from greedyprune.methods.vscan import VScan as VScan
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.locate import images as images
     from greedyprune.naming import parse_keep as parse_keep
@@ -178,6 +179,7 @@ _HOMES = {
     "Total": "budget",
     "UniformGrid": "methods.grid",
     "V2Drop": "methods.v2drop",
+    "VScan": "methods.vscan",
     "Values": "cues",
     "VidCom2": "methods.vidcom2",
     "VisPruner": "methods.vispruner",
