@@ -198,6 +198,8 @@ def options(name: str, rng: random.Random) -> gp.Method:
     if name == "greedyprune":
         knobs["preprocess"].append("rmsnorm")
         knobs["tau"].append(gp.Exact())
+    if name == "soft_greedyprune":
+        knobs["preprocess"] = ["none", "channels"]
     if name == "dart":
         knobs["text"], knobs["visual"] = [0, 4, 100], [1, 4, 100]
     here = {key: rng.choice(values) for key, values in knobs.items() if hasattr(method, key) and rng.random() < 0.6}
