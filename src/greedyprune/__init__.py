@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.vispruner import VisPruner as VisPruner
     from greedyprune.methods.vscan import VScan as VScan
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
+    from greedyprune.models.coordinates import coordinate_tokens as coordinate_tokens
     from greedyprune.models.locate import images as images
     from greedyprune.naming import parse_keep as parse_keep
     from greedyprune.naming import register as register
@@ -185,6 +186,7 @@ _HOMES = {
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
+    "coordinate_tokens": "models.coordinates",
     "count": "budget",
     "downscale": "preprocessing.transforms",
     "from_plain": "plain",
