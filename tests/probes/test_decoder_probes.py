@@ -236,8 +236,8 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
                 there[images[image][0], kept[image]] = True
 
 
-def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
-    made, given = fresh("llava"), list[gp.Cues]()
+def needing_all(given: list[gp.Cues]) -> gp.Method:
+    """A method that needs everything of a decoder layer, and notes the cues that it gets."""
 
     @dataclass(frozen=True, kw_only=True)
     class Every(proofs.Custom):
@@ -247,7 +247,23 @@ def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
         given.append(cues)
         return noting([], LAST)(cues, k)
 
-    with gp.prune(made.model, Every(choose=choose, at=gp.Layer(2)), 5):
+    return Every(choose=choose, at=gp.Layer(2))
+
+
+def test_keys_and_values_are_those_of_the_cache_if_none_is_filled_too() -> None:
+    """With a KV cache they are read behind the layer; without one they are computed again."""
+    made, given = fresh("llava"), list[gp.Cues]()
+    with gp.prune(made.model, needing_all(given), 5):
+        for use_cache in (True, False):
+            forward(made.model, RAGGED, use_cache=use_cache)
+    assert len(given) == 6  # three images, twice
+    for held, computed in zip(given[:3], given[3:], strict=True):
+        all_near([computed[need] for need in EVERY[2:-1]], [held[need] for need in EVERY[2:-1]])
+
+
+def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
+    made, given = fresh("llava"), list[gp.Cues]()
+    with gp.prune(made.model, needing_all(given), 5):
         first = generate(made.model, RAGGED, max_new_tokens=3)
         more = proofs.turn(made, RAGGED, first, proofs.WORDS, proofs.IMAGE_PIECE, proofs.WORDS)
         ids = more["input_ids"][:, first.cache.get_seq_length() :]

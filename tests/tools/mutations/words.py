@@ -181,7 +181,7 @@ SALIENCIES = [
         "probes/decoder.py:decoder_values",
         '"v"',
         '"k"',
-        "test_decoder_probes.py::test_keys_values_and_changes_are_those_of_this_turn_alone",
+        "test_decoder_probes.py::test_keys_and_values_are_those_of_the_cache_if_none_is_filled_too",
     ),
     Mutation(
         "a change is the states behind it",
