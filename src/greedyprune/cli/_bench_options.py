@@ -1,4 +1,4 @@
-"""The options that all measurements of a whole model take, declared once."""
+"""The options of measurements, declared once: those of all, and those of a whole model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from greedyprune.cli import _bench_model as models
+from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._errors import misuse
 from greedyprune.cli._options import BUDGETS, STAGES, USUAL_KEEP, Device, Dtype, PresetFile, cut_of, preset_of
+from greedyprune.cli._show import print_json, progress
 from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
     from greedyprune.policy import Policy
 
 Keep = Annotated[str | None, typer.Option("--keep", metavar="BUDGET", help=f"{BUDGETS}.", show_default=USUAL_KEEP)]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")]
+Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,14 @@ class Asked:
         str | None,
         typer.Option("--size", metavar="WxH", help="Size of the pictures in pixels.", show_default="672x672"),
     ] = None
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")
-    ] = 20
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")] = 1
+    rounds: Rounds = 20
+    threads: Threads = 1
     device: Device = "cpu"
     dtype: Dtype = None
     save: Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write what is measured to this file.")] = (
         None
     )
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False
+    as_json: Json = False
 
     def check(self) -> None:
         """Raise Failure for options that do not fit each other, before anything slow is loaded."""
@@ -105,6 +109,22 @@ class Asked:
     def found(self) -> models.Opened:
         """The model that the options name, loaded or built, and its prompts."""
         return models.found(self.model, self.config, self.layers, self.setting)
+
+
+def measure_once(asked: Asked, measure: Callable[[models.Opened], Any], show: Callable[[Any], None]) -> None:
+    """Load the model, measure one row, and write and print it. `show` prints it for people."""
+    check(asked.save)
+    from greedyprune.bench.clock import threads_set
+
+    with progress("loading the model") as say, threads_set(asked.threads):
+        found = asked.found()
+        say("measuring")
+        row = models.measured(lambda: measure(found))
+    with saved(asked.save, [row.to_dict()]):
+        if asked.as_json:
+            print_json(row.to_dict())
+        else:
+            show(row)
 
 
 def of_a_model(*, without: tuple[str, ...] = (), **usual: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

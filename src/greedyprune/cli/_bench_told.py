@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from greedyprune.cli._show import size, table
+from greedyprune.cli._show import console, size, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 SIDES = ("dense", "pruned", "oracle")
 
 
-def heading(row: Case) -> tuple[str, str]:
-    """Two lines: the model and where it ran, and the policy and what it did to each prompt."""
+def show_heading(row: Case) -> None:
+    """Print two lines: the model and where it ran, and the policy and what it did to each prompt."""
     what = "image" if row.images == 1 else "images"
-    return (
-        f"{row.model}: {row.layers} layers of width {row.width}, {row.dtype} on {row.device}",
+    out = console()
+    out.print(f"{row.model}: {row.layers} layers of width {row.width}, {row.dtype} on {row.device}", style="bold")
+    out.print(
         f"{row.method} at {row.at}: {row.tokens} -> {row.kept} visual tokens of {row.images} {what}, "
-        f"{row.sequence} -> {row.sequence_kept} tokens in the sequence, batch {row.batch}",
+        f"{row.sequence} -> {row.sequence_kept} tokens in the sequence, batch {row.batch}"
     )
 
 

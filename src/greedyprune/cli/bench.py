@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from greedyprune.cli._bench_options import Json, Save
 from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._show import console, print_json, progress, size, table
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
@@ -36,11 +36,9 @@ bench.command("quantile", epilog=QUANTILE)(quantile)
 bench.command("gpu", epilog=GPU)(gpu)
 bench.command("serve", epilog=SERVE)(serving)
 
-Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the features, or of the weights.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 @bench.command("select", epilog="Example: greedyprune bench select --save results/performance/select.csv")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from greedyprune.cli._bench_model import measured
-from greedyprune.cli._bench_options import Asked, Keep, of_a_model
-from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._bench_told import SIDES, heading, sides_table, times_of
+from greedyprune.cli._bench_options import Asked, Keep, measure_once, of_a_model
+from greedyprune.cli._bench_told import SIDES, show_heading, sides_table, times_of
 from greedyprune.cli._options import Longest
-from greedyprune.cli._show import console, print_json, progress
+from greedyprune.cli._show import console
 
 if TYPE_CHECKING:
     from greedyprune.bench.generate import Row
+    from greedyprune.cli._bench_model import Opened
 
 EXAMPLES = """Examples:
 
@@ -25,29 +24,19 @@ EXAMPLES = """Examples:
 def whole_answers(asked: Asked, keep: Keep = None, max_new_tokens: Longest = 32) -> None:
     """Compare whole answers, prompt and steps: dense, pruned, and the oracle, which never had the dropped tokens."""
     policy, _ = asked.policy(keep), asked.setting
-    check(asked.save)
-    from greedyprune.bench.clock import threads_set
-    from greedyprune.bench.generate import measure
 
-    with progress("loading the model") as say, threads_set(asked.threads):
-        found = asked.found()
-        say("measuring")
-        row: Row = measured(
-            lambda: measure(
-                *(found.model, found.inputs, policy), generated=max_new_tokens, name=found.name, rounds=asked.rounds
-            )
-        )
-    with saved(asked.save, [row.to_dict()]):
-        if asked.as_json:
-            print_json(row.to_dict())
-        else:
-            _show(row)
+    def measured(found: Opened) -> Row:
+        from greedyprune.bench.generate import measure
+
+        sizes = {"generated": max_new_tokens, "rounds": asked.rounds}
+        return measure(found.model, found.inputs, policy, name=found.name, **sizes)
+
+    measure_once(asked, measured, _show)
 
 
 def _show(row: Row) -> None:
     out = console()
-    for line, style in zip(heading(row), ("bold", None), strict=True):
-        out.print(line, style=style)
+    show_heading(row)
     shown = sides_table("answer", "speed-up", "95 % interval")
     for side in SIDES:
         shown.add_row(*times_of(row, side))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from greedyprune.cli._bench_model import measured
-from greedyprune.cli._bench_options import Asked, Keep, of_a_model
-from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._bench_told import SIDES, heading, memory_told, sides_table
-from greedyprune.cli._show import console, print_json, progress, size
+from greedyprune.cli._bench_options import Asked, Keep, measure_once, of_a_model
+from greedyprune.cli._bench_told import SIDES, memory_told, show_heading, sides_table
+from greedyprune.cli._show import console, size
 
 if TYPE_CHECKING:
     from greedyprune.bench.memory import Row
+    from greedyprune.cli._bench_model import Opened
 
 EXAMPLES = """Examples:
 
@@ -24,25 +23,18 @@ EXAMPLES = """Examples:
 def memory(asked: Asked, keep: Keep = None) -> None:
     """Compare the memory of a prefill: dense, pruned, and the oracle, which never had the dropped tokens."""
     policy, _ = asked.policy(keep), asked.setting
-    check(asked.save)
-    from greedyprune.bench.clock import threads_set
-    from greedyprune.bench.memory import measure
 
-    with progress("loading the model") as say, threads_set(asked.threads):
-        found = asked.found()
-        say("measuring")
-        row: Row = measured(lambda: measure(found.model, found.inputs, policy, name=found.name))
-    with saved(asked.save, [row.to_dict()]):
-        if asked.as_json:
-            print_json(row.to_dict())
-        else:
-            _show(row)
+    def measured(found: Opened) -> Row:
+        from greedyprune.bench.memory import measure
+
+        return measure(found.model, found.inputs, policy, name=found.name)
+
+    measure_once(asked, measured, _show)
 
 
 def _show(row: Row) -> None:
     out = console()
-    for line, style in zip(heading(row), ("bold", None), strict=True):
-        out.print(line, style=style)
+    show_heading(row)
     shown = sides_table("peak memory", "of dense", "KV cache", "of dense")
     for side in SIDES:
         most, held = getattr(row, f"{side}_peak_bytes"), getattr(row, f"{side}_cache_bytes")

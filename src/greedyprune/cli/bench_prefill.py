@@ -9,7 +9,7 @@ import typer
 from greedyprune.cli import _bench_model as models
 from greedyprune.cli._bench_options import Asked, Keep, of_a_model
 from greedyprune.cli._bench_rows import check, saved
-from greedyprune.cli._bench_told import SIDES, heading, memory_told, sides_table, times_of
+from greedyprune.cli._bench_told import SIDES, memory_told, show_heading, sides_table, times_of
 from greedyprune.cli._show import console, print_json, progress, size
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def show(row: Row, generated: int, *, bundled: bool = False) -> None:
     from greedyprune.cli.demo import TINY
 
     out = console()
-    for line, style in zip(heading(row), ("bold", None), strict=True):
-        out.print(line, style=style)
+    show_heading(row)
     shown = sides_table("prefill", "speed-up", "95 % interval", "KV cache", "peak memory")
     for side in SIDES:
         held, most = size(getattr(row, f"{side}_cache_bytes")), size(getattr(row, f"{side}_peak_bytes"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greedyprune.cli import _models, _plan, _suite
+from greedyprune.cli._bench_options import Save
 from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._options import BatchSize, Json, Models, Questions, Seed, Split
 from greedyprune.cli._show import console, print_json, progress, table
@@ -27,7 +28,6 @@ Rows = Annotated[
     typer.Option("--rows", min=2, help="Tokens whose pairs it is read off; may be given again.", show_default="48, 96"),
 ]
 Keep = Annotated[str, typer.Option("--keep", metavar="BUDGET,...", help="Budgets between commas: 1/4,1/9.")]
-Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
 
 
 def quantile(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from greedyprune.cli._bench_model import Setting, measured
+from greedyprune.cli._bench_options import Json, Rounds, Save, Threads
 from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._options import Device, Dtype
 from greedyprune.cli._show import console, print_json, progress, table
@@ -26,7 +26,6 @@ EXAMPLES = """Examples:
 
   greedyprune bench share --dtype bfloat16 --batch 1"""
 
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each runs everything once, in random order.")]
 Batches = Annotated[
     list[int] | None,
     typer.Option("--batch", min=1, help="Prompts at a time; may be given again.", show_default="1 and 4"),
@@ -34,9 +33,6 @@ Batches = Annotated[
 Layers = Annotated[
     int | None, typer.Option("--layers", min=3, help="Decoder layers of all shapes.", show_default="12 and 8")
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of torch on the CPU.")]
-Save = Annotated[Path | None, typer.Option("--save", metavar="CSV", help="Write the rows to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def share(
