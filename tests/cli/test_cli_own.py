@@ -39,6 +39,7 @@ def own(tmp_path: Path) -> Iterator[Path]:
     before, path = dict(REGISTERED), list(sys.path)
     file = tmp_path / "my_bright_file.py"
     file.write_text(BRIGHT)
+    (tmp_path / "json.py").write_text("raise ImportError('this is not the json of Python')")
     Image.new("RGB", (168, 168), "red").save(tmp_path / "red.png")
     line = {"image": "red.png", "question": "is there a red circle ?", "answer": ["yes", "no"]}
     (tmp_path / "questions.jsonl").write_text(json.dumps(line))
@@ -61,11 +62,15 @@ def test_a_method_of_a_users_file_is_evaluated_by_its_name(own: Path, tmp_path: 
 def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken_file.py").write_text("import nothing_of_this_name")
     (tmp_path / "json.py").write_text("")
+    (tmp_path / "skimage.py").write_text("")
+    path = list(sys.path)
     for name, status, text in (
         ("absent.py", 2, "is no Python file"),
         ("broken_file.py", 1, "fails: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("json.py", 2, "'json' cannot name a module of yours"),
+        ("skimage.py", 2, "'skimage' cannot name a module of yours"),
     ):
         said = complaint(greedy("--import", tmp_path / name, "methods"), status)
         assert str(tmp_path / name) in said
         assert text in said
+        assert sys.path == path
