@@ -11,11 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
+from features_given import features_given
 from greedyprune.bench import generate, trio
 from greedyprune.cli.app import app
 from tiny import tiny
 
 
+@features_given
 @pytest.mark.parametrize("at", ["input", "layer:2"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl", "llava_next"])
 def test_the_pruned_model_says_what_the_oracle_says(family: str, at: str) -> None:
@@ -26,6 +28,7 @@ def test_the_pruned_model_says_what_the_oracle_says(family: str, at: str) -> Non
     assert (row.generated, row.batch, row.kept, row.rounds) == (6, 2, 5, 1)
 
 
+@features_given
 @torch.no_grad()
 def test_the_dense_answer_is_that_of_generate() -> None:
     made = tiny("llava")
@@ -37,6 +40,7 @@ def test_the_dense_answer_is_that_of_generate() -> None:
         assert three.calls["pruned"].answer(6).tolist() == pruned.tolist()
 
 
+@features_given
 def test_the_commands_print_and_save(tmp_path: Path) -> None:
     some = ["--rounds", "1", "--at", "input", "--method", "random"]
     told = CliRunner().invoke(app, ["bench", "generate", "--max-new-tokens", "3", *some])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from features_given import features_given
 from greedyprune.bench import gpu, shapes
 from greedyprune.cli.app import app
 from greedyprune.ops.kernels import chosen
@@ -36,6 +37,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@features_given
 @pytest.mark.usefixtures("small")
 def test_every_part_writes_its_rows(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["bench", "gpu", "--tiny", "--device", "cpu", "--save", str(tmp_path)])

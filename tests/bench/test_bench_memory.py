@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
+from features_given import features_given
 from greedyprune.bench import memory, share
 from greedyprune.bench.peak import peak_of
 from greedyprune.cli.app import app
@@ -49,6 +50,7 @@ def test_standard_error_comes_back_after_an_error(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == "heard\n"
 
 
+@features_given
 @pytest.mark.parametrize("at", ["input", "layer:2"])
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 def test_the_memory_of_a_prefill_is_that_of_its_caches_and_more(family: str, at: str) -> None:
@@ -65,6 +67,7 @@ def test_the_memory_of_a_prefill_is_that_of_its_caches_and_more(family: str, at:
     assert row.equal
 
 
+@features_given
 def test_the_command_prints_and_saves_it(tmp_path: Path) -> None:
     out = tmp_path / "memory.csv"
     told = CliRunner().invoke(app, ["bench", "memory", "--keep", "36", "--at", "input", "--save", str(out)])
@@ -78,6 +81,7 @@ def test_the_command_prints_and_saves_it(tmp_path: Path) -> None:
     assert refused.exit_code == 2
 
 
+@features_given
 def test_shares_are_measured_for_every_method_place_and_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = tiny("llava")
     seen: list[Any] = []

@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
+from features_given import features_given
 from greedyprune.bench import calls, oracle, prefill, trio
 from greedyprune.bench.calls import Unmeasurable
 from greedyprune.cli import _show
@@ -33,6 +34,7 @@ def measured(family: str, method: Any, at: str, batch: int = 1, images: int = 1,
     return prefill.measure(made.model, inputs, gp.Policy(method, keep, at), rounds=2)  # type: ignore[arg-type]
 
 
+@features_given
 @pytest.mark.parametrize("at", PLACES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pruned_prefill_is_the_oracles_computation(family: str, at: str) -> None:
@@ -49,6 +51,7 @@ def test_a_pruned_prefill_is_the_oracles_computation(family: str, at: str) -> No
         assert row.flops_ratio > 1
 
 
+@features_given
 @pytest.mark.parametrize("at", PLACES)
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 @torch.no_grad()
@@ -69,12 +72,14 @@ def test_an_oracle_of_other_tokens_answers_otherwise(family: str, at: str, monke
     assert row.error > 1e-3
 
 
+@features_given
 def test_a_method_that_merges_is_told_from_its_oracle() -> None:
     row = measured("llava", "tome", "input")
     assert not row.equal
     assert row.pruned_cache_bytes == row.oracle_cache_bytes
 
 
+@features_given
 @pytest.mark.parametrize("method", ["soft_greedyprune", "visionzip", "fastv"])
 def test_methods_may_look_into_tower_and_decoder(method: str) -> None:
     row = measured("llava", method, "layer:2")
@@ -83,6 +88,7 @@ def test_methods_may_look_into_tower_and_decoder(method: str) -> None:
     assert row.hooks_ms > 0
 
 
+@features_given
 def test_nothing_is_left_on_the_model() -> None:
     model = tiny("qwen3_vl").model
     before = fingerprint(model)
@@ -91,6 +97,7 @@ def test_nothing_is_left_on_the_model() -> None:
     assert not hooks_on(model)
 
 
+@features_given
 @torch.no_grad()
 def test_every_hook_is_watched() -> None:
     made = tiny("llava")
@@ -100,6 +107,7 @@ def test_every_hook_is_watched() -> None:
         assert {name.split(".")[0] for name in names} == {"HookClock"}
 
 
+@features_given
 @pytest.mark.parametrize(
     ("family", "method", "keep", "at", "told"),
     [
@@ -115,6 +123,7 @@ def test_what_has_no_oracle_is_said(family: str, method: Any, keep: Any, at: str
         measured(family, method, at, batch=2, keep=keep)
 
 
+@features_given
 def test_a_loop_that_is_not_the_model_is_no_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     own = oracle.Loop.__call__
 
@@ -132,6 +141,7 @@ def test_a_release_that_takes_no_features_is_said(monkeypatch: pytest.MonkeyPatc
         measured("llava", gp.Random(), "input")
 
 
+@features_given
 def test_the_end_speaks_of_the_whole_run() -> None:
     row = replace(
         measured("llava", gp.Random(), "input"),
@@ -147,6 +157,7 @@ def test_the_end_speaks_of_the_whole_run() -> None:
     assert prefill.whole(row, 1) == pytest.approx((6 / 7, 7 / 3))
 
 
+@features_given
 def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_show, "WIDTH", 80)
     out = tmp_path / "new" / "prefill.csv"
@@ -175,6 +186,7 @@ def test_the_command_tells_the_whole_story_and_saves_it(tmp_path: Path, monkeypa
     assert json.loads(plain.stdout)["batch"] == 2
 
 
+@features_given
 @pytest.mark.parametrize("keep", ["36", "25%", "1/4", "total:36", "27 per layer"])
 def test_budgets_are_the_texts_of_all_commands(keep: str) -> None:
     options = ["--rounds", "1", "--at", "input", "--method", "random", "--json"]
@@ -183,6 +195,7 @@ def test_budgets_are_the_texts_of_all_commands(keep: str) -> None:
     assert json.loads(told.stdout)["kept"] == (27 if "per layer" in keep else 36)
 
 
+@features_given
 @pytest.mark.parametrize(
     ("options", "told"),
     [

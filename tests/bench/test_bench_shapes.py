@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import greedyprune as gp
+from features_given import features_given
 from greedyprune.bench import predict, prefill, shapes
 from greedyprune.bench.calls import Unmeasurable
 from greedyprune.cli.app import app
@@ -74,6 +75,7 @@ def test_other_names_and_depths_are_refused() -> None:
         shapes.config_of("llava-1.5-7b", 33)
 
 
+@features_given
 def test_memory_is_what_is_taken_and_the_oracle_holds(name: str) -> None:
     config = shapes.config_of(name, 3)
     model = shapes.build(config, torch.device("cpu"), torch.float32)
@@ -86,6 +88,7 @@ def test_memory_is_what_is_taken_and_the_oracle_holds(name: str) -> None:
     assert row.layers == 3
 
 
+@features_given
 def test_the_command_builds_predicts_and_says_the_memory(name: str, tmp_path: Path) -> None:
     some = ["--layers", "3", "--rounds", "1", "--size", "112x112", "--at", "layer:1", "--keep", "50%"]
     told = CliRunner().invoke(app, ["bench", "prefill", "--config", name, "--predict", "--json", *some])
@@ -95,6 +98,7 @@ def test_the_command_builds_predicts_and_says_the_memory(name: str, tmp_path: Pa
     assert "3 decoder layers needs about" in told.stderr
 
 
+@features_given
 def test_what_does_not_fit_is_refused_before_it_is_built_or_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     model = tiny("llava").model
@@ -119,6 +123,7 @@ def test_what_does_not_fit_is_refused_before_it_is_built_or_predicted(monkeypatc
     assert "error of the prediction" not in told.stdout
 
 
+@features_given
 def test_depth_adds_up() -> None:
     made = tiny("llava")
     row = prefill.measure(made.model, made.prompt(((0,),)), gp.Policy(gp.Random(), 5, "layer:1"), rounds=1)  # type: ignore[arg-type]
@@ -132,6 +137,7 @@ def test_depth_adds_up() -> None:
         found.errors(row)
 
 
+@features_given
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
 @torch.no_grad()
 def test_a_layer_alone_is_the_models_own_and_no_model_is_changed(family: str) -> None:
