@@ -193,15 +193,24 @@ def test_nothing_of_a_block_is_left_in_a_thread_that_belonged_to_it(pruned: gp.P
         assert pruned.selections[0].k == OWN
 
 
-def test_a_generate_keeps_the_wish_that_it_began_with(pruned: gp.Pruned) -> None:
-    """The block ends between the vision tower and the decoder, and both work for the same method."""
+@pytest.mark.parametrize("place", ["inputs", "tower"])
+def test_a_generate_keeps_the_wish_that_it_began_with(
+    pruned: gp.Pruned, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block ends before the first forward, or between the vision tower and the decoder. One method does it all."""
     inside, done = threading.Event(), threading.Event()
 
-    def wait(module: Any, args: Any, output: Any) -> None:
+    def wait(*given: Any) -> None:
         inside.set()
         assert done.wait(60)
 
-    tower = MODEL.model.vision_tower.register_forward_hook(wait)
+    def prepared(*args: Any, _own: Any = MODEL.prepare_inputs_for_generation, **kwargs: Any) -> Any:
+        wait()
+        return _own(*args, **kwargs)
+
+    if place == "inputs":
+        monkeypatch.setattr(MODEL, "prepare_inputs_for_generation", prepared)
+    handles = [MODEL.model.vision_tower.register_forward_hook(wait)] if place == "tower" else []
     thread = threading.Thread(target=generate, args=(MODEL, ONE), kwargs=FEW)
 
     def start() -> None:
@@ -209,12 +218,13 @@ def test_a_generate_keeps_the_wish_that_it_began_with(pruned: gp.Pruned) -> None
         assert inside.wait(60)
 
     told = pytest.warns(gp.PruneWarning, match="assumed to belong")
-    with hooked(tower), pruned.using("cls", 9, at=gp.Input()) as request, told:
+    with hooked(*handles), pruned.using("cls", 9, at=gp.Input()) as request, told:
         start()
     done.set()
     thread.join()
     assert [each.k for each in request.selections] == [9]
     assert request.report().method == "ClsTopK"
+    monkeypatch.undo()
     generate(MODEL, ONE, **FEW)
     assert pruned.selections[0].k == OWN
 

@@ -334,7 +334,7 @@ REQUESTS = [
         "attach/request.py:Requests.wish",
         "self.in_force() or self._of_generation()",
         "self.in_force()",
-        f"{THREAD}test_a_generate_keeps_the_wish_that_it_began_with",
+        f"{THREAD}test_a_generate_keeps_the_wish_that_it_began_with[inputs]",
     ),
     Mutation(
         "hints for images that are not there are taken",
