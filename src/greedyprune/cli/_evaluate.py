@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from greedyprune.eval import Answers, Config, Engine, Item
 
 MOST_WORKERS = 8
+FEWEST, MOST = 5, 25
+"""Questions of each task whose answer's region is compared with the order of tokens."""
 SMALL = 0.05
 """The loss that questions should be able to show; if they cannot, that is said."""
 
@@ -45,13 +48,16 @@ def evaluate_models(plan: Plan) -> None:
 
         def measure(name: str) -> Evaluated:
             folder = (plan.files.run or Path(passing)) / re.sub(r"\W+", "-", name).strip("-")
-            return _evaluate_model(plan, name, own, folder)
-
-        def take(one: Evaluated) -> None:
-            found.append(one)
+            found.append(one := _evaluate_model(plan, name, own, folder))
             unwritten.update(_write_tables(plan, found))
             if not plan.as_json:
-                _print(one)
+                _print(one, several=plan.compared.stages == [None])
+            if plan.files.report or plan.files.auc:  # after the table, for it takes minutes
+                found[-1] = replace(one, auc=_auc_rows(plan, one))
+            return found[-1]
+
+        def take(one: Evaluated) -> None:
+            unwritten.update(_write_tables(plan, found) if one.auc else {})
 
         failed = _models.each(plan.models, measure, take)
     if not found and len(failed) == 1:
@@ -103,7 +109,7 @@ def _evaluate_model(plan: Plan, name: str, own: list[Item] | None, folder: Path)
         engine,
         answers,
         rows=_rows(plan, name, engine, answers, workers),
-        auc=_auc_rows(plan, name, engine, items) if plan.files.report or plan.files.auc else [],
+        auc=[],
         seconds=seconds,
     )
 
@@ -143,13 +149,16 @@ def _rows(plan: Plan, name: str, engine: Engine, answers: Answers, workers: int)
     return [{"suite": plan.questions.suite, "model": name, **row, **more} for row in rows(answers)]
 
 
-def _auc_rows(plan: Plan, name: str, engine: Engine, items: list[Item]) -> list[dict[str, Any]]:
-    """The AUC of each method's order against the answer regions, by stage."""
-    from greedyprune.eval.auc import auc_rows
+def _auc_rows(plan: Plan, one: Evaluated) -> list[dict[str, Any]]:
+    """The AUC of each method's order against the answer regions, by stage, over an eighth of the questions."""
+    from greedyprune.eval.auc import auc_rows, rankings
 
-    with progress(f"{name}: which tokens come first"):
-        found = auc_rows(engine, items)
-    return [{"suite": plan.questions.suite, "model": name, **row, **_shared_columns(plan.questions)} for row in found]
+    each = min(max(plan.questions.each // 8, FEWEST), MOST)
+    with progress(f"{one.name}: which tokens come first", total=len(rankings())) as say:
+        found = auc_rows(one.engine, one.answers.items, each, told=lambda done: say(done=done))
+    return [
+        {"suite": plan.questions.suite, "model": one.name, **row, **_shared_columns(plan.questions)} for row in found
+    ]
 
 
 def _shared_columns(questions: Questions) -> dict[str, Any]:
@@ -204,8 +213,8 @@ def _workers(name: str, device: str) -> int:
     return min(os.cpu_count() or 1, MOST_WORKERS) if small else 1
 
 
-def _print(one: Evaluated) -> None:
-    """Mean accuracy by method and budget."""
+def _print(one: Evaluated, several: bool) -> None:
+    """Mean accuracy by method and budget. `several`: each method is cut at its own place."""
     by_task = {row["task"] for row in one.rows}
     task = "mean" if "mean" in by_task else next(iter(by_task))
     rows = [row for row in one.rows if row["task"] == task]
@@ -234,6 +243,11 @@ def _print(one: Evaluated) -> None:
         f"Random methods: mean over seeds. {speed}.",
         style="dim",
     )
+    if several and len(stages := {stage for _, stage in lines}) > 1:
+        out.print(
+            f"Methods are cut at their own places here ({', '.join(sorted(stages))}), which tells them apart, too: "
+            "--at layer:2 cuts all of them there."
+        )
     if (few := _few(one.answers.items)) is not None:
         out.print(few)
 

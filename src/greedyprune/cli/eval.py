@@ -81,7 +81,9 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write th
 Run = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Keep answers here; a run that stopped continues.")
 ]
-Report = Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write pictures and tables, one file.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="HTML", help="Write pictures and tables, one file; minutes more.")
+]
 Auc = Annotated[
     Path | None,
     typer.Option("--auc", metavar="CSV", help="Write how early each method takes the tokens that carry the answer."),

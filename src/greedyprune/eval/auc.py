@@ -6,7 +6,7 @@ For methods that keep the k best by a score (saliency, attention), this is the A
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -33,12 +33,23 @@ def rankings() -> dict[str, Method]:
     return {**looking, "saliency (question mean)": GreedyPrune(tau=1.0, text="question_mean")}
 
 
-def auc_rows(engine: Engine, items: Iterable[Item], per_task: int = 25, batch: int = 32) -> list[Row]:
-    """One row per method, stage and task: the mean AUC over at most `per_task` questions whose answer has a region."""
+def auc_rows(
+    engine: Engine,
+    items: Iterable[Item],
+    per_task: int = 25,
+    batch: int = 32,
+    told: Callable[[float], None] = lambda done: None,
+) -> list[Row]:
+    """One row per method, stage and task: the mean AUC over at most `per_task` questions whose answer has a region.
+
+    `told` gets the number of methods that are done, a share of one after each batch.
+    """
     found: dict[tuple[str, str, str], list[float]] = {}
-    for number, some in enumerate(make_batches(engine, with_boxes(items, per_task), batch)):
+    batches = list(make_batches(engine, with_boxes(items, per_task), batch))
+    for number, some in enumerate(batches):
         prepared = engine.prepare(number, some)
-        for name, method in rankings().items():
+        for place, (name, method) in enumerate(rankings().items()):
+            told((number * len(rankings()) + place) / len(batches))
             for stage in STAGES:
                 for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
                     if not math.isnan(value):
