@@ -52,6 +52,18 @@ def in_turn(*commands: list[object]) -> Iterator[tuple[int, str, str]]:
         yield int(said[at + 1]), said[at], errors[at]
 
 
+def test_a_method_of_ones_own_is_found_in_the_folder_where_the_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "greedyprune"  # like that of an installed package: its own folder is on the path
+    script.write_text("from greedyprune.cli import main\nmain()\n")
+    (tmp_path / "my_own_methods.py").write_text(
+        "from greedyprune import Random\n\n\nclass Mine(Random):\n    'Mine draws.'\n"
+    )
+    command = [sys.executable, str(script), "methods", "my_own_methods:Mine"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "Mine draws." in shown.stdout, shown.stderr
+
+
 def test_a_process_of_its_own_keeps_standard_output_pure(folder: Path) -> None:
     ask = ["run", folder / "scene.png", "--ask", ASK, "--json"]
     bad, good = in_turn([*ask, "--model", folder / "llama"], ask)  # the first one imports everything

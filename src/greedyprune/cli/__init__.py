@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -11,6 +12,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that has no τ shows a question mark
             stream.reconfigure(errors="replace")
+    if (here := os.getcwd()) not in sys.path:  # for `--method my_methods:Longest`; a script's own path lacks it
+        sys.path.append(here)
     try:
         from greedyprune.cli.app import app
     except ModuleNotFoundError as missing:
