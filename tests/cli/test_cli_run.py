@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from commands import ASK, complaint, greedy
+from films import film
+from greedyprune import testbed
 from greedyprune.cli import _answer, _load
 from greedyprune.cli._answer import Answer, Sampling
 from greedyprune.keep import Keep
@@ -183,6 +185,21 @@ def test_a_clip_is_read_as_even_frames_and_drawn_frame_by_frame(
     with Image.open(tmp_path / "kept.png") as drawn:
         assert drawn.width > 200  # two frames beside each other
     assert "write --temperature" in complaint(greedy(*asked, "--top-p", "0.5"), 2)
+
+
+def test_a_film_is_asked_about_end_to_end(folder: Path, tmp_path: Path) -> None:
+    item = testbed.sample(1, seed=3)[0]
+    shot = film(tmp_path / "clip.mp4", [item.image] * 12)
+    options = ("--model", "qwen", "--frames", "4", "--keep", "12/frame", "--compare", "--save", tmp_path / "kept.png")
+    result = greedy("run", shot, "--ask", item.question.text, *options, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    dense, pruned = found["dense"], found["pruned"]
+    assert (dense["visual_tokens"], pruned["kept"]) == (2 * 144, 2 * 12)  # two frames make one step
+    assert dense["answer"] == pruned["answer"] == item.question.answer
+    assert pruned["prompt_flops"] < dense["prompt_flops"]
+    with Image.open(tmp_path / "kept.png") as drawn:
+        assert drawn.width > drawn.height
 
 
 @pytest.mark.usefixtures("asked")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from films import film
 from greedyprune.preprocessing.clips import read_clip, spread
 
 SHADES = [20 * number for number in range(12)]
@@ -39,13 +40,7 @@ def test_a_picture_that_moves_is_a_clip(tmp_path: Path) -> None:
 
 
 def test_a_film_is_a_clip(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "film.mp4"), "w") as file:
-        stream = file.add_stream("mpeg4", rate=4)
-        stream.width = stream.height = 32
-        for picture in pictures():
-            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        file.mux(stream.encode())
+    film(tmp_path / "film.mp4", pictures())
     clip = read_clip(tmp_path / "film.mp4", 3)
     assert (clip.indices, clip.total, clip.fps) == ([2, 6, 10], 12, 4.0)
     assert shades(clip) == pytest.approx([SHADES[at] for at in clip.indices], abs=12)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greedyprune as gp
 from greedyprune.cli._errors import Failure, misuse, note
+from greedyprune.models.flops import prefill_flops
 from greedyprune.preprocessing.clips import Clip
 from greedyprune.preprocessing.inputs import chat, check_question, to_model
 
@@ -60,6 +61,8 @@ class Answer:
     at: str | None = None
     """The stage of the cut; None for the dense model."""
     selections: Sequence[Selection] = ()
+    flops: int = 0
+    """FLOPs of the decoder for the prompt."""
 
     def to_dict(self, selections: bool = True) -> dict[str, Any]:
         """Plain numbers and lists."""
@@ -70,6 +73,7 @@ class Answer:
             "sequence": self.sequence,
             "first_token_ms": round(self.first_ms, 3),
             "cache_bytes": self.cache_bytes,
+            "prompt_flops": self.flops,
             "at": self.at,
         }
         if self.at is not None:
@@ -102,7 +106,7 @@ def processed(loaded: Loaded, images: Sequence[Image.Image | Clip], question: st
         text = loaded.processor.apply_chat_template(turns, add_generation_prompt=True)
         return loaded.processor(text=text, return_tensors="pt", **given)
     except ImportError as error:
-        raise Failure(f"{str(error).splitlines()[0]} (or: pip install 'greedyprune[video]')") from error
+        raise Failure(str(error).splitlines()[0]) from error
     except ValueError as error:
         raise Failure(f"the processor of {loaded.name!r} cannot build the prompt: {error}") from error
 
@@ -146,7 +150,8 @@ def answer(
     text = loaded.processor.batch_decode(out[:, length:], skip_special_tokens=True)[0].strip()
     if pruned is None:
         tokens = _visual_tokens(model, inputs)
-        return Answer(text, tokens, tokens, length, first_ms, cache_bytes)
+        flops = prefill_flops(model.config, [length] * model.config.get_text_config().num_hidden_layers)
+        return Answer(text, tokens, tokens, length, first_ms, cache_bytes, flops=flops)
     report = pruned.report()
     return Answer(
         text,
@@ -158,6 +163,7 @@ def answer(
         report.select_ms,
         report.at,
         pruned.selections,
+        report.prefill_flops,
     )
 
 

@@ -25,7 +25,7 @@ from greedyprune.cli._options import (
 )
 from greedyprune.cli._outputs import make_folder, written
 from greedyprune.cli._prompts import prompts, question
-from greedyprune.cli._show import console, print_json, progress, size, table
+from greedyprune.cli._show import console, flops, print_json, progress, size, table
 from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -285,13 +285,14 @@ def _print_answers(answers: list[Answer], method: str, paths: Sequence[Path]) ->
 
 def _print_numbers(done: list[Asked], method: str) -> None:
     """Print what the answers cost, a column for each: the mean if there are several prompts."""
-    columns: list[list[str]] = [["visual tokens", "in sequence", "first token", "KV cache"]]
+    columns: list[list[str]] = [["visual tokens", "in sequence", "prompt FLOPs", "KV cache", "first token"]]
     shown = table("" if len(done) == 1 else f"mean of {len(done)} prompts")
     for found in zip(*(each.answers for each in done), strict=True):
         shown.add_column(_label(found[0], method), justify="right", overflow="fold")
         tokens = f"{_mean(found, 'kept')} of {_mean(found, 'tokens')}"
         first = f"{mean(one.first_ms for one in found):.1f} ms"
-        columns.append([tokens, _mean(found, "sequence"), first, size(mean(one.cache_bytes for one in found))])
+        held = size(mean(one.cache_bytes for one in found))
+        columns.append([tokens, _mean(found, "sequence"), flops(mean(one.flops for one in found)), held, first])
     for row in zip(*columns, strict=True):
         shown.add_row(*row)
     console().print(shown)

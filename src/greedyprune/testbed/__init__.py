@@ -77,8 +77,8 @@ def load(
     Nothing is downloaded.
 
     "llava" sees pictures of 168 by 168 pixels; "qwen", of Qwen2.5-VL's architecture, sees pictures of any size
-    (`SIZES`), and its processor takes images alone where torchvision is absent. The files hold float16 to stay small;
-    the models were trained in float32, which is also what CPUs are fast in.
+    (`SIZES`), and clips. The files hold float16 to stay small; the models were trained in float32, which is also what
+    CPUs are fast in.
     """
     if find_spec("PIL") is None:
         raise ImportError(

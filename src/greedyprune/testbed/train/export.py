@@ -27,7 +27,10 @@ LLAVA_TEMPLATE = (
 )
 QWEN_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|> ' + m['role'] + ' ' }}"
-    + _TURN.replace("IMAGE", "{{ '<|vision_start|> <|image_pad|> <|vision_end|> ' }}")
+    + _TURN.replace("IMAGE", "{{ '<|vision_start|> <|image_pad|> <|vision_end|> ' }}").replace(
+        "{% endif %}",
+        "{% elif c['type'] == 'video' %}{{ '<|vision_start|> <|video_pad|> <|vision_end|> ' }}{% endif %}",
+    )
     + _TEXT
     + "{{ ' <|im_end|> ' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|> assistant' }}{% endif %}"
 )
@@ -84,7 +87,7 @@ def _save_llava(architecture: Architecture, folder: Path) -> None:
 
 
 def _save_qwen(architecture: Architecture, folder: Path) -> None:
-    # A processor of the whole cannot be made without torchvision (its videos need it), so what it would write is
+    # The stock processor cannot be made without torchvision (its videos need it), so what it would write is
     # written here: the parts' settings in one file, then tokenizer and chat template.
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH // Qwen.fold,
