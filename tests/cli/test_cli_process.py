@@ -102,25 +102,37 @@ def test_without_typer_the_error_says_what_to_install() -> None:
     assert out.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("missing", ["sklearn", "skimage", "matplotlib", "PIL"])
-def test_demo_without_the_testbed_extra_says_what_to_install(missing: str, tmp_path: Path) -> None:
-    if missing != "PIL":
-        pytest.importorskip(missing)
-    code = (
+def without(missing: str, code: str, *given: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that lacks a package."""
+    block = (
         "import sys\n"
         "class Blocker:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name.partition('.')[0] == {missing!r}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Blocker())\n"
-        "from greedyprune.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "demo", "--save", str(tmp_path / "out")]
-    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", block + code, *given]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "skimage", "matplotlib", "PIL"])
+def test_demo_without_the_testbed_extra_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    if missing != "PIL":
+        pytest.importorskip(missing)
+    out = without(missing, "from greedyprune.cli import main; main()", "demo", "--save", str(tmp_path / "out"))
     assert (out.returncode, out.stdout) == (1, "")
     assert out.stderr.count("\n") == 1
     assert out.stderr.strip().endswith("pip install 'greedyprune[testbed]'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_without_the_testbed_extra_says_what_to_install() -> None:
+    run = "import runpy; sys.argv[1:] = ['--help']; runpy.run_module('greedyprune.testbed.train', run_name='__main__')"
+    out = without("PIL", run)
+    assert (out.returncode, out.stdout) == (1, "")
+    assert out.stderr.strip().splitlines()[-1].endswith("pip install 'greedyprune[testbed]'")
+    assert "Traceback" not in out.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")

@@ -287,7 +287,7 @@ class Evil:
 
 
 def test_a_foreign_checkpoint_of_the_training_runs_nothing(tmp_path: Path) -> None:
-    from greedyprune.testbed.train.__main__ import _saved
+    from greedyprune.testbed.train.command import _saved
     from greedyprune.testbed.train.loop import Run
 
     ran = tmp_path / "ran"

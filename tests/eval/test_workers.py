@@ -49,7 +49,7 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 def test_a_stage_of_the_training_ends_with_the_process_that_started_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from greedyprune.testbed.train import __main__ as training
+    from greedyprune.testbed.train import command as training
 
     started: list[Any] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *given, **more: started.append((*given, more)))

@@ -22,8 +22,7 @@ from greedyprune.eval.scenes import Scenes
 from greedyprune.testbed import FURTHER, SIZES, TASKS, Item, sample, scenes
 from greedyprune.testbed.layout import COLOURS, SHAPES, layout
 from greedyprune.testbed.questions import CELLS, INSIDE, ask
-from greedyprune.testbed.train import __main__ as command
-from greedyprune.testbed.train import answers, sheet, symbols
+from greedyprune.testbed.train import answers, command, sheet, symbols
 from greedyprune.testbed.train.answers import Score
 from greedyprune.testbed.train.export import export
 from greedyprune.testbed.train.gemma import run, stages

@@ -386,7 +386,7 @@ def test_what_a_machine_lacks_is_one_line(monkeypatch, tmp_path: Path, capsys):
 
 
 def test_the_command_prints_one_line_and_leaves_nothing(monkeypatch, tmp_path: Path, capsys):
-    from greedyprune.testbed.train import __main__ as command
+    from greedyprune.testbed.train import command
 
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["train", "gemma", "--out", str(tmp_path / "out")])
@@ -414,7 +414,7 @@ def test_every_answer_is_made_of_the_answers_vocabulary():
 def test_an_interrupt_is_one_line(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from greedyprune.testbed.train import __main__ as command
+    from greedyprune.testbed.train import command
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

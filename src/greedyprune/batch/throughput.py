@@ -22,6 +22,7 @@ from greedyprune.batch.answerer import Job
 from greedyprune.batch.loop import run
 from greedyprune.batch.on_ray import Actors
 from greedyprune.batch.sources import Source, open_source
+from greedyprune.extras import by_hand
 from greedyprune.outputs import write_csv, write_text
 from greedyprune.policy import Policy
 
@@ -76,4 +77,4 @@ def main(given: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    by_hand(main, "all,ray")

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from greedyprune.attach.handle import prune
+from greedyprune.extras import by_hand
 from greedyprune.naming import parse_keep
 from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT
@@ -72,4 +73,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    by_hand(main, "serve")

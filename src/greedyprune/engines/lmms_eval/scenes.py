@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from greedyprune.extras import by_hand
+
 TASK = "scenes"
 _YAML = """# Written by greedyprune.engines.lmms_eval.scenes.
 task: {task}
@@ -107,4 +109,4 @@ def main(given: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    by_hand(main, "testbed")

@@ -17,10 +17,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from greedyprune.engines.lmms_eval import DENSE, DOWNSCALE
+from greedyprune.extras import by_hand
 from greedyprune.outputs import write_csv, write_text
 
 TASKS = {
@@ -145,6 +147,8 @@ def main(given: list[str] | None = None) -> int:
     for task in tasks:
         if task not in TASKS:
             parser.error(f"--tasks: {task!r} is unknown, known are {', '.join(TASKS)}.")
+    if not options.dry_run and find_spec("lmms_eval") is None:
+        raise ImportError("the table is made by lmms-eval, which is not installed: pip install lmms-eval")
     known = CHECKPOINTS[options.model]
     checkpoint = Checkpoint(options.pretrained or known.pretrained, known.budgets, known.control)
     more = ["--batch_size", options.batch_size, *(["--limit", options.limit] if options.limit else [])]
@@ -174,4 +178,4 @@ def main(given: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    by_hand(main, "all")
