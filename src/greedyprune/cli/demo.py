@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greedyprune.cli._show import console, print_json, progress, size, table, tick
+from greedyprune.cli._show import console, flops, print_json, progress, size, table, tick
 from greedyprune.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ EXAMPLES = """Examples:
 
 SHARES = {"1/4": 1 / 4, "1/9": 1 / 9}
 TINY = (
-    "The model has 5 layers and 3 million parameters, so the time is no measure of what pruning saves: choosing tokens "
-    "costs about as much as the 3 layers behind the cut. Look at the answers and the KV cache."
+    "This model has 5 layers and 3 million parameters. On it pruning saves FLOPs and memory but no time, since "
+    "choosing tokens takes about as long as the 3 layers behind the cut."
 )
 
 
@@ -125,7 +125,7 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
         files.append(folder / f"{number:02d}-{pair.question.kind}.png")
         with replacing(files[-1]) as fresh:
             side_by_side([whole, *drawn], captions, width=504, title=title).save(fresh)
-        small.append(overlay(pair.image, pair.answers["1/9"].selections[0]))
+        small.append(_beside(whole, overlay(pair.image, pair.answers["1/9"].selections[0])))
     captions = [
         "\n".join(
             [pair.question.text, f"right answer: {pair.question.answer}", *(_caption(pair, n) for n in pair.answers)]
@@ -133,10 +133,20 @@ def _draw(pairs: list[Pair], folder: Path) -> list[Path]:
         for pair in pairs
     ]
     files.append(folder / "contact-sheet.png")
-    title = "Full colour: the patches kept by SoftGreedyPrune before decoder layer 2 (1/9 of them)"
+    title = "The picture, and beside it in full colour the 1/9 of its patches that SoftGreedyPrune keeps behind layer 2"
     with replacing(files[-1]) as fresh:
-        side_by_side(small, captions, columns=6, width=320, title=title).save(fresh)
+        side_by_side(small, captions, columns=3, width=640, title=title).save(fresh)
     return files
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures of one size as one."""
+    from PIL import Image
+
+    both = Image.new("RGB", (2 * left.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both
 
 
 def _caption(pair: Pair, name: str) -> str:
@@ -155,6 +165,7 @@ def _totals(pairs: list[Pair]) -> dict[str, dict[str, Any]]:
             "first_token_ms": round(median(pair.answers[name].first_ms for pair in pairs), 3),
             "select_ms": round(median(pair.answers[name].select_ms for pair in pairs), 3),
             "cache_bytes": int(median(pair.answers[name].cache_bytes for pair in pairs)),
+            "prompt_flops": int(median(pair.answers[name].flops for pair in pairs)),
         }
         for name in pairs[0].answers
     }
@@ -189,9 +200,9 @@ def _print(pairs: list[Pair], files: list[Path]) -> None:
             pair.question.text, pair.question.answer, *(_cell(pair, name) for name in totals), end_section=True
         )
     out = console()
-    out.print("SoftGreedyPrune, cut before decoder layer 2: the answer, the time to first token, the KV cache")
+    out.print("SoftGreedyPrune, cut before decoder layer 2: the answer, the FLOPs of the prompt, the KV cache")
     out.print(shown)
-    summary = table("in all", "right answers", "visual tokens", "first token", "of that, choosing", "KV cache")
+    summary = table("in all", "right answers", "visual tokens", "prompt FLOPs", "KV cache")
     for column in summary.columns[1:]:
         column.justify = "right"
     for name, t in totals.items():
@@ -199,8 +210,7 @@ def _print(pairs: list[Pair], files: list[Path]) -> None:
             heads[name],
             f"{t['right']} of {t['of']}",
             f"{t['kept']} of {t['visual_tokens']}",
-            f"{t['first_token_ms']:.1f} ms",
-            "-" if name == "dense" else f"{t['select_ms']:.1f} ms",
+            flops(t["prompt_flops"]),
             size(t["cache_bytes"]),
         )
     out.print(summary)
@@ -214,5 +224,5 @@ def _cell(pair: Pair, name: str) -> Text:
     from rich.text import Text
 
     found = pair.answers[name]
-    price = f"{found.first_ms:.1f} ms, {size(found.cache_bytes)}"
+    price = f"{flops(found.flops)}, {size(found.cache_bytes)}"
     return Text.assemble(found.text, " ", tick(pair.right(name)), "\n", (price, "dim"))
