@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["scene.png", "--at", "middle"], 2, "'middle' names no stage"),
         (["scene.png", "--at", "layer:9"], 1, "this model has 5 decoder layers"),
         (["scene.png", "--save", "absent/x.png"], 1, "'absent/x.png' cannot be written"),
-        (["scene.png", "--save", "x.pic"], 2, "'x.pic': pictures are written as .png"),
+        (["scene.png", "--save", "x.pic"], 2, "'x.pic': write a name that ends in .png"),
         (["scene.png", "--dtype", "int8"], 2, "--dtype 'int8' is unknown"),
         (["scene.png", "--device", "toaster"], 2, "--device 'toaster' cannot be used"),
         (["scene.png", "--max-new-tokens", "0"], 2, "--max-new-tokens"),

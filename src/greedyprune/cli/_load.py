@@ -246,5 +246,5 @@ def check_picture_path(path: Path) -> None:
 
     known = Image.registered_extensions()
     if known.get(path.suffix.lower()) not in Image.SAVE:
-        raise misuse(f"--save {str(path)!r}: pictures are written as .png, .jpg or .webp, by the name's ending.")
+        raise misuse(f"--save {str(path)!r}: write a name that ends in .png, .jpg, .webp, .pdf or the like.")
     check_path("--save", path)
