@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from greedyprune.outputs import write_text
 from greedyprune.plots import overlay, seen, side_by_side
-from greedyprune.plots.charts import MEAN, auc_map, decay, frontier, number, task_bars
+from greedyprune.plots.charts import MEAN, auc_map, frontier, number, task_bars
 from greedyprune.plots.page import bullets, folded, heading, page, paragraph, picture, table
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def _model(one: Evaluated) -> list[str]:
     """The part about one model."""
     rows, task = one.rows, MEAN if any(row["task"] == MEAN for row in one.rows) else one.rows[0]["task"]
     dense = next(row for row in rows if row["task"] == task)
-    questions = f"{len(one.answers.items)} questions of {len(one.answers.tasks)} tasks"
+    questions, tasks = len(one.answers.items), len(one.answers.tasks)
+    about = f"{questions} question{'s' * (questions > 1)} of {tasks} task{'s' * (tasks > 1)}"
     speed = f", {one.speed:.0f} answers per second" if one.speed else ""
     return [
         heading(one.name),
-        paragraph(f"{questions}; all tokens answer {100 * number(dense, 'accuracy'):.1f} % right{speed}."),
+        paragraph(f"{about}; all tokens answer {100 * number(dense, 'accuracy'):.1f} % right{speed}."),
         *_charts(one),
         heading("Means over the tasks", 3),
         table(tuple(COLUMNS), [_cells(row) for row in rows if row["task"] == task]),
@@ -69,7 +70,6 @@ def _charts(one: Evaluated) -> list[str]:
         return []
     parts = [
         picture(frontier(rows, f"{one.name}: accuracy against tokens kept"), "Accuracy against visual tokens kept"),
-        picture(decay(rows, f"{one.name}: accuracy as fewer tokens are kept"), "Relative accuracy against the ratio"),
         picture(task_bars(rows, budget, f"{one.name}: every task at {budget}"), f"Accuracy by task at {budget}"),
         paragraph("Dashed: all tokens. Dotted: the chance floor. Thin lines: 95 % intervals of the difference.", True),
         heading("What each method keeps", 3),

@@ -1,4 +1,4 @@
-"""Charts of an evaluation's rows: frontier, decay, per-task bars and saliency maps, as matplotlib figures.
+"""Charts of an evaluation's rows: frontier, per-task bars and saliency maps, as matplotlib figures.
 
 Rows are those of `greedyprune eval`, read from its CSV file or as they are: one per method, budget, seed and task.
 """
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 INK, PALE, LINES = "#1c1f24", "#6b727c", "#e3e6ea"
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c6d31", "#7b5ea7")
 """For methods in the order of the rows, the default one and controls apart. They differ for colour-blind eyes too."""
-OWN, CONTROLS = "#d7301f", {"random": "-", "grid": "--", "pool": "-.", "downscale": ":"}
+OWN, CONTROLS = "#d7301f", {"random": ("-", "s"), "grid": ("--", "^"), "pool": ("-.", "v"), "downscale": (":", "P")}
 MEAN = "mean"
 
 
@@ -43,11 +43,9 @@ class Point:
 
     budget: str
     kept: float
-    tokens: float
     accuracy: float
     low: float
     high: float
-    relative: float
 
 
 def number(row: Row, name: str) -> float:
@@ -77,7 +75,8 @@ def styles(rows: Iterable[Row]) -> dict[str, Style]:
         if method == "oracle":
             found[name] = Style(INK, ":", 1.6, "D")
         elif method in CONTROLS:
-            found[name] = Style("#9aa1ab", CONTROLS[method], 1.6, "s")
+            dashes, marker = CONTROLS[method]
+            found[name] = Style("#9aa1ab", dashes, 1.6, marker)
         else:
             used = len(colours) - 1
             colour = colours.setdefault(method, COLOURS[used % len(COLOURS)])
@@ -101,7 +100,7 @@ def _point(budget: str, rows: list[Row]) -> Point:
 
     accuracy, gap = mean("accuracy"), mean("dense_difference")
     low, high = (accuracy - gap + mean(f"dense_{end}") for end in ("low", "high"))
-    return Point(budget, mean("kept"), mean("tokens"), accuracy, low, high, mean("relative"))
+    return Point(budget, mean("kept"), accuracy, low, high)
 
 
 def frontier(rows: Sequence[Row], title: str = "") -> Figure:
@@ -115,20 +114,9 @@ def frontier(rows: Sequence[Row], title: str = "") -> Figure:
         )
         _line(axes, name, style, x, [100 * point.accuracy for point in points])
     _dense(axes, rows)
-    _ticks(axes, drawn, lambda point: point.kept, lambda point: f"{point.kept:.0f}\n({point.budget})")
-    _legend(figure, axes)
-    return figure
-
-
-def decay(rows: Sequence[Row], title: str = "") -> Figure:
-    """Relative accuracy against the share of tokens kept, on a logarithmic axis."""
-    figure, axes = _axes(title, "times fewer visual tokens (log)", "share of the dense accuracy kept (%)")
-    drawn, looks = lines(rows, _task(rows)), styles(rows)
-    for name, points in drawn.items():
-        x = [point.tokens / point.kept for point in points]
-        _line(axes, name, looks[name], x, [100 * point.relative for point in points])
-    axes.axhline(100, color=INK, lw=1)
-    _ticks(axes, drawn, lambda point: point.tokens / point.kept, lambda point: f"{point.tokens / point.kept:.3g}×")
+    _ticks(axes, drawn)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, -1), min(top, 101))
     _legend(figure, axes)
     return figure
 
@@ -240,14 +228,14 @@ def _dense(axes: Axes, rows: Sequence[Row]) -> None:
     axes.axhline(100 * number(dense, "accuracy"), color=INK, lw=1, label="dense")
 
 
-def _ticks(axes: Axes, drawn: Mapping[str, list[Point]], at: Any, text: Any) -> None:
+def _ticks(axes: Axes, drawn: Mapping[str, list[Point]]) -> None:
     """Ticks at the budgets, of the method that uses them most fully."""
     fullest: dict[str, Point] = {}
     for points in drawn.values():
         for point in points:
             if point.budget not in fullest or point.kept > fullest[point.budget].kept:
                 fullest[point.budget] = point
-    axes.set_xticks([at(p) for p in fullest.values()], [text(p) for p in fullest.values()])
+    axes.set_xticks([p.kept for p in fullest.values()], [f"{p.kept:.0f}\n({p.budget})" for p in fullest.values()])
     axes.minorticks_off()
 
 

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --ink: #1c1f24; --pale: #5b626c; --line: #e3e6ea; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --pale: #a3aab4; --line: #3a3f47; --paper: #16181c; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin-top: 1.8rem; }
-p, li { max-width: 46rem; } .pale { color: #5b626c; }
+p, li { max-width: 46rem; } .pale { color: var(--pale); }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
 .wide { overflow-x: auto; }
+.wide img { min-width: 640px; background: #fff; }
 table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: .22rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e6ea; }
-th { color: #5b626c; font-weight: 600; border-bottom: 1px solid #9aa1ab; }
+th, td { padding: .22rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { color: var(--pale); font-weight: 600; border-bottom: 1px solid var(--pale); }
 th:first-child, td:first-child { text-align: left; }
 summary { cursor: pointer; margin: .5rem 0; }
 """
@@ -52,15 +56,19 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def picture(image: Figure | Image, about: str) -> str:
-    """A figure or an image inside the page, with a text for readers who cannot see it."""
+    """A figure or an image inside the page, with a text for readers who cannot see it.
+
+    Figures are vectors. A window that is narrower than they can be read in scrolls them.
+    """
     buffer = io.BytesIO()
     drawn: Any = image
-    if hasattr(drawn, "savefig"):
-        drawn.savefig(buffer, format="png", dpi=130)
-    else:
+    kind = "svg+xml" if hasattr(drawn, "savefig") else "png"
+    if kind == "png":
         drawn.save(buffer, format="PNG", optimize=True)
+    else:
+        drawn.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(about, quote=True)}" src="data:image/png;base64,{data}">'
+    return f'<div class="wide"><img alt="{html.escape(about, quote=True)}" src="data:image/{kind};base64,{data}"></div>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
