@@ -88,6 +88,10 @@ def test_a_fine_grid_makes_the_picture_larger() -> None:
     assert overlay(colours(50, 50), keep(10_000, 7), grid=(1, 100, 100)).size == (600, 600)
 
 
+def test_a_line_of_a_picture_is_stretched_instead_of_made_huge() -> None:
+    assert overlay(colours(2000, 3), keep(144, 7), grid=(1, 12, 12)).size == (4 * 504, 12 * 6)
+
+
 def test_what_the_model_never_saw_is_darkest_and_is_found_on_the_processor() -> None:
     wide = colours(300, 100)
     size, crop = (

@@ -23,6 +23,8 @@ PALENESS = 0.4
 """The share of its colour that a dropped patch keeps."""
 SMALLEST_CELL = 6
 """Pixels. If the grid is finer, the picture is enlarged, so that neighbouring patches can be told apart."""
+LARGEST = 4
+"""Times `size`: the longest side of a picture that was enlarged so. Beyond it, the shorter side alone is stretched."""
 
 
 def overlay(
@@ -99,10 +101,10 @@ def _enlarged(image: Image.Image, part: Box | None, size: int, rows: int, column
     left, top, right, bottom = part or (0, 0, width, height)
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(f"part={part} does not lie inside the image of {width} x {height} pixels.")
-    scale = max(
-        size / max(width, height), SMALLEST_CELL * columns / (right - left), SMALLEST_CELL * rows / (bottom - top)
-    )
-    new = max(1, round(width * scale)), max(1, round(height * scale))
+    least = SMALLEST_CELL * columns / (right - left), SMALLEST_CELL * rows / (bottom - top)
+    usual = size / max(width, height)
+    scale = min(max(usual, *least), LARGEST * usual)
+    new = round(width * max(scale, least[0])), round(height * max(scale, least[1]))
     across, down = new[0] / width, new[1] / height
     picture = rgb(image).resize(new, Image.Resampling.LANCZOS)
     return picture, (left * across, top * down, right * across, bottom * down)
