@@ -1,8 +1,10 @@
-"""Modules that are run by hand, `python -m greedyprune...`: a package that is missing is one line, not a traceback."""
+"""Packages that are missing, or that do not load: modules that are run by hand say it in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 
 
 def by_hand(main: Callable[[], int | None], extra: str) -> None:
@@ -25,3 +27,18 @@ def by_hand(main: Callable[[], int | None], extra: str) -> None:
         ) from missing
     except ImportError as missing:  # its message names the remedy
         raise SystemExit(f"error: {missing}") from missing
+
+
+def unfit(package: str) -> str | None:
+    """Why an installed package cannot be imported; None if it can, or is not installed.
+
+    torchvision is built for one torch. Beside another one it fails as soon as transformers imports it, and transformers
+    then names a class of its own.
+    """
+    if find_spec(package) is None:
+        return None
+    try:
+        import_module(package)
+    except Exception as error:  # whatever its native code raises
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -123,3 +124,26 @@ def test_ctrl_c_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("greedyprune.cli._load.open_image", stop)
     assert "interrupted" in complaint(greedy("run", folder / "scene.png", "--ask", ASK), 130)
+
+
+def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("greedyprune.cli.methods.print_json", full)
+    line = complaint(greedy("methods", "--json"), 1)
+    assert line.endswith("cannot be written: No space left on device.")
+    assert "TRACEBACK" not in line
+
+
+def test_a_torchvision_of_another_torch_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("greedyprune.cli._errors.unfit", lambda name: f"operator {name}::nms does not exist")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("Could not import module 'LlamaConfig'.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", broken)
+    line = complaint(greedy("run", "scene.png", "--ask", ASK), 1)
+    assert "'LlamaConfig'. The installed torchvision does not fit this torch (operator torchvision::nms" in line
+    assert line.endswith("install the one that does, or uninstall it.")

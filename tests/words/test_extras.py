@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from greedyprune.extras import by_hand
+from greedyprune.extras import by_hand, unfit
 
 
 def test_the_status_of_main_is_that_of_the_program() -> None:
@@ -36,3 +38,11 @@ def test_a_fault_of_our_own_is_no_missing_extra() -> None:
 
     with pytest.raises(ModuleNotFoundError):
         by_hand(main, "all")
+
+
+def test_a_package_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "built_for_another.py").write_text("raise RuntimeError('no such operator\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert unfit("built_for_another") == "no such operator"
+    assert unfit("json") is None
+    assert unfit("not_installed_at_all") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from greedyprune.extras import unfit
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 TRACEBACK = "GREEDYPRUNE_TRACEBACK"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The numbers of errors that say that a disk or a quota is full."""
 
 _Usage: Any = typer.BadParameter.__base__
 """click's UsageError; some releases of typer carry a click of their own, so it cannot be imported by name."""
@@ -96,16 +101,26 @@ def explained(command: Callable[[], Any]) -> int:
         return status
 
 
+def _beneath(error: BaseException | None) -> str:
+    """What lies beneath an import that failed: a torchvision of another torch. Empty if that is not it."""
+    reason = unfit("torchvision") if isinstance(error, (ImportError, RuntimeError)) else None
+    if reason is None:
+        return ""
+    return f" The installed torchvision does not fit this torch ({reason}): install the one that does, or uninstall it."
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     """A message and an exit status."""
     if isinstance(error, Failure):
-        return str(error), error.status
+        return f"{error}{_beneath(error.__cause__)}", error.status
     if isinstance(error, _Usage):
         where = getattr(getattr(error, "ctx", None), "command_path", "greedyprune")
         said: Any = error
         return f"{said.format_message().rstrip('.')} (see {where} --help)", MISUSED
     if isinstance(error, ImportError):
-        return str(error), FAILED
+        return f"{error}{_beneath(error)}", FAILED
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"what is printed or saved cannot be written: {os.strerror(error.errno or 0)}.", FAILED
     if isinstance(error, typer.Abort):
         return "interrupted.", INTERRUPTED
     return f"{type(error).__name__}: {error} (set {TRACEBACK}=1 to see where)", FAILED
