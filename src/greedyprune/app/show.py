@@ -26,6 +26,8 @@ STYLE = """
 .gp-answer { font-size: 1.15rem; margin: 4px 0 8px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .gp-problem { color: var(--error-text-color, #b00020); }
 .gp-card table { width: 100%; font-size: .85rem; border-collapse: collapse; }
+.gp-card td { border: 0 !important; border-top: 1px solid var(--border-color-primary, #ccc) !important; }
+.gp-card td { padding: 4px 0 !important; }
 .gp-card td:last-child { text-align: right; }
 """
 
