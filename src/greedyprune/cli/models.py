@@ -22,8 +22,8 @@ def models(
     from greedyprune.models.support import cells, markdown, support
     from greedyprune.models.table import IMPOSSIBLE
 
-    if as_json + as_markdown + only_matrix > 1:
-        raise misuse("--json, --markdown and --matrix exclude each other: choose one.")
+    if as_markdown and (as_json or only_matrix):
+        raise misuse("--markdown prints the support matrix as markdown: leave --json and --matrix out.")
     if name is not None:
         if as_markdown or only_matrix:
             raise misuse(f"--markdown and --matrix are about all families: leave {name!r} out.")
@@ -35,7 +35,7 @@ def models(
         return
     if as_json:
         refused = [{"family": name, "reason": reason} for name, reason in IMPOSSIBLE.items()]
-        print_json({"families": support(), "impossible": refused})
+        print_json(support() if only_matrix else {"families": support(), "impossible": refused})
         return
     head, *rows = cells()
     shown = table(*head)
