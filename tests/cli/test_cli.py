@@ -155,7 +155,7 @@ def test_demo_prints_what_it_measured_in_100_columns(tmp_path: Path, monkeypatch
     *lines, last = result.stdout.rstrip().splitlines()
     assert max(map(len, lines)) <= 100
     assert str(tmp_path) in last
-    for words in ("what does the", "36 kept (1/4)", "16 of 144", "no measure of what pruning saves", "kB"):
+    for words in ("what does the", "36 kept (1/4)", "16 of 144", "prompt FLOPs", "but no time", "kB"):
         assert words in result.stdout
 
 
