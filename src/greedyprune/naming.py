@@ -1,9 +1,9 @@
-"""Naming: read every form in which a user may write a method or a budget, and name a method of the user's own."""
+"""Naming: read every form in which a user may write a method, a budget or a whole wish; name a method of one's own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -23,11 +23,21 @@ from greedyprune.registry import (
     unknown,
 )
 from greedyprune.shown import shown
-from greedyprune.stages import Stage
+from greedyprune.stages import Stage, as_stage
 
 Own = TypeVar("Own", bound=type[Method])
 TAKEN = (*VALUES, "all", "dense", "oracle", "downscale", "blind", "number", "preset")
 """Names that mean something else than a method, in a plain dict or in an evaluation."""
+WISHES = ("method", "keep", "at", "positions")
+"""What a wish may name: the arguments of `prune`."""
+
+
+class WishError(ValueError, TypeError):
+    """The error for one field of a wish, whether its value or its type is wrong. `field` is the name."""
+
+    def __init__(self, field: str, reason: object) -> None:
+        super().__init__(str(reason))
+        self.field = field
 
 
 def register(cls: Own, name: str | None = None) -> Own:
@@ -130,6 +140,35 @@ def parse_keep(keep: object, *, own: bool = True) -> Budgets:
     if isinstance(keep, Sequence) and not isinstance(keep, (bytes, bytearray)):
         return as_budgets([parse_keep(each, own=own) for each in cast("Sequence[object]", keep)])
     return as_budgets(keep)
+
+
+def read_wish(given: Mapping[str, Any], what: str = "field of a wish", *, own: bool = True) -> dict[str, Any]:
+    """Read a wish out of plain values: a method, a budget, a place and positions, as far as they are given.
+
+        {"keep": "25%", "at": "layer:2"}                        # {"keep": Ratio(0.25), "at": Layer(2)}
+        {"method": {"type": "divprune"}, "at": None}            # {"method": DivPrune()}
+
+    Each may have any form that `prune` takes, or be a plain dict; None counts as left out. `Policy` checks `positions`.
+    `what`: what a message calls the name of a field. `own`: as in `from_plain`. Raises ValueError, with the known ones,
+    if a name is unknown; WishError, which says in which field, if a value cannot be read.
+    """
+    for name in given:
+        if name not in WISHES:
+            raise unknown(what, str(name), WISHES)
+    found = {name: value for name, value in given.items() if value is not None}
+    readers: dict[str, Callable[[Any], object]] = {
+        "method": lambda method: as_method(method, own=own),
+        "keep": lambda keep: parse_keep(keep, own=own),
+        "at": lambda at: as_stage(from_plain(at, own=own)),
+    }
+    for name in found.keys() & readers.keys():
+        try:
+            found[name] = readers[name](found[name])
+        except RecursionError:
+            raise WishError(name, f"{name} is nested too deeply: methods, budgets and stages are flat.") from None
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise WishError(name, error) from error
+    return found
 
 
 def _check_class(cls: type[Method]) -> None:

@@ -9,9 +9,8 @@ from typing import Any, Literal, cast, get_args
 
 from greedyprune.budget import Budgets, PerFrame, PerLayer
 from greedyprune.method import Method
-from greedyprune.naming import as_method, parse_keep
-from greedyprune.plain import from_plain, to_plain
-from greedyprune.registry import unknown
+from greedyprune.naming import WISHES, as_method, parse_keep, read_wish
+from greedyprune.plain import to_plain
 from greedyprune.shown import shown
 from greedyprune.stages import Depths, Layer, Layers, Stage, as_stage
 
@@ -107,22 +106,11 @@ class Policy:
                 f"this policy has version {version}, and this release of greedyprune reads versions up to {VERSION}: "
                 "install the release that wrote it, or a newer one."
             )
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise unknown("field of a policy", str(name), known)
-        for name in known[:2]:
-            if name not in given:
+        wish = read_wish(given, "field of a policy", own=own)
+        for name in WISHES[:2]:
+            if name not in wish:
                 raise ValueError(f'this policy has no {name!r}: write "{name}", as in {{"method": ..., "keep": ...}}.')
-        try:
-            found = cls(
-                as_method(given["method"], own=own),
-                parse_keep(given["keep"], own=own),
-                from_plain(given.get("at"), own=own),
-                given.get("positions", "original"),
-            )
-        except RecursionError:
-            raise ValueError("this policy is nested too deeply: its method, budget and stage are flat.") from None
+        found = cls(**wish)
         found.check_stages()
         return found
 

@@ -31,6 +31,9 @@ def test_a_request_stands_in_front_of_the_server() -> None:
     assert read_policy(server, {"detail": "low"}, "compact") == gp.Policy("divprune", 64, "input", "compact")
     asked = {"method": {"type": "facility"}, "keep": {"type": "ratio", "share": 0.5}}
     assert read_policy(server, asked, "original") == gp.Policy("facility", "50%", "input", "original")
+    assert read_policy(server, {"at": {"type": "input"}, "keep": None}, "compact") == read_policy(
+        server, None, "compact"
+    )
     assert read_policy(None, {"keep": [64, "1/4"]}, "compact").keep == (64, gp.Ratio(0.25))  # type: ignore[union-attr]
     assert read_policy(None, {"keep": 64}, "compact").method == SOFT  # type: ignore[union-attr]
 

@@ -57,6 +57,11 @@ def moving() -> str:
     return url_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """A budget whose share is a budget, and so on."""
+    return {"type": "ratio", "share": nested(depth - 1) if depth else 0.5}
+
+
 GOOD = [about(0)]
 OWN = "greedyprune.methods.divprune:DivPrune"
 """A method of somebody's own, as it is named; it would run."""
@@ -102,6 +107,8 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "two budgets": ({"greedyprune": {"keep": [4, 4]}}, 400, "invalid_value", "keep has 2 budgets"),
     "no budget": ({"greedyprune": {"keep": "many"}}, 400, "invalid_value", "'many' is no budget"),
     "place": ({"greedyprune": {"at": "layer:9"}}, 400, "invalid_value", "layer"),
+    "no place": ({"greedyprune": {"at": {"type": "ratio", "share": 0.5}}}, 400, "invalid_value", "is no stage"),
+    "deep": ({"greedyprune": {"keep": nested(700)}}, 400, "invalid_value", ""),
     "decay": ({"greedyprune": {"decay": 0.0}}, 400, "invalid_value", "greedyprune.decay"),
     "both": ({"messages": [about(0, "low")], "greedyprune": {"keep": 9}}, 400, "invalid_value", "both name its budget"),
     "detail": ({"messages": [about(0, "tiny")]}, 400, "invalid_value", "detail"),
@@ -144,6 +151,10 @@ def test_the_official_client_raises_its_own_errors(llava: Served) -> None:
     with pytest.raises(openai.BadRequestError, match="keep=0") as refused:
         llava.ask(about(0), pruning={"keep": 0})
     assert refused.value.param == "greedyprune.keep"
+    for field, wrong in (("method", "none"), ("keep", "none"), ("at", "none"), ("at", {"type": "ratio", "share": 0.5})):
+        with pytest.raises(openai.BadRequestError) as refused:
+            llava.ask(about(0), pruning={field: wrong})
+        assert refused.value.param == f"greedyprune.{field}"
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
         llava.client.models.retrieve("other")
 

@@ -214,7 +214,7 @@ def test_a_policy_nested_too_deeply_is_an_error() -> None:
     deep: Any = 3
     for _ in range(3000):
         deep = [deep]
-    with pytest.raises(ValueError, match="this policy is nested too deeply"):
+    with pytest.raises(ValueError, match="keep is nested too deeply"):
         gp.Policy.from_dict({"method": "divprune", "keep": deep})
 
 

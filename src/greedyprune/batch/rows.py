@@ -18,17 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from greedyprune.naming import as_method, parse_keep
-from greedyprune.plain import from_plain
-from greedyprune.registry import unknown
+from greedyprune.naming import read_wish
 from greedyprune.shown import shown
-from greedyprune.stages import as_stage
 
 if TYPE_CHECKING:
     from PIL import Image
-
-WISHES = ("method", "keep", "at", "positions")
-"""What the field `greedyprune` of a row may hold: the arguments of `gp.prune`."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +129,4 @@ def _wish(given: Any) -> Mapping[str, Any]:
     """The pruning that a row wishes, as arguments of `Pruned.request`."""
     if not isinstance(given, Mapping):
         raise TypeError(f'"greedyprune" is {shown(given)}: write an object such as {{"keep": 64}}.')
-    held = {name: value for name, value in cast("Mapping[str, Any]", given).items() if value is not None}
-    for name in held:
-        if name not in WISHES:
-            raise unknown('field of "greedyprune"', name, WISHES)
-    if "method" in held:
-        held["method"] = as_method(held["method"], own=False)
-    if "keep" in held:
-        held["keep"] = parse_keep(held["keep"], own=False)
-    if "at" in held:
-        held["at"] = as_stage(from_plain(held["at"], own=False))
-    return held
+    return read_wish(cast("Mapping[str, Any]", given), 'field of "greedyprune"', own=False)

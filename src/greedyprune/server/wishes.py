@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,10 +13,8 @@ from greedyprune.attach.forward.quotas import quotas
 from greedyprune.budget import LayerAverage, PerFrame, PerLayer, Ratio, Total, keep_of_detail
 from greedyprune.choosing import kept_count
 from greedyprune.hints import Hints
-from greedyprune.naming import as_method, parse_keep
-from greedyprune.plain import from_plain
+from greedyprune.naming import WISHES, WishError, read_wish
 from greedyprune.server.errors import invalid
-from greedyprune.stages import parse_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,17 +85,12 @@ def _policy(pruned: Pruned, asked: Pruning | None) -> Policy:
     """The policy of a request before its images are looked at, checked against the model."""
     if asked is None:
         return pruned.request().policy
-    given: dict[str, Any] = {"positions": asked.positions}
-    with _told("greedyprune.method"):
-        given["method"] = None if asked.method is None else as_method(asked.method, own=False)
-    with _told("greedyprune.keep"):
-        given["keep"] = None if asked.keep is None else parse_keep(asked.keep, own=False)
-    with _told("greedyprune.at"):
-        given["at"] = from_plain(asked.at, own=False) if isinstance(asked.at, Mapping) else asked.at
-        if isinstance(asked.at, str):
-            given["at"] = parse_stage(asked.at)
+    try:
+        wish = read_wish({name: getattr(asked, name) for name in WISHES}, own=False)
+    except WishError as error:
+        raise invalid(error, f"greedyprune.{error.field}") from error
     with _told("greedyprune"):
-        return pruned.request(**given).policy
+        return pruned.request(**wish).policy
 
 
 def _check_own_keep(keep: Budgets, spans: list[Span]) -> None:

@@ -22,8 +22,8 @@ BATCHES = [
     Mutation(
         "a row may import a module",
         "batch/rows.py:_wish",
-        'as_method(held["method"], own=False)',
-        'as_method(held["method"])',
+        """'field of "greedyprune"', own=False)""",
+        """'field of "greedyprune"')""",
         f"{ROWS}test_a_wrong_row_is_refused_by_name[more14-would import a module]",
     ),
     Mutation(

@@ -53,8 +53,8 @@ SERVED = [
     Mutation(
         "a request may name any class",
         "server/wishes.py:_policy",
-        "as_method(asked.method, own=False)",
-        "as_method(asked.method)",
+        "for name in WISHES}, own=False)",
+        "for name in WISHES})",
         f"{REFUSED}test_a_bad_request_is_refused_by_name",
     ),
     Mutation(

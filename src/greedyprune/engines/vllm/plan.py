@@ -18,12 +18,12 @@ import torch
 from greedyprune.budget import Budget, Budgets, LayerAverage, PerFrame, PerLayer, Ratio, Total, keep_of_detail
 from greedyprune.choosing import kept_count
 from greedyprune.method import Method
-from greedyprune.naming import as_method, parse_keep
+from greedyprune.naming import as_method, read_wish
 from greedyprune.policy import Policy, Positions
 from greedyprune.questions import questions_of
 from greedyprune.registry import DEFAULT, METHODS, unknown
 from greedyprune.shown import shown
-from greedyprune.stages import Input, as_stage
+from greedyprune.stages import Input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,18 +215,14 @@ def _read_layer(layer: Mapping[str, Any] | None, own: bool, positions: Positions
             raise unknown("option", str(name), OPTIONS)
     if "keep" in options and "detail" in options:
         raise ValueError("keep and detail both say how many tokens stay: write one of them.")
-    if "at" in options and as_stage(options["at"]) != Input():
+    found = read_wish({name: value for name, value in options.items() if name != "detail"}, own=own)
+    if found.pop("at", Input()) != Input():
         raise ValueError(f"at={shown(options['at'])}: vLLM can cut before the decoder alone. Leave out at.")
-    if options.get("positions", positions) != positions:
+    if found.pop("positions", positions) != positions:
         raise ValueError(
             f"positions={shown(options['positions'])}: this model has {positions} positions in vLLM. "
             "Leave out positions."
         )
-    found: dict[str, Any] = {}
-    if "method" in options:
-        found["method"] = as_method(options["method"], own=own)
-    if "keep" in options:
-        found["keep"] = parse_keep(options["keep"], own=own)
     if "detail" in options:
         detail = options["detail"]
         listed = isinstance(detail, (list, tuple))
