@@ -88,7 +88,9 @@ def test_what_is_no_source_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_picture_is_the_same_however_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
-    for given in ("a.png", url, png(), {"bytes": png(), "path": "a.png"}, {"bytes": None, "path": "a.png"}):
+    broken = url[:40] + "\n " + url[40:]
+    held = [{"bytes": png(), "path": "a.png"}, {"bytes": None, "path": "a.png"}]
+    for given in ("a.png", url, url.replace("data", "DATA"), broken, png(), *held):
         row = row_of({"id": 0, "image": given}, tmp_path, "what ?")
         assert open_image(row.images[0]).tobytes() == Image.new("RGB", (8, 6), "red").tobytes()
 
@@ -103,8 +105,8 @@ def test_a_picture_is_the_same_however_it_is_given(tmp_path: Path) -> None:
         ({"image": "link.png"}, "is not below"),
         ({"image": "a\0.png"}, "no name of a file"),
         ({"image": 7}, '"image" is 7'),
-        ({"image": "data:image/png,abc"}, "is not base64"),
-        ({"image": "data:image/png;base64,a*"}, "is no base64"),
+        ({"image": "data:image/png,abc"}, "is not in base64"),
+        ({"image": "data:image/png;base64,a*"}, "holds no valid base64"),
         ({"images": "a.png"}, "write a list"),
         ({"images": ["a.png"], "image": "a.png"}, "write one of them"),
         ({"id": 1.5}, '"id" is 1.5'),
@@ -135,7 +137,9 @@ def test_a_picture_of_several_frames_is_refused(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(path, save_all=True, append_images=[Image.new("L", (4, 4), 9)])
     with pytest.raises(ValueError, match="2 frames"):
         open_image(path)
-    with pytest.raises(ValueError, match="no image that is read"):
+    with pytest.raises(ValueError, match="the picture of 10 bytes is no image that is read"):
         open_image(b"no picture")
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match=r"none.png': there is no such file"):
         open_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="the picture of 50 bytes cannot be read, it may be damaged: "):
+        open_image(png()[:50])

@@ -122,6 +122,7 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "no base64": ({"messages": [picture("data:image/png;base64,!!")]}, 400, "invalid_image_url", "no valid base64"),
     "image type": ({"messages": [picture(TIFF)]}, 400, "unsupported_image_type", "'image/tiff'"),
     "hidden type": ({"messages": [picture(TIFF.replace("tiff", "png"))]}, 400, "unsupported_image_type", "known are"),
+    "capitals": ({"messages": [picture("DATA:IMAGE/PNG;BASE64,!!")]}, 400, "invalid_image_url", "no valid base64"),
     "damaged": ({"messages": [picture(url_of(items()[0].image)[:-3000])]}, 400, "damaged_image", "image 0"),
     "moving": ({"messages": [picture(moving())]}, 400, "unsupported_image_type", "2 frames"),
     "bomb": ({"messages": [picture(bomb())]}, 413, "image_too_large", "image 0"),
@@ -129,7 +130,7 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"messages": [picture(url_of(Image.new("L", (400, 400)))), picture(url_of(Image.new("L", (400, 400))))]},
         413,
         "image_too_large",
-        "image 1",
+        "image 1 is not read: it has 400 x 400 pixels, and at most 140000 are left",
     ),
     "body": ({"messages": [said("user", "x" * 2**20)]}, 413, "body_too_large", "1048576 bytes"),
 }  # fmt: skip
@@ -207,6 +208,26 @@ def test_a_request_that_breaks_the_model_harms_no_other(llava: Served) -> None:
     assert (error["code"], error["type"]) == ("model_failed", "server_error")
     assert "kernel" not in error["message"]  # what is inside stays inside
     assert [each.json()["choices"][0]["message"]["content"] for each in answers[1:]] == expected
+
+
+def test_a_stream_whose_model_fails_in_the_middle_ends_with_the_error(llava: Served) -> None:
+    expected, _ = llava.reference(1)
+    forwards: list[int] = []
+
+    def break_down(*_: object) -> None:
+        forwards.append(1)
+        if len(forwards) == 2:
+            raise RuntimeError("a kernel failed")
+
+    hook = llava.model.register_forward_pre_hook(break_down)
+    try:
+        stream = llava.ask(about(0), stream=True)
+        with pytest.raises(openai.APIError, match="the model failed on this request") as told:
+            list(stream)
+    finally:
+        hook.remove()
+    assert told.value.code == "model_failed"
+    assert llava.ask(about(1)).choices[0].message.content == expected
 
 
 def test_the_key_is_asked_for() -> None:

@@ -10,15 +10,13 @@ in it are registered names, so that a file imports nothing.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from greedyprune.naming import read_wish
+from greedyprune.preprocessing.pictures import data_of_url, read_picture
 from greedyprune.shown import shown
 
 if TYPE_CHECKING:
@@ -70,25 +68,10 @@ def id_of(given: Mapping[str, Any]) -> int | str:
 
 
 def open_image(given: Path | bytes) -> Image.Image:
-    """Open a picture of a row: RGB, the right way up. Raises ValueError, which names it, if it cannot be read."""
-    from PIL import ImageOps, UnidentifiedImageError
-
-    from greedyprune.preprocessing.pictures import FORMATS, TooLarge, frames_of, header_of, rgb
-
-    name = f"the picture of {len(given)} bytes" if isinstance(given, bytes) else f"image {str(given)!r}"
-    try:
-        with header_of(io.BytesIO(given) if isinstance(given, bytes) else given) as image:
-            if (frames := frames_of(image)) > 1:
-                raise ValueError(f"{name} has {frames} frames or pages: save each as a picture of its own.")
-            return rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no image that is read: known are {', '.join(FORMATS)}.") from error
-    except TooLarge as error:
-        raise ValueError(f"{name} is not read: {error}") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{name}: there is no such file.") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name} cannot be read, it may be damaged: {error}") from error
+    """Open a picture of a row: RGB, the right way up. Raises PictureError, which names it, if it cannot be read."""
+    return read_picture(
+        given, f"the picture of {len(given)} bytes" if isinstance(given, bytes) else f"image {str(given)!r}"
+    )
 
 
 def _picture(given: Any, root: Path) -> Path | bytes:
@@ -99,18 +82,7 @@ def _picture(given: Any, root: Path) -> Path | bytes:
         return bytes(given)
     if not isinstance(given, str) or not given:
         raise TypeError(f'"image" is {shown(given)}: write a path, a data URL or bytes.')
-    return _decoded(given) if given.startswith("data:") else _below(root, given)
-
-
-def _decoded(url: str) -> bytes:
-    """The bytes of a data URL."""
-    head, comma, text = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise ValueError(f"the data URL {shown(url)} is not base64: write data:image/png;base64,...")
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the data URL {shown(url)} is no base64: {error}.") from error
+    return data_of_url(given) if given[:5].lower() == "data:" else _below(root, given)
 
 
 def _below(root: Path, given: str) -> Path:

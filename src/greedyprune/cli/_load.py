@@ -6,6 +6,7 @@ import logging as logs
 import os
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,37 +164,28 @@ def _first_line(error: BaseException) -> str:
 
 def open_image(path: Path) -> Image.Image:
     """A picture in RGB, the right way up."""
-    try:
-        from PIL import UnidentifiedImageError
-    except ModuleNotFoundError as missing:
-        raise Failure(
-            "reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'"
-        ) from missing
+    if find_spec("PIL") is None:
+        raise Failure("reading images needs Pillow, which is not installed: pip install 'greedyprune[cli]'")
 
     from greedyprune.preprocessing.clips import ANIMATED, is_film
-    from greedyprune.preprocessing.pictures import FORMATS, TooLarge, frames_of, header_of, upright
+    from greedyprune.preprocessing.pictures import PictureError, frames_of, header_of, named, upright
 
-    if not path.exists():
-        raise Failure(f"image {str(path)!r}: there is no such file.")
+    what = f"image {str(path)!r}"
     if path.is_dir():
-        raise Failure(f"image {str(path)!r} is a folder: name the files in it.")
+        raise Failure(f"{what} is a folder: name the files in it.")
     if is_film(path):
-        raise Failure(f"image {str(path)!r} is a video: save a frame of it as a picture, or ask about it by run.")
+        raise Failure(f"{what} is a video: save a frame of it as a picture, or ask about it by run.")
     try:
-        if path.stat().st_size == 0:
-            raise Failure(f"image {str(path)!r} is empty (0 bytes).")
-        with header_of(path) as image:
+        with named(what):
+            size = path.stat().st_size
+        if not size:
+            raise Failure(f"{what} is empty (0 bytes).")
+        with named(what), header_of(path) as image:
             if image.format in ANIMATED and (frames := frames_of(image)) > 1:
-                raise Failure(
-                    f"image {str(path)!r} has {frames} frames: save one frame as a picture, or ask about it by run."
-                )
+                raise Failure(f"{what} has {frames} frames: save one frame as a picture, or ask about it by run.")
             return upright(image, path)
-    except UnidentifiedImageError as error:
-        raise Failure(f"image {str(path)!r} is no image that is read: known are {', '.join(FORMATS)}.") from error
-    except TooLarge as error:
-        raise Failure(f"image {str(path)!r} is not read: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Failure(f"image {str(path)!r} cannot be read, it may be damaged: {_first_line(error)}") from error
+    except PictureError as error:
+        raise Failure(one_line(error)) from error
 
 
 def open_clip(path: Path, frames: int) -> Clip:

@@ -5,11 +5,17 @@ It needs Pillow, which is imported when a picture is opened.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import os
+import re
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
+
+from greedyprune.shown import shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,8 +37,24 @@ RANGES = (1.0, 255.0, 65535.0)
 """The largest values of usual pictures: shares, 8 bits and 16 bits."""
 
 
-class TooLarge(ValueError):
-    """The error for a picture with more pixels than `MOST_PIXELS`."""
+class PictureError(ValueError):
+    """The error for a picture that is not read."""
+
+
+class TooLarge(PictureError):
+    """The error for a picture with more pixels than `MOST_PIXELS`, or than are left to it."""
+
+
+class Unsupported(PictureError):
+    """The error for a picture of an unknown format, or of several frames."""
+
+
+class Damaged(PictureError):
+    """The error for a picture of a known format that cannot be decoded."""
+
+
+class BadDataURL(PictureError):
+    """The error for a data URL that holds no base64."""
 
 
 def check_size(width: int, height: int, what: str = "the picture") -> None:
@@ -107,3 +129,62 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Open a picture in RGB, rotated by its EXIF orientation. Raises the errors of `header_of`."""
     with header_of(path) as image:
         return upright(image, path)
+
+
+@contextmanager
+def named(what: str, formats: Sequence[str] = FORMATS) -> Generator[None]:
+    """Inside, an error about a picture becomes a PictureError whose message begins with its name, `what`."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except TooLarge as error:
+        raise TooLarge(f"{what} is not read: {error}") from error
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unsupported(f"{what} is no image that is read: known are {', '.join(formats)}.") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{what}: there is no such file.") from error
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise Damaged(f"{what} cannot be read, it may be damaged: {why}.") from error
+
+
+def read_picture(
+    given: bytes | str | os.PathLike[str], what: str, formats: Sequence[str] = FORMATS, most: int = MOST_PIXELS
+) -> Image.Image:
+    """Read a picture of one frame, a path or the bytes of a file, in RGB and rotated by its EXIF orientation.
+
+    `what`: its name in messages, such as "image 0". `formats`: those that are read. `most`: the number of pixels that
+    are left to it. Raises TooLarge, Unsupported (of another format, or of several frames) or Damaged, and PictureError
+    if there is no such file.
+    """
+    from PIL import ImageOps
+
+    with named(what, formats), header_of(io.BytesIO(given) if isinstance(given, bytes) else given, formats) as image:
+        if image.width * image.height > most:
+            raise TooLarge(
+                f"it has {image.width} x {image.height} pixels, and at most {most} are left to it: scale it down first."
+            )
+        if (frames := frames_of(image)) > 1:
+            raise Unsupported(f"{what} has {frames} frames or pages: save each as a picture of its own.")
+        return rgb(ImageOps.exif_transpose(image))
+
+
+def data_of_url(url: str, what: str = "the picture", types: Collection[str] | None = None) -> bytes:
+    """The bytes that a data URL, data:image/png;base64,..., holds. Spaces and line breaks in it are passed over.
+
+    `what`: the picture's name in messages. `types`: those that may be named, such as "image/png"; None for all. Raises
+    BadDataURL, or Unsupported for another type.
+    """
+    head, comma, data = url.partition(",")
+    kind, *more = head.lower().removeprefix("data:").split(";")
+    if not comma or "base64" not in more:
+        raise BadDataURL(f"{what}: the data URL {shown(url)} is not in base64: write data:image/png;base64,...")
+    if types is not None and kind not in types:
+        raise Unsupported(f"{what} is of type {shown(kind)}: send one of {', '.join(types)}.")
+    try:
+        return base64.b64decode(re.sub(r"\s", "", data).encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise BadDataURL(f"{what}: the data URL {shown(url)} holds no valid base64.") from error
