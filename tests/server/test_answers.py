@@ -125,8 +125,10 @@ def test_a_preview_counts_what_the_answer_uses_and_says_whether_it_fits(llava: S
 def test_models_health_and_metrics(llava: Served) -> None:
     assert [each.id for each in llava.client.models.list()] == [NAME]
     assert llava.client.models.retrieve(NAME).greedyprune["keep"] == 36
-    schemas = llava.http.get("/openapi.json").json()["components"]["schemas"]
+    told = llava.http.get("/openapi.json").json()
+    schemas, paths = told["components"]["schemas"], told["paths"]
     assert schemas["Chat"]["properties"]["model"]["enum"] == [NAME]
+    assert paths["/v1/models/{name}"]["get"]["parameters"][0]["schema"]["enum"] == [NAME]
     assert llava.http.get("/health").json() == {"status": "ok"}
     before = llava.http.get("/metrics").text
     llava.ask(about(0), pruning={"keep": 10})

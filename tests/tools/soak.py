@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -190,7 +191,8 @@ def main() -> None:
     with started("--max-body-mb", "1", "--queue", "256") as (process, url):
         if given.schema:
             tool = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{url}/openapi.json"]
-            subprocess.run([*tool, *SCHEMA], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+            with TemporaryDirectory() as empty:  # it would try again there what it once found
+                subprocess.run([*tool, *SCHEMA], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}, cwd=empty)
         begun = time.monotonic()
         faults, sizes = load(process, url, given.clients, given.requests)
         print(f"{len(sizes)} requests in {time.monotonic() - begun:.0f} s, {len(faults)} faults")

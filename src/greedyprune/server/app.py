@@ -24,7 +24,7 @@ from greedyprune.server.metrics import Metrics
 from greedyprune.server.prompting import Preparer
 from greedyprune.server.replies import Reply, count_of, event
 from greedyprune.server.waiting import Room, Waiting
-from greedyprune.server.wire import Chat, CountBody, ErrorBody, Prompt
+from greedyprune.server.wire import Chat, ChatBody, CountBody, ErrorBody, Prompt
 from greedyprune.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ PREPARED_AT_A_TIME = 2
 FAULTS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request is refused, by name"},
     "5XX": {"model": ErrorBody, "description": "The server failed, or stops"},
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ChatBody,
+        "description": "The answer: whole, or as server-sent events if `stream` is true",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **FAULTS,
 }
 
 
@@ -161,7 +169,7 @@ def make_app(model: Any, processor: Any, settings: Settings) -> FastAPI:
     app.state.service = service
     _add_handlers(app)
 
-    @app.post("/v1/chat/completions", responses=FAULTS, response_class=JSONResponse)
+    @app.post("/v1/chat/completions", responses=ANSWERS, response_class=JSONResponse)
     async def chat_completions(chat: Annotated[Chat, Body()], request: Request) -> Response:
         """Answer a chat, whole or as a stream of server-sent events."""
         if chat.stream_options is not None and not chat.stream:
@@ -213,9 +221,11 @@ def make_app(model: Any, processor: Any, settings: Settings) -> FastAPI:
 
 def _name_model(app: FastAPI, name: str) -> None:
     """Say in the OpenAPI which model requests may name."""
-    schemas = app.openapi()["components"]["schemas"]  # made once, and kept by the application
+    made = app.openapi()  # once: the application keeps it
     for body in (Chat, Prompt):
-        schemas[body.__name__]["properties"]["model"]["enum"] = [name]
+        made["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = [name]
+    for parameter in made["paths"]["/v1/models/{name}"]["get"]["parameters"]:
+        parameter["schema"]["enum"] = [name]
 
 
 def _add_handlers(app: FastAPI) -> None:

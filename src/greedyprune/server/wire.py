@@ -155,6 +155,62 @@ class Sized(BaseModel):
     budget: str
 
 
+class Kept(Sized):
+    """One image of an answer. `layer_averaged`: its visual tokens, averaged over decoder layers."""
+
+    layer_averaged: float | None
+    rows: list[int] | None = None
+
+
+class Pruned(BaseModel):
+    """What pruning did for an answer, and how many requests ran together."""
+
+    method: str
+    at: str
+    positions: Literal["original", "compact"]
+    batch: int
+    images: list[Kept]
+    warnings: list[str]
+
+
+class Usage(BaseModel):
+    """The tokens of prompt and answer. `prompt_tokens` and `visual_tokens` are before pruning."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    visual_tokens: int
+    visual_tokens_kept: int
+
+
+class Said(BaseModel):
+    """The text of an answer."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class Choice(BaseModel):
+    """The one answer of a request."""
+
+    index: int
+    message: Said
+    finish_reason: Literal["stop", "length"]
+    logprobs: None
+
+
+class ChatBody(BaseModel):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    greedyprune: Pruned
+
+
 class CountBody(BaseModel):
     """What a request would take. `exact` is False if the method may keep fewer tokens than counted here."""
 
