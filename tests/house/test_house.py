@@ -22,7 +22,9 @@ FLOORS = {
     "": 0, "ops": 1, "methods": 2, "models": 2, "probes": 2, "preprocessing": 2, "testbed": 2, "attach": 3,
     "eval": 4, "bench": 4, "plots": 4, "verify": 4, "server": 4, "batch": 4, "cli": 5, "app": 5, "engines": 5,
 }  # fmt: skip
-NEIGHBOURS = {("preprocessing", "models"), ("testbed", "preprocessing"), ("cli", "engines"), ("cli", "app")}
+NEIGHBOURS = {
+    ("preprocessing", "models"), ("testbed", "preprocessing"), ("bench", "batch"), ("cli", "engines"), ("cli", "app"),
+}  # fmt: skip
 """Rooms of one floor, of which the first may import the second; no way leads back."""
 APART = {"ops/kernels/triton": ("triton", "ops.kernels.chosen")}
 """Folders of the core that may import one more package, and the one file that imports them, if the package is there."""

@@ -9,6 +9,8 @@ import typer
 from greedyprune.cli._bench_options import Json, Save
 from greedyprune.cli._bench_rows import check, saved
 from greedyprune.cli._show import console, print_json, progress, size, table
+from greedyprune.cli.bench_actors import EXAMPLES as ACTORS
+from greedyprune.cli.bench_actors import actors
 from greedyprune.cli.bench_answers import EXAMPLES as GENERATE
 from greedyprune.cli.bench_answers import whole_answers
 from greedyprune.cli.bench_gpu import EXAMPLES as GPU
@@ -35,6 +37,7 @@ bench.command("share", epilog=SHARE)(share)
 bench.command("quantile", epilog=QUANTILE)(quantile)
 bench.command("gpu", epilog=GPU)(gpu)
 bench.command("serve", epilog=SERVE)(serving)
+bench.command("actors", epilog=ACTORS)(actors)
 
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs per case; medians are compared.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of both.")]
