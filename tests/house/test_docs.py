@@ -119,6 +119,16 @@ def test_the_tables_of_performance_are_those_of_the_results(monkeypatch: pytest.
     assert all(path.is_file() for path in make_performance.PICTURES.values())
 
 
+def test_the_loads_of_the_pages_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_load
+    import pages
+
+    for marks, made in make_load.tables().items():
+        page = make_load.PAGES[marks].read_text(encoding="utf-8")
+        assert pages.between(page, marks) == made, "run python docs/make_load.py"
+
+
 def test_the_method_cards_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import make_methods
