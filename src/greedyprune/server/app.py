@@ -39,11 +39,16 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request is refused, by name"},
     "5XX": {"model": ErrorBody, "description": "The server failed, or stops"},
 }
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "description": "A chunk as JSON, an error as JSON, or [DONE]"}},
+}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatBody,
         "description": "The answer: whole, or as server-sent events if `stream` is true",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     },
     **FAULTS,
 }
