@@ -70,7 +70,7 @@ def test_a_whole_policy_is_read() -> None:
         ({"method": "divprune"}, "keep is missing"),
         ({"keep": 64, "method": "divprun"}, "did you mean 'divprune'"),
         ({"keep": 64, "method": "fastv"}, "behind decoder layers"),
-        ({"keep": 64, "method": "cls"}, "it reads attention"),
+        ({"keep": 64, "method": "cls"}, "it reads the class token's attention"),
         ({"keep": 64, "method": "greedyprune"}, "knows nothing of the question"),
         ({"keep": 64, "method": {"type": "greedyprune", "text": "question_max", "fallback": "none"}}, "may keep fewer"),
         ({"keep": 64, "method": {"type": "greedyprune", "preprocess": "rmsnorm", "text": "question_max"}}, "norm"),

@@ -25,14 +25,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             signature, (*outer, last) = seams.recorded()[f"{file}:{name}"].signature, name.split(".")
             if signature.startswith("class of "):
                 bases, fields = signature.removeprefix("class of ").split("; ")
-                lines.append(f"class {name}({bases}):")
-                lines += [f"    {field}: int" for field in fields.split(", ") if field] or ["    pass"]
+                head = [f"class {name}({bases}):", *(f"    {field}: int" for field in fields.split(", ") if field)]
+                classes[name] = [*head, *classes.get(name, [f"class {name}:", "    ..."])[1:]]
             elif outer:
-                classes.setdefault(outer[0], []).append(f"    def {last}({signature}): ...")
+                classes.setdefault(outer[0], [f"class {outer[0]}:"]).append(f"    def {last}({signature}): ...")
             else:
                 lines.append(f"def {last}({signature}): ...")
-        for name, methods in classes.items():
-            lines += [f"class {name}:", *methods]
+        lines += [line for each in classes.values() for line in each]
         place.write_text("\n".join(lines))
     (root / "__init__.py").touch()
     return root

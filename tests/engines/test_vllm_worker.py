@@ -14,7 +14,8 @@ import greedyprune as gp
 from greedyprune.engines.vllm.choosing import choose
 from greedyprune.engines.vllm.mrope import CHANNELS, PrunesMRoPE
 from greedyprune.engines.vllm.plan import FIELD, Plan
-from greedyprune.engines.vllm.store import Store
+from greedyprune.engines.vllm.store import Store, Whole
+from greedyprune.engines.vllm.tower import Tower
 from greedyprune.engines.vllm.worker import PrunesImages, grids_of, groups, part
 
 D, IMAGE, VIDEO, TEXT = 8, 11, 12, 50
@@ -67,7 +68,7 @@ class Engine:
 class Pruned(PrunesMRoPE, Engine):
     def __init__(self, most: int = 10**6) -> None:
         Engine.__init__(self)
-        self.most_rows, self.store = most, Store(10**6, "cpu")
+        self.most_rows, self.store, self.tower = most, Store(10**6, "cpu"), Tower(self.config)
 
 
 def fields(grids: list[tuple[int, int]], plans: list[Plan]) -> dict[str, Any]:
@@ -125,14 +126,17 @@ def test_a_second_question_about_an_image_runs_no_encoder() -> None:
 def test_the_store_forgets_what_was_not_used_for_the_longest_time() -> None:
     rows, store = torch.ones(4, 2), Store(3 * 32, "cpu")
     for key in "abc":
-        store[key] = rows
+        store[key] = Whole(rows, {})
     rows += 1
     assert store.get("a") is not None
-    store["d"] = rows
-    store["large"] = torch.ones(100, 2)
+    store["d"] = Whole(rows, {})
+    store["large"] = Whole(torch.ones(100, 2), {})
     assert [key for key in "abcd" if store.get(key) is not None] == ["a", "c", "d"]
     assert (len(store), store.bytes) == (3, 96)
-    assert torch.equal(store.get("a"), torch.ones(4, 2))  # type: ignore[arg-type]
+    assert torch.equal(store.get("a").rows, torch.ones(4, 2))  # type: ignore[union-attr]
+    store["d"] = Whole(torch.ones(4, 2), {gp.Attention("cls"): torch.ones(4)})
+    assert [key for key in "acd" if store.get(key) is not None] == ["a", "d"]  # 32 and 48 bytes
+    assert (len(store), store.bytes) == (2, 80)
 
 
 def test_an_image_that_measures_memory_is_chosen_from_and_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import ARCHITECTURES, Engine, Prompt
@@ -13,6 +13,7 @@ import greedyprune as gp
 from greedyprune.engines.vllm import plan as plans
 from greedyprune.engines.vllm.plan import able
 from greedyprune.engines.vllm.store import LARGEST, Store
+from greedyprune.engines.vllm.tower import Tower
 from greedyprune.naming import as_method
 
 CLOSE, FAR = 1e-4, 1e-2
@@ -20,6 +21,7 @@ CLOSE, FAR = 1e-4, 1e-2
 KEEP: dict[str, Any] = {"llava": 24}
 """The budget of each model; of the others 8 % of an image."""
 CHUNK = 32
+KINDS = [kind for kind in METHODS if kind != "all"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Checks:
         got = engine.ask(self.prompts, {"keep": "100%"})
         yield self.row("keep-all is stock vLLM", got, self.whole, close=0.0)
         yield self.row("keep-all selects nothing", got, self.whole, passed=not engine.seen)
-        for kind in ("text-free", "question"):
+        for kind in KINDS:
             asked = wish(METHODS[kind], self.keep)
             engine.forget()
             got = [engine.ask([prompt], asked)[0] for prompt in self.prompts]
@@ -122,7 +124,7 @@ class Checks:
         image, asked = self.pairs[0].image, [self.pairs[i].question for i in (0, 1, 2)] * 2
         model = engine.runner.model
         own = model.unpruned
-        for kind, selections in (("text-free", 1), ("question", 3)):
+        for kind, selections in (("text-free", 1), ("question", 3), ("tower", 1), ("tower and question", 3)):
             engine.forget()
             model.store = Store(LARGEST, "cpu")
             runs: list[Any] = []
@@ -135,7 +137,7 @@ class Checks:
             note = f"{seen[0]} selections, {seen[1]} runs of the tower"
             row = self.row(f"{kind}, one image, 3 questions, twice", got, want, note=note)
             yield row if seen == (selections, 1) else replaced(row)
-        for kind in ("text-free", "question"):
+        for kind in KINDS:
             engine.forget()
             images = [each.image for each in self.pairs]
             two: list[Prompt] = [
@@ -146,9 +148,8 @@ class Checks:
         listed = [8, 24]
         got = engine.ask(two, {"method": "soft_greedyprune", "keep": listed})
         yield self.row("a budget for each image", got, self.want(two, METHODS["question"], listed))
-        if self.name == "llava":
-            got = engine.ask(two, {"method": "soft_greedyprune", "keep": "total:40"})
-            yield self.row("a total of two images", got, self.want(two, METHODS["question"], gp.Total(40)))
+        got = engine.ask(two, {"method": "soft_greedyprune", "keep": "total:40"})
+        yield self.row("a total of two images", got, self.want(two, METHODS["question"], gp.Total(40)))
         budgets: list[Any] = [8, 16, 36, gp.Ratio(0.5), 1000, 12, 24, 4]
         kinds = ["text-free", "question"] * 4
         got = engine.ask(self.prompts[:8], [wish(METHODS[k], b) for k, b in zip(kinds, budgets, strict=True)])
@@ -174,7 +175,7 @@ class Checks:
 
     def methods(self, engine: Engine) -> Iterator[Row]:
         """Every method that runs in vLLM."""
-        named = [as_method(name) for name in able()] + [
+        named = [as_method(name) for name in able(Tower(self.oracle.model.config))] + [
             gp.GreedyPrune(text="question_mean"), gp.MMR(text="question_max"), gp.Saliency(text="question_mean"),
         ]  # fmt: skip
         for method in named:
@@ -201,6 +202,7 @@ class Checks:
         same = sum(a.tokens == b.tokens for a, b in zip(got, want, strict=True))
         note = f"{seen} selections"
         yield Row(self.name, "control: no digest in the key", len(got), same, "", far, far > FAR, note)
+        yield self.blind(engine)
         engine.forget()
         if self.name == "llava":
             return
@@ -222,6 +224,19 @@ class Checks:
         same = sum(a.tokens == b.tokens for a, b in zip(got, want, strict=True))
         yield Row(self.name, "control: positions left out", len(got), same, "", far, far > FAR)
         engine.forget()
+
+    def blind(self, engine: Engine) -> Row:
+        """What a mistake in the tower would do: cues of its first layer."""
+        own = Tower.placed
+        Tower.placed = lambda self, need: replace(own(self, need), layer=0)  # type: ignore[method-assign]
+        try:
+            engine.forget()
+            got = engine.ask(self.prompts, wish(METHODS["tower"], self.keep))
+        finally:
+            Tower.placed = own  # type: ignore[method-assign]
+        same = sum(a.tokens == b.tokens for a, b in zip(got, self.wanted["tower"], strict=True))
+        far = max(map(moved, got, self.wanted["tower"]))
+        return Row(self.name, "control: cues of another layer of the tower", len(got), same, "", far, far > FAR)
 
     def bad(self, engine: Engine) -> Iterator[Row]:
         """Wrong options are refused with a ValueError, NaN is thinned out evenly, and the engine lives on."""
@@ -281,6 +296,22 @@ class Checks:
             got = engine.ask(self.prompts, wish(METHODS[kind], self.keep))
             yield self.row(f"{kind}, no caches", got, self.wanted[kind])
 
+    def starts(self) -> Iterator[Row]:
+        """Wrong options of a server, which end its start."""
+        wrong: list[tuple[Any, dict[str, Any], str]] = [
+            ({"kep": 64}, {}, "there is no option 'kep'"),
+            ({"keep": 0}, {}, "leaves nothing"),
+            ({"keep": 64, "method": "fastv"}, {}, "cannot run in vLLM"),
+            ({"keep": 64}, {"video_pruning_rate": 0.5}, "--video-pruning-rate cannot be combined"),
+        ]
+        for options, settings, reason in wrong:
+            try:
+                Engine(self.folder, ARCHITECTURES[self.name], options, **settings)
+                said = "started"
+            except (ValueError, RuntimeError) as error:
+                said = str(error)
+            yield Row(self.name, f"no start: {options} {settings}", 0, 0, "", 0.0, reason in said, said[-120:])
+
     def want(self, prompts: list[Prompt], method: gp.Method | None, keep: Any) -> list[Answer]:
         """The answers of transformers."""
         return [self.oracle.answer(images, text, method, keep) for text, images in prompts]
@@ -294,6 +325,4 @@ class Checks:
 
 def replaced(row: Row) -> Row:
     """The same line, failed."""
-    return Row(
-        row.model, row.check, row.prompts, row.same_tokens, row.same_rows, row.largest_difference, False, row.note
-    )
+    return replace(row, passed=False)

@@ -85,8 +85,8 @@ class Engine:
 
         own = worker.choose
 
-        def choose(model: Any, rows: Any, plans: Any, grids: Any) -> Any:
-            keeps = own(model, rows, plans, grids)
+        def choose(model: Any, rows: Any, plans: Any, *more: Any) -> Any:
+            keeps = own(model, rows, plans, *more)
             for plan, keep in zip(plans, keeps, strict=True):
                 if plan.policy is not None and not plan.measuring:
                     self.seen.append((plan.policy.method, keep.rows.tolist()))

@@ -27,6 +27,8 @@ METHODS: dict[str, gp.Method | None] = {
     "all": None,
     "text-free": gp.DivPrune(),
     "question": gp.SoftGreedyPrune(at=gp.Input()),
+    "tower": gp.VisPruner(),
+    "tower and question": gp.MMTok(),
 }
 POSITIONS = {"llava": "compact", "qwen": "original", "qwen2_vl": "original", "qwen3_vl": "original"}
 

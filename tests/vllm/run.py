@@ -23,7 +23,7 @@ from reference import export
 
 RESULTS = Path(__file__).parents[2] / "results" / "vllm"
 PACKAGES = ("vllm", "transformers", "torch", "greedyprune")
-PARTS = ("stock", "parity", "several", "methods", "bad", "controls", "chunks", "uncached", "served")
+PARTS = ("stock", "parity", "several", "methods", "bad", "controls", "chunks", "uncached", "starts", "served")
 
 
 def rows(name: str, parts: list[str], n: int, folder: Path) -> Iterator[Row]:
@@ -38,7 +38,7 @@ def rows(name: str, parts: list[str], n: int, folder: Path) -> Iterator[Row]:
             yield from getattr(checks, part)(pruned)
         del pruned
         gc.collect()
-    for part in ("chunks", "uncached"):
+    for part in ("chunks", "uncached", "starts"):
         if part in parts:
             yield from getattr(checks, part)()
             gc.collect()

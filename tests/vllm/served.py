@@ -25,7 +25,13 @@ import greedyprune as gp
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     PORT: int = free.getsockname()[1]
-BAD: list[Any] = [{"keep": -3}, {"kep": 3}, {"keep": 0}, {"method": "fastv"}, {"method": "os:system"}, "25%"]
+BAD: list[Any] = [
+    {"keep": -3}, {"kep": 3}, {"keep": 0}, {"keep": [8, 8, 8]}, {"keep": "total:0"}, {"keep": "64 per layer"},
+    {"detail": "middle"}, {"method": "fastv"}, {"method": {"type": "prumerge", "adaptive": True}},
+    {"method": "os:system"}, {"at": "layer:2"}, "25%",
+]  # fmt: skip
+LARGE = {"size": {"shortest_edge": 7 * 7 * 2000, "longest_edge": 7 * 7 * 8000}}
+"""Options of the processor of Qwen's type: an image of 500 tokens or more, where the server's largest has fewer."""
 
 
 def served(checks: Checks) -> Iterator[Row]:
@@ -33,11 +39,11 @@ def served(checks: Checks) -> Iterator[Row]:
     name, pairs = checks.name, checks.pairs[:8]
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=300, max_retries=0)
 
-    def ask(image: Any, question: str, options: Any = None) -> tuple[str, int]:
-        content: list[Any] = [
-            {"type": "image_url", "image_url": {"url": _url(image)}}, {"type": "text", "text": question}
-        ]  # fmt: skip
-        extra = {} if options is None else {"mm_processor_kwargs": {"greedyprune": options}}
+    def ask(images: Any, question: str, options: Any = None, more: Any = None) -> tuple[str, int]:
+        each = images if isinstance(images, list) else [images]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": _url(image)}} for image in each]
+        content.append({"type": "text", "text": question})
+        extra = {} if options is None else {"mm_processor_kwargs": {"greedyprune": options, **(more or {})}}
         done = client.chat.completions.create(
             model=name, messages=[{"role": "user", "content": content}], max_tokens=TOKENS, temperature=0,
             extra_body=extra,
@@ -45,8 +51,9 @@ def served(checks: Checks) -> Iterator[Row]:
         assert done.usage is not None
         return str(done.choices[0].message.content).strip(), done.usage.prompt_tokens
 
-    def wanted(image: Any, question: str, keep: Any) -> str:
-        found = checks.oracle.answer([image], checks.oracle.text(question), METHODS["question"], keep)
+    def wanted(images: Any, question: str, keep: Any, kind: str = "question") -> str:
+        each = images if isinstance(images, list) else [images]
+        found = checks.oracle.answer(each, checks.oracle.text(question, len(each)), METHODS[kind], keep)
         return checks.oracle.processor.decode(found.tokens, skip_special_tokens=True).strip()
 
     def row(check: str, got: list[tuple[str, int]], want: list[str]) -> Row:
@@ -68,12 +75,23 @@ def served(checks: Checks) -> Iterator[Row]:
                 "HTTP, 8 at once, each its own budget", list(pool.map(lambda p: ask(*p[0], {"keep": p[1]}), both)), want
             )
         yield row("HTTP, detail", [ask(*pairs[0], {"detail": "auto"})], [wanted(*pairs[0], gp.Ratio(0.25))])
-        for wrong in BAD:
+        two = [pairs[0].image, pairs[1].image]
+        for listed in ([8, 24], "total:40"):
+            found = [ask(two, pairs[1].question, {"keep": listed})]
+            yield row(
+                f"HTTP, two images, keep {listed}", found, [wanted(two, pairs[1].question, gp.parse_keep(listed))]
+            )
+        for kind in ("tower", "tower and question"):
+            options = {"method": gp.to_plain(METHODS[kind])}
+            found = [ask(*pair, options) for pair in pairs]
+            yield row(f"HTTP, {kind}", found, [wanted(*pair, checks.keep, kind) for pair in pairs])
+        bad = [(wrong, {}) for wrong in BAD] + [({"keep": 8}, LARGE)] * (name != "llava")
+        for wrong, more in bad:
             try:
-                said, passed = f"accepted: {ask(*pairs[0], wrong)}", False
+                said, passed = f"accepted: {ask(*pairs[0], wrong, more)}", False
             except openai.APIStatusError as error:
                 said, passed = str(error.message), error.status_code == 400 and "greedyprune: " in str(error.message)
-            yield Row(name, f"HTTP 400: {wrong}", 1, 0, "", 0.0, passed, said[:160])
+            yield Row(name, f"HTTP 400: {wrong} {more or ''}".strip(), 1, 0, "", 0.0, passed, said[:160])
         yield row("HTTP, alive after all this", [ask(*pairs[0])], [wanted(*pairs[0], checks.keep)])
     finally:
         server.terminate()

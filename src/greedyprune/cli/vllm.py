@@ -48,6 +48,7 @@ def options(model: str, keep: str | None, method: str | None, requests: bool) ->
     """The options of `vllm serve`. Raises Failure if they would be refused there."""
     from greedyprune.engines.vllm import HOMES, PREFIX
     from greedyprune.engines.vllm.plan import FIELD, read_policy
+    from greedyprune.engines.vllm.tower import Tower
     from greedyprune.registry import DEFAULT
 
     given: dict[str, Any] = {}
@@ -59,13 +60,13 @@ def options(model: str, keep: str | None, method: str | None, requests: bool) ->
         raise misuse("--method needs --keep, the budget of requests that name none: write --keep 25%, say.")
     if keep is None and not requests:
         raise misuse("nothing would be pruned: write --keep 25%, say, or --requests to let requests say it.")
-    try:
-        read_policy(given, None, "compact")
-    except ValueError as error:
-        raise misuse(error) from error
     name = architecture(model)
     if name not in HOMES:
         raise Failure(f"{model!r} is a {name}, which cannot be pruned in vLLM yet. Known: {', '.join(HOMES)}.")
+    try:
+        read_policy(given, None, "compact", Tower(config_of(model)))
+    except ValueError as error:
+        raise misuse(error) from error
     overrides = {"architectures": [PREFIX + name], FIELD: given}
     return ["--hf-overrides", json.dumps(overrides), *(["--trust-request-mm-kwargs"] if requests else [])]
 
@@ -82,6 +83,16 @@ def architecture(model: str) -> str:
     if not isinstance(named, list) or not named:
         raise Failure(f"the config of {model!r} names no architecture: is it a checkpoint of transformers?")
     return str(named[0])
+
+
+def config_of(model: str) -> Any:
+    """A model's config. Raises Failure if this release of transformers cannot read it."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise Failure(f"the config of {model!r} cannot be read: {error}") from error
 
 
 def _method(text: str) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from greedyprune.cues import Attention, Change, Encoded, Keys, Seen, Values
+from greedyprune.cues import Attention, Change, Keys, Seen
+from greedyprune.models.layers import WORDS, told, tower_layer
 from greedyprune.models.release import probe_seams
 from greedyprune.models.table import READABLE, READABLE_TOWERS
 from greedyprune.naming import as_method
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from greedyprune.method import Method
     from greedyprune.models.parts import Parts
     from greedyprune.policy import Policy
-
-WORDS: dict[str, str] = {
-    "tower": "the attention inside the vision tower",
-    "cls": "the class token's attention",
-    "received": "the attention inside the vision tower",
-    "last_text": "the last prompt token's attention",
-    "question": "the question's attention",
-    "raters": "the text raters' attention",
-}
 
 
 def check_needs(parts: Parts, policy: Policy) -> None:
@@ -46,19 +37,6 @@ def in_tower(policy: Policy) -> list[Seen]:
 def in_decoder(policy: Policy) -> list[Seen]:
     """The method's needs that are read in a decoder layer."""
     return [need for need in policy.method.needs if isinstance(need, Seen) and not need.in_tower]
-
-
-def told(need: Seen) -> str:
-    """Say a need in words, for messages."""
-    if isinstance(need, Attention):
-        return WORDS[need.kind]
-    if isinstance(need, Encoded):
-        return "the vision tower's rows"
-    if isinstance(need, Values):
-        return "a token's value"
-    if isinstance(need, Change):
-        return "what a layer adds to a token's state"
-    return "the vision tower's keys" if need.where == "tower" else "a token's key"
 
 
 def placed(parts: Parts, need: Seen) -> Seen:
@@ -112,20 +90,5 @@ def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
 
 def _tower_layer(parts: Parts, need: Seen) -> tuple[int | None, str | None]:
     """Return the layer of the vision tower that the need names, or the reason why there is none."""
-    count, layer = len(parts.tower_layers), need.layer
-    if layer is None:
-        # Entry i of a tower's hidden states is the input of layer i, so layer i - 1 made it; -1 is the last output.
-        feature = getattr(parts.config, "vision_feature_layer", -1)
-        if not isinstance(feature, int) or feature == 0:
-            one = replace(need, layer=-2)
-            return None, f"the projector reads vision_feature_layer={feature!r}, so name one: {one!r}"
-        if isinstance(need, Encoded) and feature == -1 and parts.family.tower and parts.family.tower.normed:
-            return None, None
-        layer = feature - 1 if feature > 0 else feature
-    if isinstance(layer, float):
-        if not 0 <= layer < 1:
-            return None, f"layer={layer!r} is no share of the vision tower's depth: write one from 0 to below 1"
-        layer = math.floor(layer * count)
-    if not -count <= layer < count:
-        return None, f"the vision tower has {count} layers and no layer {layer}"
-    return layer % count, None
+    normed = parts.family.tower is not None and parts.family.tower.normed
+    return tower_layer(need, parts.config, len(parts.tower_layers), normed=normed)

@@ -42,11 +42,20 @@ def received_row(attention: Any, states: Tensor, called: Mapping[str, Any], *, o
     if borders is None:
         bias = _bias(called.get("attention_mask"))
         return received(queries.transpose(1, 2), keys.transpose(1, 2), scale, bias, one=one).float()
-    seen = torch.zeros(states.shape[0], dtype=torch.float64, device=states.device)
-    for places in _stretches(borders.tolist()):
-        places = places.to(states.device)
+    return received_inside(queries, keys, borders.tolist(), scale, one=one).float()
+
+
+@torch.no_grad()
+def received_inside(queries: Tensor, keys: Tensor, borders: list[int], scale: float, *, one: bool = False) -> Tensor:
+    """Compute the attention that each of packed rows receives from those between the same borders, their mean.
+
+    (n, h, c), (n, h, c) -> (n,)
+    """
+    seen = torch.zeros(queries.shape[0], dtype=torch.float64, device=queries.device)
+    for places in _stretches(borders):
+        places = places.to(queries.device)
         seen[places] = received(queries[places].transpose(1, 2), keys[places].transpose(1, 2), scale, one=one)
-    return seen.float()
+    return seen
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutations.mutation import Mutation
 
-PLAN, WORKER = "test_vllm_plan.py::", "test_vllm_worker.py::"
+PLAN, WORKER, TOWER = "test_vllm_plan.py::", "test_vllm_worker.py::", "test_vllm_tower.py::"
 
 VLLM = [
     Mutation(
@@ -55,5 +55,26 @@ VLLM = [
         "lacking = t * h * w - place.length",
         "lacking = 0 * t * h * w",
         f"{WORKER}test_kept_tokens_have_their_original_positions_whatever_the_chunks",
+    ),
+    Mutation(
+        "a stored image stands in for one whose tower is read",
+        "engines/vllm/worker.py:PrunesImages.encoded",
+        " or not needs[i] <= image.seen.keys()",
+        "",
+        f"{TOWER}test_stored_rows_without_a_methods_cues_run_the_tower_again_and_then_no_more",
+    ),
+    Mutation(
+        "packed images attend to each other",
+        "engines/vllm/eyes.py:Eyes._attention",
+        "self.tower.borders(need.layer, listed)",
+        "[0, queries.shape[0]]",
+        f"{TOWER}test_packed_images_attend_inside_their_windows_after_a_rotation",
+    ),
+    Mutation(
+        "a layer that vLLM does not load is asked for",
+        "engines/vllm/tower.py:Tower.lacking",
+        "layer >= self.loaded",
+        "layer >= self.count",
+        f"{TOWER}test_a_need_names_a_layer_that_vllm_loads",
     ),
 ]

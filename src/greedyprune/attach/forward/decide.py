@@ -16,7 +16,8 @@ from greedyprune.choosing import select_with_rows
 from greedyprune.clock import Clock
 from greedyprune.cues import Cues, Keys
 from greedyprune.keep import Keep
-from greedyprune.models.needs import in_tower, placed, told
+from greedyprune.models.layers import told
+from greedyprune.models.needs import in_tower, placed
 from greedyprune.ops.cut import Cut
 from greedyprune.resident import send
 from greedyprune.selection import PruneWarning, Selection

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from greedyprune.choosing import select_batch
-from greedyprune.cues import Cues
+from greedyprune.cues import Cues, Need
 from greedyprune.engines.vllm.plan import Plan
 from greedyprune.keep import Keep
 
@@ -19,11 +19,18 @@ log = logging.getLogger(__name__)
 Grid = tuple[int, int, int]
 
 
-def choose(model: Any, rows: Sequence[Tensor], plans: Sequence[Plan], grids: Sequence[Grid | None]) -> list[Keep]:
+def choose(
+    model: Any,
+    rows: Sequence[Tensor],
+    plans: Sequence[Plan],
+    grids: Sequence[Grid | None],
+    more: Sequence[Mapping[Need, Tensor]] | None = None,
+) -> list[Keep]:
     """The rows that stay of each image, exactly as many as the front end wrote placeholders for.
 
-    (images) x (n, d) -> (images). Images with one method are chosen from together. Rows that no method can judge, such
-    as NaN out of a tower that overflowed, are thinned out evenly, and the log says so.
+    (images) x (n, d) -> (images). `more`: what the images' methods read in the vision tower. Images with one method
+    are chosen from together. Rows that no method can judge, such as NaN out of a tower that overflowed, are thinned
+    out evenly, and the log says so.
     """
     sizes = [plan.count(each.shape[0], grid) for each, plan, grid in zip(rows, plans, grids, strict=True)]
     found: dict[int, Keep] = {}
@@ -33,10 +40,12 @@ def choose(model: Any, rows: Sequence[Tensor], plans: Sequence[Plan], grids: Seq
             groups.setdefault(plan.policy.to_bytes(), []).append(image)
     for group in groups.values():
         try:
-            keeps = _chosen(
-                model, [rows[image] for image in group], [plans[i] for i in group], [grids[i] for i in group]
-            )
-            found |= dict(zip(group, keeps, strict=True))
+            texts = [_embedded(model, plans[image].text, rows[image]) for image in group]
+            cues = [
+                Cues(rows[image], text=text, grid=grids[image], more={} if more is None else more[image])
+                for image, text in zip(group, texts, strict=True)
+            ]
+            found |= zip(group, _chosen([plans[image] for image in group], cues), strict=True)
         except Exception as error:
             log.error("greedyprune cannot choose, so evenly spaced tokens stay: %s: %s", type(error).__name__, error)
     return [
@@ -52,10 +61,8 @@ def evenly(n: int, k: int, device: torch.device) -> Keep:
     return Keep.from_order(rows, torch.zeros(k, device=device), n)
 
 
-def _chosen(model: Any, rows: list[Tensor], plans: list[Plan], grids: list[Grid | None]) -> list[Keep]:
+def _chosen(plans: list[Plan], cues: list[Cues]) -> list[Keep]:
     """Choose from images that share a method. A selection that fails on its data is even, and is logged."""
-    texts = [_embedded(model, plan.text, each) for plan, each in zip(plans, rows, strict=True)]
-    cues = [Cues(each, text=text, grid=grid) for each, text, grid in zip(rows, texts, grids, strict=True)]
     policies = [plan.policy for plan in plans if plan.policy is not None]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

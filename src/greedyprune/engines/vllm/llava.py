@@ -16,6 +16,7 @@ from vllm.model_executor.models.llava import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from greedyprune.engines.vllm.choosing import Grid
+from greedyprune.engines.vllm.eyes import Eyes, Place
 from greedyprune.engines.vllm.processing import PrunesPrompts
 from greedyprune.engines.vllm.worker import PrunesImages
 
@@ -40,7 +41,7 @@ class LlavaProcessor(PrunesPrompts, LlavaMultiModalProcessor):
     def grid(self, n: int, item: Mapping[str, Any]) -> Grid | None:
         return square(n)
 
-    def sizes(self, images: Any) -> Callable[[], list[int]] | None:
+    def sizes(self, images: Any, options: Mapping[str, Any]) -> Callable[[], list[int]] | None:
         return lambda: [self.info.get_max_image_tokens()] * len(images)  # every image is scaled to one size
 
 
@@ -48,9 +49,19 @@ class LlavaProcessor(PrunesPrompts, LlavaMultiModalProcessor):
 class Llava(PrunesImages, LlavaForConditionalGeneration):
     """LLaVA, whose encoder hands out the rows that stay."""
 
+    reads_tower = True
+
     def sizes(self, fields: Mapping[str, Any], images: int) -> list[int]:
         vision = self.config.vision_config
         return [(vision.image_size // vision.patch_size) ** 2] * images
 
     def grids(self, fields: Mapping[str, Any], sizes: Sequence[int]) -> Sequence[Grid | None]:
         return [square(n) for n in sizes]
+
+    def eyes(self) -> Eyes:
+        layers: Any = self.vision_tower.vision_model.encoder.layers
+
+        def states(layer: int | None) -> Place:
+            return layers[-1 if layer is None else layer], True
+
+        return Eyes(self.tower, [each.self_attn for each in layers], states)

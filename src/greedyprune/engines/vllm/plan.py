@@ -17,7 +17,9 @@ import torch
 
 from greedyprune.budget import Budget, Budgets, LayerAverage, PerFrame, PerLayer, Ratio, Total, keep_of_detail
 from greedyprune.choosing import kept_count
+from greedyprune.cues import Seen
 from greedyprune.method import Method
+from greedyprune.models.layers import told
 from greedyprune.naming import as_method, read_wish
 from greedyprune.policy import Policy, Positions
 from greedyprune.questions import questions_of
@@ -28,14 +30,19 @@ from greedyprune.stages import Input
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from greedyprune.engines.vllm.tower import Tower
+
 FIELD = "greedyprune"
 """The name of the options in the model's config and in a request, and of the field beside the pixels."""
 OPTIONS = ("method", "keep", "detail", "at", "positions")
 """What a server's options and those of a request may hold, besides the type and the version of a policy."""
 TEXTS = frozenset({"text", "question"})
 """The words of `Method.reads` that are about text and that a worker can look up: rows of the embedding table."""
-READABLE = TEXTS | {"tokens", "grid", "protect", "relevance"}
-"""The words of `Method.reads` that vLLM has an answer to. Protection and relevance are optional, and there is none."""
+READABLE = TEXTS | {"tokens", "grid", "tiles", "protect", "relevance"}
+"""The words of `Method.reads` that vLLM has an answer to, besides those of the vision tower.
+
+Protection and relevance are optional, and there is none. No model whose tower is read has tiles.
+"""
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,17 @@ class Plan:
 
 
 def read_policy(
-    server: Mapping[str, Any] | None, asked: Mapping[str, Any] | None, positions: Positions
+    server: Mapping[str, Any] | None,
+    asked: Mapping[str, Any] | None,
+    positions: Positions,
+    tower: Tower | None = None,
 ) -> Policy | None:
     """Read a server's options, and those of a request in front of them. None keeps every token.
 
         read_policy({"method": "divprune", "keep": "25%"}, {"keep": 64}, "compact")
 
-    `positions` are those that the model's family has in vLLM. A request may name registered methods alone, since the
+    `positions` are those that the model's family has in vLLM. `tower` is its vision tower; without one, methods that
+    look into it are refused. A request may name registered methods alone, since the
     name of another one would import a module. Raises ValueError, which names the option and the remedy, for
     everything that cannot be carried out.
     """
@@ -112,7 +123,7 @@ def read_policy(
         if "keep" not in given:
             raise ValueError('keep is missing: write how many tokens stay, such as {"keep": 64} or {"keep": "25%"}.')
         method = given.get("method") or as_method(DEFAULT)
-        _check_method(method)
+        _check_method(method, tower)
         _check_budgets(given["keep"])
         # The method's own stage means nothing here, so it must not tell two equal plans apart.
         policy = Policy(replace(method, at=Input()), given["keep"], Input(), positions)
@@ -195,9 +206,9 @@ def texts_of(
     return [tuple(cast("list[int]", cast("Any", row[each]).tolist())) for each in columns]
 
 
-def able() -> list[str]:
-    """The names of the methods that run in vLLM as they are, without options."""
-    return [name for name in METHODS if _refusal(as_method(name)) is None]
+def able(tower: Tower | None = None) -> list[str]:
+    """The names of the methods that run in vLLM as they are, without options, on a model with this vision tower."""
+    return [name for name in METHODS if _refusal(as_method(name), tower) is None]
 
 
 def _read_layer(layer: Mapping[str, Any] | None, own: bool, positions: Positions) -> dict[str, Any]:
@@ -230,15 +241,15 @@ def _read_layer(layer: Mapping[str, Any] | None, own: bool, positions: Positions
     return found
 
 
-def _check_method(method: Method) -> None:
+def _check_method(method: Method, tower: Tower | None) -> None:
     """Raise ValueError unless vLLM can give a method all that it reads, and can know how many tokens stay."""
-    why = _refusal(method)
+    why = _refusal(method, tower)
     if why is not None:
-        raise ValueError(f"{type(method).__name__} cannot run in vLLM: {why}. These can: {', '.join(able())}.")
+        raise ValueError(f"{type(method).__name__} cannot run in vLLM: {why}. These can: {', '.join(able(tower))}.")
 
 
-def _refusal(method: Method) -> str | None:
-    """Why a method cannot run in vLLM; None if it can."""
+def _refusal(method: Method, tower: Tower | None) -> str | None:
+    """Why a method cannot run in vLLM on a model with this vision tower; None if it can."""
     if Input not in method.stages:
         return "it cuts behind decoder layers, and vLLM can cut before the decoder alone"
     if "last_text" in method.reads:
@@ -249,7 +260,12 @@ def _refusal(method: Method) -> str | None:
             "it reads the last prompt token, which before the decoder is a token of the template and knows nothing of "
             f"the question{other}"
         )
-    missing = sorted(method.reads - READABLE)
+    needs = [need for need in method.needs if isinstance(need, Seen)]
+    for need in needs:
+        problem = f"it reads {told(need)}" if tower is None else tower.lacking(need)
+        if problem is not None:
+            return problem
+    missing = sorted(method.reads - READABLE - {need.word for need in needs})
     if missing:
         return f"it reads {', '.join(missing)}, which vLLM does not hand out"
     if not method.exact and method.kept(4, 16, (1, 4, 4)) is None:

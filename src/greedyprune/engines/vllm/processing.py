@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
 
 from greedyprune.engines.vllm.plan import FIELD, Plan, plans_of, read_policy, texts_of
+from greedyprune.engines.vllm.tower import Tower
 from greedyprune.naming import as_method
 from greedyprune.policy import Policy, Positions
 from greedyprune.registry import DEFAULT
@@ -54,8 +56,9 @@ class PrunesPrompts(BaseMultiModalProcessor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._server = getattr(self.info.get_hf_config(), FIELD, None)
-        read_policy(self._server, None, self.positions)  # a wrong option of the server ends its start
+        config, settings = self.info.get_hf_config(), self.info.ctx.model_config.get_multimodal_config()
+        self._server, self._tower = getattr(config, FIELD, None), Tower(config, settings.mm_encoder_tp_mode == "data")
+        self._policy(None)  # a wrong option of the server ends its start
 
     def marks(self) -> list[int]:
         """The token ids of which each stands for an image in a prompt before placeholders are written."""
@@ -67,8 +70,15 @@ class PrunesPrompts(BaseMultiModalProcessor):
         """The (t, h, w) grid of an image's n tokens; None if they form none. `item`: what the worker gets of it."""
         raise NotImplementedError
 
-    def sizes(self, images: Any) -> Callable[[], list[int]] | None:
-        """What tells the number of tokens of each image before it is processed; None if nothing does."""
+    def sizes(self, images: Any, options: Mapping[str, Any]) -> Callable[[], list[int]] | None:
+        """What tells the number of tokens of each image before it is processed; None if nothing does.
+
+        `options`: those of the request for the model's own processor.
+        """
+        return None
+
+    def largest(self) -> int | None:
+        """The number of tokens of the largest image that memory is measured with; None if none can be larger."""
         return None
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
@@ -76,8 +86,8 @@ class PrunesPrompts(BaseMultiModalProcessor):
         options = dict(inputs.hf_processor_mm_kwargs)
         asked = options.pop(FIELD, None)
         images = inputs.mm_data_items.get_all_counts().get("image", 0)
-        plans = self._measured(images) if MEASURING.get() else self._plans(inputs, asked, images)
         inputs = replace(inputs, hf_processor_mm_kwargs=options)
+        plans = self._measured(images) if MEASURING.get() else self._plans(inputs, asked, images)
         hashes = super()._get_mm_hashes(inputs)
         plans = [
             replace(plan, image=key) if plan.text and not plan.measuring else plan
@@ -91,10 +101,20 @@ class PrunesPrompts(BaseMultiModalProcessor):
         with _held(MEASURING, True):
             return super().get_dummy_mm_inputs(*args, **kwargs)
 
+    def _policy(self, asked: Any) -> Policy | None:
+        """The server's options, and those of a request in front of them."""
+        return read_policy(self._server, asked, self.positions, self._tower)
+
     def _plans(self, inputs: Any, asked: Any, images: int) -> list[Plan]:
-        policy = read_policy(self._server, asked, self.positions)
+        policy = self._policy(asked)
         if policy is None or not images:
             return [Plan()] * images
+        items = inputs.mm_data_items["image"]
+        if self._tower.wanted(policy.method) and isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
+            raise ValueError(
+                f"greedyprune: {type(policy.method).__name__} looks into the vision tower, which does not run on "
+                'image embeddings: send the image, or choose a method such as "divprune".'
+            )
         marks = self.marks()
         number, count = list[int](), -1
         for token in inputs.prompt:
@@ -103,11 +123,11 @@ class PrunesPrompts(BaseMultiModalProcessor):
         texts = texts_of(policy.method, inputs.prompt, number, self._ends())
         if len(texts) != images:  # vLLM itself refuses such a prompt, in its own words
             texts = [()] * images
-        return plans_of(policy, texts, self.sizes(inputs.mm_data_items["image"]))
+        return plans_of(policy, texts, self.sizes(items, inputs.hf_processor_mm_kwargs))
 
     def _measured(self, images: int) -> list[Plan]:
         """Plans for vLLM's profile: the server's method runs once on every image, and every token stays."""
-        policy = read_policy(self._server, None, self.positions)
+        policy = self._policy(None)
         if policy is None:
             policy = Policy(as_method(DEFAULT), 1, Input(), self.positions)
         half = replace(policy, keep="1/2")  # pyright: ignore[reportArgumentType] - read as a Ratio
@@ -165,7 +185,14 @@ class PrunesPrompts(BaseMultiModalProcessor):
             own = content(item) if callable(content) else content
             n = embedded(own)
             k = work.now(item).count(n, self.grid(n, processed["image"][item]))
-            return own if k == n else shortened(own, k)
+            if k == n:
+                return own
+            if (most := self.largest()) is not None and n > most:  # vLLM itself would count those that stay alone
+                raise ValueError(
+                    f"greedyprune: an image has {n} tokens before it is pruned, and vLLM measured its memory with "
+                    f"{most}: send a smaller image, or start the server with the larger number of pixels."
+                )
+            return shortened(own, k)
 
         return replace(update, **{"insertion" if update.mode.value == "insert" else "replacement": written})
 

@@ -3,8 +3,8 @@
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLDummyInputsBuilder,
@@ -25,7 +25,9 @@ from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLProcessingInfo,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.parse import ImageProcessorItems
 
+from greedyprune.engines.vllm.eyes import Eyes, Place
 from greedyprune.engines.vllm.mrope import PrunesMRoPE
 from greedyprune.engines.vllm.processing import PrunesPrompts
 from greedyprune.engines.vllm.worker import grids_of
@@ -45,6 +47,23 @@ class PrunesQwenPrompts(PrunesPrompts):
         merge = self.info.get_hf_config().vision_config.spatial_merge_size
         return grids_of(item["image_grid_thw"].data, merge)[0]
 
+    def sizes(self, images: Any, options: Mapping[str, Any]) -> Callable[[], list[int]] | None:
+        if not isinstance(images, ImageProcessorItems):  # embeddings, which may come without their grids
+            return None
+
+        def count() -> list[int]:
+            sizes = [images.get_image_size(number) for number in range(len(images))]
+            more = {"image_processor": self.info.get_image_processor(**options), "mm_kwargs": options}
+            return [
+                self.info.get_num_image_tokens(image_width=each.width, image_height=each.height, **more)
+                for each in sizes
+            ]
+
+        return count
+
+    def largest(self) -> int:
+        return self.info.get_max_image_tokens()
+
 
 class Qwen2VLProcessor(PrunesQwenPrompts, Qwen2VLMultiModalProcessor):
     """Qwen2-VL's processor, which writes a placeholder for every token that stays."""
@@ -58,6 +77,24 @@ class Qwen3VLProcessor(PrunesQwenPrompts, Qwen3VLMultiModalProcessor):
     """Qwen3-VL's processor, which does the same."""
 
 
+class ReadsBlocks(PrunesMRoPE):
+    """A mixin in front of the models of this family whose towers are read."""
+
+    reads_tower = True
+
+    def eyes(self) -> Eyes:
+        visual = cast("Any", self).visual
+        blocks, merger = visual.blocks, visual.merger
+
+        def states(layer: int | None) -> Place:
+            """A block and the merger may be called past their hooks. Their norms are not."""
+            if layer is None or layer + 1 == len(blocks):
+                return (merger.ln_q if hasattr(merger, "ln_q") else merger.norm), False
+            return blocks[layer + 1].norm1, False
+
+        return Eyes(self.tower, [each.attn for each in blocks], states)
+
+
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen2VLProcessor, info=Qwen2VLProcessingInfo, dummy_inputs=Qwen2VLDummyInputsBuilder
 )
@@ -68,14 +105,14 @@ class Qwen2VL(PrunesMRoPE, Qwen2VLForConditionalGeneration):
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen25VLProcessor, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
 )
-class Qwen25VL(PrunesMRoPE, Qwen2_5_VLForConditionalGeneration):
+class Qwen25VL(ReadsBlocks, Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL, whose encoder hands out the rows that stay, with their places."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
-class Qwen3VL(PrunesMRoPE, Qwen3VLForConditionalGeneration):
+class Qwen3VL(ReadsBlocks, Qwen3VLForConditionalGeneration):
     """Qwen3-VL, whose encoder hands out the rows that stay, with their places. DeepStack's rows are cut alike."""
 
     def judged(self, rows: Tensor) -> Tensor:

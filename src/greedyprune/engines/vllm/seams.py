@@ -20,27 +20,37 @@ RECORD = Path(__file__).with_name("seams.json")
 
 _MODELS = "model_executor/models/"
 _QWEN = ("__init__", "embed_multimodal", "get_mrope_input_positions")
+_LAYER = ("__init__", "forward")
 _PROCESSOR = ("_get_mm_fields_config", "_get_prompt_updates")
 SEAMS: dict[str, list[str]] = {
     _MODELS + "llava.py": [
         "LlavaForConditionalGeneration.__init__", "LlavaForConditionalGeneration.embed_multimodal",
         "LlavaMultiModalProcessor._get_mm_fields_config", "BaseLlavaMultiModalProcessor._get_prompt_updates",
         "BaseLlavaProcessingInfo.get_max_image_tokens", "LlavaProcessingInfo", "LlavaDummyInputsBuilder",
+        "_get_num_hidden_layers",
     ],
+    _MODELS + "clip.py": [*(f"CLIPAttention.{name}" for name in _LAYER), "CLIPEncoderLayer.forward"],
+    _MODELS + "siglip.py": [*(f"SiglipAttention.{name}" for name in _LAYER), "SiglipEncoderLayer.forward"],
     _MODELS + "qwen2_vl.py": [
         *(f"Qwen2VLForConditionalGeneration.{name}" for name in _QWEN),
         *(f"Qwen2VLMultiModalProcessor.{name}" for name in _PROCESSOR),
         "Qwen2VLProcessingInfo", "Qwen2VLDummyInputsBuilder",
+        *(f"Qwen2VLProcessingInfo.{name}" for name in (
+            "get_image_processor", "get_num_image_tokens", "get_max_image_tokens",
+        )),
     ],
     _MODELS + "qwen2_5_vl.py": [
         *(f"Qwen2_5_VLForConditionalGeneration.{name}" for name in (*_QWEN, "recompute_mrope_positions")),
         *(f"Qwen2_5_VLMultiModalProcessor.{name}" for name in _PROCESSOR),
         "Qwen2_5_VLProcessingInfo", "Qwen2_5_VLDummyInputsBuilder",
+        *(f"Qwen2_5_VisionAttention.{name}" for name in _LAYER), "Qwen2_5_VisionBlock.forward",
+        "Qwen2_5_VisionPatchMerger.forward", "Qwen2_5_VisionTransformer.get_window_index_thw",
     ],
     _MODELS + "qwen3_vl.py": [
         *(f"Qwen3VLForConditionalGeneration.{name}" for name in (*_QWEN, "recompute_mrope_positions")),
         *(f"Qwen3VLMultiModalProcessor.{name}" for name in _PROCESSOR),
         "Qwen3VLProcessingInfo", "Qwen3VLDummyInputsBuilder",
+        "Qwen3_VisionBlock.forward", "Qwen3_VisionPatchMerger.forward",
     ],
     _MODELS + "interfaces.py": [
         "supports_multimodal_pruning", "supports_encoder_cudagraph", "SupportsMultiModal.get_language_model",
@@ -52,11 +62,15 @@ SEAMS: dict[str, list[str]] = {
         )),
         "PromptUpdate", "PromptReplacement", "PromptInsertion", "PromptUpdateDetails",
     ],
+    "multimodal/parse.py": [
+        "EmbeddingItems", "DictEmbeddingItems", "ImageProcessorItems", "ImageProcessorItems.get_image_size",
+    ],
     "multimodal/processing/inputs.py": ["ProcessorInputs"],
     "multimodal/inputs.py": ["MultiModalFieldConfig.batched"],
     "config/multimodal.py": ["MultiModalConfig.is_multimodal_pruning_enabled"],
     "v1/worker/gpu_model_runner.py": ["GPUModelRunner._gather_mm_embeddings", "GPUModelRunner.load_model"],
     "v1/worker/gpu/model_states/mm_pruning.py": ["MultiModalPruner.recompute", "maybe_create_mm_pruner"],
+    "distributed/communication_op.py": ["tensor_model_parallel_all_gather"],
     "v1/worker/cpu_model_runner.py": ["CPUModelRunner.load_model"],
 }  # fmt: skip
 """File below vllm/ -> the classes, methods and functions in it."""

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
+from greedyprune.cues import Seen
 from greedyprune.engines.vllm.choosing import Grid, choose
 from greedyprune.engines.vllm.plan import FIELD, Plan
-from greedyprune.engines.vllm.store import LARGEST, Store
+from greedyprune.engines.vllm.store import LARGEST, Store, Whole
+from greedyprune.engines.vllm.tower import Tower
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from greedyprune.engines.vllm.eyes import Eyes
     from greedyprune.keep import Keep
+
+log = logging.getLogger(__name__)
 
 
 class PrunesImages:
     """A mixin in front of a model class. A family says how its images' fields lie, and which grid they form."""
 
+    reads_tower: ClassVar[bool] = False
+    """True if `eyes` shows the layers of the vision tower."""
+
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         if vllm_config.model_config.get_multimodal_config().video_pruning_rate:
             raise ValueError("--video-pruning-rate cannot be combined with greedyprune: leave it out.")
+        compiling = vllm_config.compilation_config
+        if self.reads_tower and compiling.compile_mm_encoder:
+            log.warning("greedyprune: compile_mm_encoder is off, since methods look into the vision tower as it runs.")
+            compiling.compile_mm_encoder = False
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # pyright: ignore[reportCallIssue]
         self.most_rows: int = vllm_config.scheduler_config.max_num_encoder_input_tokens
         """The number of rows that the encoder may make at once. vLLM counts those that stay, which are fewer."""
         self.store = Store(LARGEST, vllm_config.device_config.device)
+        self.tower = Tower(vllm_config.model_config.hf_config)
 
     def flat(self, fields: Mapping[str, Any]) -> dict[str, list[int]]:
         """The fields whose images lie end to end, with each image's length. Other fields have one entry per image."""
@@ -39,6 +53,10 @@ class PrunesImages:
 
     def grids(self, fields: Mapping[str, Any], sizes: Sequence[int]) -> Sequence[Grid | None]:
         """The (t, h, w) grid of each image's tokens; None if they form none."""
+        raise NotImplementedError
+
+    def eyes(self) -> Eyes:
+        """The layers of the vision tower."""
         raise NotImplementedError
 
     def judged(self, rows: Tensor) -> Tensor:
@@ -55,30 +73,50 @@ class PrunesImages:
         if written is None:
             return self.unpruned(kwargs)
         plans = [Plan.from_tensor(each) for each in written]
-        rows = self.encoded(kwargs, plans)
-        grids = self.grids(kwargs, [each.shape[0] for each in rows])
-        keeps = choose(self, [self.judged(each) for each in rows], plans, grids)
+        images = self.encoded(kwargs, plans)
+        grids = self.grids(kwargs, [each.rows.shape[0] for each in images])
+        more = [
+            {need: image.seen[at] for need, at in self.wanted(plan).items() if at in image.seen}
+            for plan, image in zip(plans, images, strict=True)
+        ]
+        keeps = choose(self, [self.judged(each.rows) for each in images], plans, grids, more)
         # NaN in the cache of keys and values would reach other requests, which use its blocks later.
         rows = [
-            each if plan.policy is None else torch.nan_to_num(each, 0.0, 0.0, 0.0)
-            for each, plan in zip(rows, plans, strict=True)
+            each.rows if plan.policy is None else torch.nan_to_num(each.rows, 0.0, 0.0, 0.0)
+            for each, plan in zip(images, plans, strict=True)
         ]
         return [self.carried(each, keep, grid) for each, keep, grid in zip(rows, keeps, grids, strict=True)]
 
-    def encoded(self, fields: Mapping[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
-        """All rows of each image: out of the store, or out of the encoder. (images) x (n, D)"""
+    def encoded(self, fields: Mapping[str, Any], plans: Sequence[Plan]) -> list[Whole]:
+        """All rows of each image, and what its method reads in the tower: out of the store, or out of the encoder."""
         known = [self.store.get(plan.image) if plan.image else None for plan in plans]
-        missing = [image for image, rows in enumerate(known) if rows is None]
+        needs = [set(self.wanted(plan).values()) for plan in plans]
+        missing = [i for i, image in enumerate(known) if image is None or not needs[i] <= image.seen.keys()]
         expected, flat = self.sizes(fields, len(plans)), self.flat(fields)
-        made: list[Tensor] = []
+        made: list[Whole] = []
         for first, last in groups([expected[image] for image in missing], self.most_rows):
             some = missing[first:last]
-            made += self.unpruned(fields if len(some) == len(plans) else part(fields, flat, some))
-        for image, rows in zip(missing, made, strict=True):
-            known[image] = rows
+            mine = fields if len(some) == len(plans) else part(fields, flat, some)
+            made += self.looked_at(mine, set[Seen]().union(*(needs[image] for image in some)))
+        for image, whole in zip(missing, made, strict=True):
+            known[image] = whole
             if plans[image].image:
-                self.store[plans[image].image] = rows
-        return [rows for rows in known if rows is not None]
+                self.store[plans[image].image] = whole
+        return [whole for whole in known if whole is not None]
+
+    def looked_at(self, fields: Mapping[str, Any], needs: set[Seen]) -> list[Whole]:
+        """Run the encoder on images, and read needs in its tower."""
+        if not needs:
+            return [Whole(rows, {}) for rows in self.unpruned(fields)]
+        with self.eyes().reading(needs, fields.get("image_grid_thw")) as seen:
+            rows = [*self.unpruned(fields)]
+        sizes = [each.shape[0] for each in rows]
+        parts = {need: values.split(sizes) for need, values in seen.items()}
+        return [Whole(each, {need: parts[need][i] for need in parts}) for i, each in enumerate(rows)]
+
+    def wanted(self, plan: Plan) -> dict[Seen, Seen]:
+        """What an image's method reads in the tower, as it declares it -> with the number of the layer."""
+        return {} if plan.policy is None else self.tower.wanted(plan.policy.method)
 
     def unpruned(self, fields: Mapping[str, Any]) -> Iterable[Tensor]:
         """All rows of each item, as the model's own class makes them."""
