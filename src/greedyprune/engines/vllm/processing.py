@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from vllm.multimodal.inputs import MultiModalFieldConfig
@@ -77,6 +78,7 @@ class PrunesPrompts(BaseMultiModalProcessor):
         """
         return None
 
+    @cached_property
     def largest(self) -> int | None:
         """The number of tokens of the largest image that memory is measured with; None if none can be larger."""
         return None
@@ -187,10 +189,10 @@ class PrunesPrompts(BaseMultiModalProcessor):
             k = work.now(item).count(n, self.grid(n, processed["image"][item]))
             if k == n:
                 return own
-            if (most := self.largest()) is not None and n > most:  # vLLM itself would count those that stay alone
+            if self.largest is not None and n > self.largest:  # vLLM itself would count those that stay alone
                 raise ValueError(
                     f"greedyprune: an image has {n} tokens before it is pruned, and vLLM measured its memory with "
-                    f"{most}: send a smaller image, or start the server with the larger number of pixels."
+                    f"{self.largest}: send a smaller image, or start the server with the larger number of pixels."
                 )
             return shortened(own, k)
 

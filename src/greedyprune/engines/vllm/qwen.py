@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm.model_executor.models.qwen2_5_vl import (
@@ -61,6 +62,7 @@ class PrunesQwenPrompts(PrunesPrompts):
 
         return count
 
+    @cached_property
     def largest(self) -> int:
         return self.info.get_max_image_tokens()
 
