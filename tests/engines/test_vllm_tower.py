@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, LlavaConfig, Qwen2_5_VLConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 import greedyprune as gp
 from greedyprune import testbed
@@ -98,7 +99,7 @@ def test_packed_images_attend_inside_their_windows_after_a_rotation() -> None:
 
 def test_the_borders_of_windows_are_those_of_transformers() -> None:
     vision, grids = QWEN.vision_config, [[1, 20, 24], [1, 6, 14], [2, 4, 10]]
-    tower = testbed.load("qwen")[0].model.visual
+    tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(vision)
     borders = dict[int, list[int]]()
     hooks = [
         block.attn.register_forward_pre_hook(
