@@ -45,7 +45,15 @@ def test_the_options_hold_the_architecture_and_the_policy() -> None:
     ],
 )
 def test_what_vllm_would_refuse_is_refused_here(given: list[str], said: str) -> None:
-    assert said in complaint(greedy("vllm-args", LLAVA, *given), 2)
+    found = complaint(greedy("vllm-args", LLAVA, *given), 2)
+    assert said in found
+    assert found.count("greedyprune: ") <= 1
+
+
+def test_a_method_that_looks_into_the_tower_needs_a_model_whose_tower_shows_it() -> None:
+    assert json.loads(args("--keep", "64", "--method", "cls")[1])["greedyprune"]["method"] == "cls"
+    found = complaint(greedy("vllm-args", testbed.FOLDERS["qwen"], "--keep", "64", "--method", "cls"), 2)
+    assert "no class token" in found
 
 
 def test_a_model_that_cannot_be_pruned_in_vllm_and_none_at_all(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def options(model: str, keep: str | None, method: str | None, requests: bool) ->
     try:
         read_policy(given, None, "compact", Tower(config_of(model)))
     except ValueError as error:
-        raise misuse(error) from error
+        raise misuse(str(error).removeprefix("greedyprune: ")) from error
     overrides = {"architectures": [PREFIX + name], FIELD: given}
     return ["--hf-overrides", json.dumps(overrides), *(["--trust-request-mm-kwargs"] if requests else [])]
 
