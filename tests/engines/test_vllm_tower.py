@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,6 +166,11 @@ def test_methods_that_look_into_the_tower_run_where_it_is_read() -> None:
     assert set(able(clip())) - set(able()) >= more | {"cls"}
     assert set(able(Tower(QWEN))) - set(able()) >= more
     assert set(able(Tower(LlavaConfig(vision_config={"model_type": "pixtral"})))) == set(able())
+
+
+def test_the_page_names_every_method_that_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
+    assert [name for name in able(clip()) if f"`{name}`" not in page] == []
 
 
 class Encoder(nn.Module):
