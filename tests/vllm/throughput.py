@@ -87,14 +87,8 @@ def served(given: argparse.Namespace, keep: str) -> subprocess.Popen[bytes]:
     tools = Path(sys.executable).parent
     pruned = [str(tools / "greedyprune"), "vllm", "serve", given.model, "--keep", keep, "--method", given.method, "--"]
     dense = [str(tools / "vllm"), "serve", given.model]
-    command = [
-        *(dense if keep == "dense" else pruned),
-        "--served-model-name",
-        "model",
-        "--port",
-        str(PORT),
-        *given.vllm,
-    ]
+    own = ["--served-model-name", "model", "--port", str(PORT)]
+    command = [*(dense if keep == "dense" else pruned), *own, *given.vllm]
     server = subprocess.Popen(command, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
     while server.poll() is None:
         try:
@@ -111,6 +105,7 @@ def main() -> None:
     options.add_argument("model")
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--method", default="soft_greedyprune")
+    options.add_argument("--keep", nargs="+", default=list(BUDGETS), help="budgets; dense is vLLM as it is")
     options.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     options.add_argument("--requests", type=int, default=64, help="at each concurrency, at least twice as many as it")
     options.add_argument("--tokens", type=int, default=64, help="of each answer")
@@ -124,7 +119,7 @@ def main() -> None:
     with given.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        for keep in BUDGETS:
+        for keep in given.keep:
             server = served(given, keep)
             try:
                 for concurrency in given.concurrency:
