@@ -31,8 +31,8 @@ VLLM = [
     Mutation(
         "NaN goes on into the cache",
         "engines/vllm/worker.py:PrunesImages.embed_multimodal",
-        "torch.nan_to_num(each, 0.0, 0.0, 0.0)",
-        "each",
+        "torch.nan_to_num(each.rows, 0.0, 0.0, 0.0)",
+        "each.rows",
         f"{WORKER}test_rows_that_hold_nan_become_zeros",
     ),
     Mutation(
