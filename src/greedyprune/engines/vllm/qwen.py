@@ -80,7 +80,7 @@ class Qwen3VLProcessor(PrunesQwenPrompts, Qwen3VLMultiModalProcessor):
 
 
 class ReadsBlocks(PrunesMRoPE):
-    """A mixin in front of the models of this family whose towers are read."""
+    """A mixin in front of a model whose tower has Qwen2.5-VL's blocks and merger."""
 
     reads_tower = True
 
@@ -89,10 +89,9 @@ class ReadsBlocks(PrunesMRoPE):
         blocks, merger = visual.blocks, visual.merger
 
         def states(layer: int | None) -> Place:
-            """A block and the merger may be called past their hooks. Their norms are not."""
-            if layer is None or layer + 1 == len(blocks):
-                return (merger.ln_q if hasattr(merger, "ln_q") else merger.norm), False
-            return blocks[layer + 1].norm1, False
+            """A block and the merger are called past their hooks. Their norms are not."""
+            last = layer is None or layer + 1 == len(blocks)
+            return (merger.ln_q if last else blocks[layer + 1].norm1), False
 
         return Eyes(self.tower, [each.attn for each in blocks], states)
 
@@ -114,7 +113,7 @@ class Qwen25VL(ReadsBlocks, Qwen2_5_VLForConditionalGeneration):
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
-class Qwen3VL(ReadsBlocks, Qwen3VLForConditionalGeneration):
+class Qwen3VL(PrunesMRoPE, Qwen3VLForConditionalGeneration):
     """Qwen3-VL, whose encoder hands out the rows that stay, with their places. DeepStack's rows are cut alike."""
 
     def judged(self, rows: Tensor) -> Tensor:

@@ -50,7 +50,6 @@ SEAMS: dict[str, list[str]] = {
         *(f"Qwen3VLForConditionalGeneration.{name}" for name in (*_QWEN, "recompute_mrope_positions")),
         *(f"Qwen3VLMultiModalProcessor.{name}" for name in _PROCESSOR),
         "Qwen3VLProcessingInfo", "Qwen3VLDummyInputsBuilder",
-        "Qwen3_VisionBlock.forward", "Qwen3_VisionPatchMerger.forward",
     ],
     _MODELS + "interfaces.py": [
         "supports_multimodal_pruning", "supports_encoder_cudagraph", "SupportsMultiModal.get_language_model",

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 READ: dict[str, tuple[str, ...]] = {
     "llava": ("clip_vision_model", "siglip_vision_model"),
     "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl"),
-    "qwen3_vl": ("qwen3_vl_vision", "qwen3_vl"),
 }
 """Model type -> the types of the towers that a worker reads for it. Releases of transformers name some in two ways."""
 
