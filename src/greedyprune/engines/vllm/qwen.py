@@ -90,8 +90,9 @@ class ReadsBlocks(PrunesMRoPE):
 
         def states(layer: int | None) -> Place:
             """A block and the merger are called past their hooks. Their norms are not."""
-            last = layer is None or layer + 1 == len(blocks)
-            return (merger.ln_q if last else blocks[layer + 1].norm1), False
+            if layer is None or layer + 1 == len(blocks):
+                return merger.ln_q, False
+            return blocks[layer + 1].norm1, False
 
         return Eyes(self.tower, [each.attn for each in blocks], states)
 

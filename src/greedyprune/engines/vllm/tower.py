@@ -43,7 +43,7 @@ class Tower:
         """The reason why a worker cannot give a need; None if it can."""
         if not need.in_tower or (isinstance(need, Keys) and need.of == "text"):
             return f"it reads {told(need)}, and vLLM cuts before the decoder"
-        kind, vision = getattr(self.config, "model_type", None), getattr(self.config, "vision_config", None)
+        kind, vision = str(getattr(self.config, "model_type", None)), getattr(self.config, "vision_config", None)
         tower = getattr(vision, "model_type", None)
         if tower not in READ.get(kind, ()):
             return f"it reads {told(need)}, and the tower of this model ({kind}, {tower}) cannot be read in vLLM"

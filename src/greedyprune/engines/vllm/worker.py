@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
-from greedyprune.cues import Seen
+from greedyprune.cues import Need, Seen
 from greedyprune.engines.vllm.choosing import Grid, choose
 from greedyprune.engines.vllm.plan import FIELD, Plan
 from greedyprune.engines.vllm.store import LARGEST, Store, Whole
@@ -75,7 +75,7 @@ class PrunesImages:
         plans = [Plan.from_tensor(each) for each in written]
         images = self.encoded(kwargs, plans)
         grids = self.grids(kwargs, [each.rows.shape[0] for each in images])
-        more = [
+        more: list[dict[Need, Tensor]] = [
             {need: image.seen[at] for need, at in self.wanted(plan).items() if at in image.seen}
             for plan, image in zip(plans, images, strict=True)
         ]
