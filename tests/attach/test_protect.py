@@ -11,7 +11,7 @@ import torch
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.naming import as_method, method_class
+from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 from proofs import EARLY, GRID, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, near, places, same, truth, turn
 from tiny import tiny
@@ -19,7 +19,7 @@ from tiny import tiny
 pytestmark = pytest.mark.usefixtures("untouched")
 
 FEW = {"max_new_tokens": 3}
-GUARDING = [name for name in METHODS if not method_class(name).merges]
+GUARDING = [name for name in METHODS if not as_method(name).merges]
 
 
 def kept(handle) -> list[set[int]]:

@@ -12,7 +12,7 @@ import torch
 
 import cases
 import greedyprune as gp
-from greedyprune.naming import as_method, method_class
+from greedyprune.naming import as_method
 from greedyprune.ops.grid import covered_cells
 from greedyprune.ops.runs import even_runs
 from greedyprune.probes.decoder import raters
@@ -48,7 +48,7 @@ def everything(kind: str) -> gp.Cues:
 def every_choice(name: str, cues: gp.Cues) -> list[gp.Keep]:
     """What a method chooses for several budgets, with and without protected tokens, and frame by frame."""
     method = as_method(name)
-    guard = None if method_class(name).merges else torch.tensor([2, 19], device="cpu")
+    guard = None if as_method(name).merges else torch.tensor([2, 19], device="cpu")
     keeps = [gp.select(method, replace(cues, protect=guard), k) for k in (2, 9, N - 1, N)]
     keeps += [gp.select(method, cues, k) for k in (0, 9)]
     return keeps if method.compares_frames else [*keeps, gp.select(method, cues, gp.PerFrame(4))]

@@ -48,7 +48,7 @@ def test_keeps_exactly_k_distinct_sorted_rows(name: str, seed: int, kind: str, k
 def test_protected_tokens_are_kept_or_the_budget_refused(name: str, seed: int, protect: set[int], k: int) -> None:
     plain = cues(seed, "iid")
     guarded = replace(plain, protect=torch.tensor(sorted(protect), dtype=torch.int64))
-    if protect and method_class(name).merges:
+    if protect and as_method(name).merges:
         with pytest.raises(ValueError, match="merges tokens and cannot protect any"):
             gp.select(name, guarded, k)
         return

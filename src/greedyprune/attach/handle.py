@@ -20,7 +20,7 @@ from greedyprune.models._front import Attached
 from greedyprune.models.needs import check_needs
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import check_release, leave_untraced
-from greedyprune.naming import as_method, method_class
+from greedyprune.naming import as_method
 from greedyprune.policy import Policy
 from greedyprune.registry import DEFAULT, METHODS
 from greedyprune.selection import PruneWarning
@@ -145,7 +145,7 @@ def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]
     if any(hints.protect) and method.merges:
         raise ValueError(f"{type(method).__name__} merges tokens and cannot protect any: leave out protect.")
     if any(each is not None for each in hints.relevance) and not method.weighs_relevance:
-        weighing = ", ".join(name for name in METHODS if method_class(name).weighs_relevance)
+        weighing = ", ".join(name for name in METHODS if as_method(name).weighs_relevance)
         warnings.warn(
             f"{type(method).__name__} does not weigh relevance, so relevance= changes nothing. These do: {weighing}.",
             PruneWarning,
