@@ -44,6 +44,24 @@ def is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError unless an option is a whole number of `least` or more."""
+    if not is_count(value, least):
+        raise ValueError(f"{name}={value!r}: write a whole number, {least} or more.")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless an option is a number from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is no share: write a number from 0 to 1.")
+
+
+def check_cosine(name: str, value: float) -> None:
+    """Raise ValueError unless an option is a number from -1 to 1."""
+    if not -1 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is no cosine: write a number from -1 to 1.")
+
+
 def check_question(rows: object, count: int) -> None:
     """Raise unless `rows` is a slice that holds at least one of `count` text rows (any slice if count is 0)."""
     if not isinstance(rows, slice):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
-from greedyprune.cues import Attention, Change, Keys, Text, Values
+from greedyprune.cues import Attention, Change, Grid, Keys, Text, Values
 from greedyprune.method import Method
 from greedyprune.shown import shown
+from greedyprune.stages import Input, Layer, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,27 @@ class Weighing(Method):
         """The tokens, and what the saliency is read from: the last text row, the question, or another cue."""
         asked = "last_text" if self.text == "last" else "question"
         return frozenset(asked if word == "text" else word for word in super().reads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergingFrames(Weighing):
+    """A method that weighs the tokens of a clip, compares its frames, and merges tokens over them.
+
+    FastVID().needs  # (Grid(), Attention("tower"))
+    """
+
+    stages: ClassVar[tuple[type[Stage], ...]] = (Input, Layer)
+    equivariant: ClassVar[bool] = False
+    merges: ClassVar[bool] = True
+    compares_frames: ClassVar[bool] = True
+
+    at: Stage = Input()
+    saliency: Worth = "tower"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The grid, and the cue of its saliency."""
+        return (Grid(), *super().needs)
 
 
 def read_saliency(saliency: Worth, cues: Cues) -> Tensor | None:

@@ -33,20 +33,20 @@ def ranked(values: list[float]) -> list[int]:
     return result + sorted(tie)
 
 
-def by_the_book(x: Tensor, count: int, neighbours: int) -> tuple[list[int], list[int]]:
+def by_the_book(x: Tensor, count: int, neighbours: int, itself: bool = False) -> tuple[list[int], list[int]]:
     """Centres in order and, for every row, which of them it belongs to."""
     rows = x.double().tolist()
     n, d = len(rows), len(rows[0])
     far = [[math.sqrt(sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / d) for q in rows] for p in rows]
     density = []  # its logarithm: densities themselves vanish
     for i in range(n):
-        near = sorted(far[i][j] for j in range(n) if j != i)[:neighbours]
-        density.append(-sum(v**2 for v in near) / max(len(near), 1))
+        near = sorted(far[i][j] for j in range(n) if j != i)[: neighbours - itself]
+        density.append(-sum(v**2 for v in near) / max(len(near) + itself, 1))
     dense = ranked(density)
     score = []
     for i in range(n):
         denser = dense[: dense.index(i)]
-        delta = min(far[i][j] for j in denser) if denser else max(far[i])
+        delta = min(far[i][j] for j in denser) if denser else max(map(max, far)) if itself else max(far[i])
         score.append(density[i] + (math.log(delta) if delta > 0 else -math.inf))
     centres = ranked(score)[:count]
     of = []
@@ -57,9 +57,9 @@ def by_the_book(x: Tensor, count: int, neighbours: int) -> tuple[list[int], list
     return centres, of
 
 
-def equal_the_book(x: Tensor, count: int, neighbours: int) -> None:
-    found = density_peaks(x, count, neighbours)
-    centres, of = by_the_book(x, count, neighbours)
+def equal_the_book(x: Tensor, count: int, neighbours: int, itself: bool = False) -> None:
+    found = density_peaks(x, count, neighbours, itself=itself)
+    centres, of = by_the_book(x, count, neighbours, itself)
     assert found.centres.tolist() == centres
     assert found.of.tolist() == of
 
@@ -75,9 +75,9 @@ def equal_the_book(x: Tensor, count: int, neighbours: int) -> None:
 )
 def test_clusters_are_those_of_the_book(seed, kind, n, d, neighbours, data) -> None:
     x, _ = cases.draw(kind, n, d, seed)
-    count = data.draw(st.integers(1, n))
-    equal_the_book(x, count, neighbours)
-    equal_the_book(x.clamp(-1e4, 1e4).bfloat16(), count, neighbours)
+    count, itself = data.draw(st.integers(1, n)), data.draw(st.booleans())
+    equal_the_book(x, count, neighbours, itself)
+    equal_the_book(x.clamp(-1e4, 1e4).bfloat16(), count, neighbours, itself)
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)

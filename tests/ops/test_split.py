@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greedyprune.ops.split import split
+from greedyprune.ops.split import level, split
 
 
 @given(total=st.integers(0, 300), shares=st.lists(st.floats(0, 9), min_size=1, max_size=8), least=st.integers(0, 2))
@@ -37,3 +37,20 @@ def test_examples() -> None:
     assert split(1, [1, 1], 1) == [1, 0]
     assert split(5, [0, 0], 0) == [3, 2]
     assert split(10, [1, 1], at_most=[2, 20]) == [2, 8]
+
+
+@given(data=st.data(), room=st.lists(st.integers(0, 9), min_size=1, max_size=9))
+def test_equal_parts_differ_by_one_unless_a_part_is_full(data: st.DataObject, room: list[int]) -> None:
+    total = data.draw(st.integers(0, sum(room)))
+    parts = level(total, room)
+    assert sum(parts) == total
+    assert all(0 <= part <= most for part, most in zip(parts, room, strict=True))
+    free = [part for part, most in zip(parts, room, strict=True) if part < most]
+    assert all(part <= min(free) + 2 for part in parts if free)
+
+
+def test_a_remainder_is_spread_over_equal_parts() -> None:
+    assert level(10, [9] * 4) == [3, 2, 3, 2]
+    assert level(3, [9] * 10) == [0, 1, 0, 0, 1, 0, 0, 0, 1, 0]
+    assert level(10, [1, 9, 9]) == [1, 5, 4]
+    assert level(0, []) == []

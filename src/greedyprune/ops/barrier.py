@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64
+from greedyprune.ops.matching import largest_with_others
 from greedyprune.ops.nearest import Nearest
 from greedyprune.ops.picks import Picks, numbers
+from greedyprune.ops.ranking import ranked
 
 CLOSE = DOUBT
 """A float32 distance below this may belong to a copy."""
@@ -52,6 +54,17 @@ def log_barrier(x: Tensor | UnitRows, worth: Tensor, k: int, weight: float, *, g
         barrier.give(row)
     barrier.run(k)
     return Picks.of(barrier.taken, barrier.exact_gains(), unit.x.device)
+
+
+def isolated_first(x: Tensor, worth: Tensor, k: int) -> Picks:
+    """Take rows as `log_barrier` does with weight 1, but first the one with the largest
+
+        w_i + log(1 - max_{j other} cos(x_i, x_j)).
+
+    (n, d), (n,) -> Picks
+    """
+    alone = (1 - largest_with_others(x)).clamp_min(SLACK).log()
+    return log_barrier(x, worth, k, 1.0, given=ranked(worth + alone)[:1])
 
 
 class _Barrier(Nearest):

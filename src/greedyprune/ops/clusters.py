@@ -30,7 +30,7 @@ class Clusters:
     """(n,) the cluster of each row, as a place in `centres`."""
 
 
-def density_peaks(x: Tensor, count: int, neighbours: int) -> Clusters:
+def density_peaks(x: Tensor, count: int, neighbours: int, *, itself: bool = False) -> Clusters:
     """`count` clusters, 0 < count <= n, none of them empty. (n, d) -> Clusters
 
     The density of row i is rho_i = exp(-mean of its squared distances to the `neighbours` nearest other rows). delta_i
@@ -38,25 +38,33 @@ def density_peaks(x: Tensor, count: int, neighbours: int) -> Clusters:
     the largest rho_i delta_i. Every row joins the nearest centre. Squared distances are means over the d channels, so
     densities are comparable at every width.
 
+    `itself`: the row itself, at distance 0, is one of its neighbours, and delta of the densest row is the largest
+    distance of any two rows. Released code of video methods counts so.
+
     Products are compared as log rho + log delta, which do not underflow. Ties go to the lowest row (see `ranking.py`).
     Of two equally dense rows the lower one counts as denser. Cost O(n^2 d), memory O(n d).
     """
     x = x.double()
     n = x.shape[0]
-    near = min(neighbours, n - 1)
+    near, own = min(neighbours - itself, n - 1), int(itself)
     density = torch.cat(
         [
-            d.scatter(1, some[:, None], torch.inf).topk(near, largest=False).values.square().sum(1) / -max(near, 1)
+            d.scatter(1, some[:, None], torch.inf).topk(near, largest=False).values.square().sum(1)
+            / -max(near + own, 1)
             for some, d in _distances(x, x)
         ]
     )
     rank = torch.empty_like(order := ranked(density))
     rank[order] = torch.arange(n, device=x.device)
     delta: list[Tensor] = []
+    farthest: list[Tensor] = []
     for some, d in _distances(x, x):
-        nearest = d.masked_fill(rank >= rank[some, None], torch.inf).amin(1)
-        delta.append(torch.where(nearest.isinf(), d.amax(1), nearest))
-    centres = ranked(density + torch.cat(delta).log())[:count]
+        delta.append(d.masked_fill(rank >= rank[some, None], torch.inf).amin(1))
+        farthest.append(d.amax(1))
+    far = torch.cat(farthest)
+    nearest = torch.cat(delta)
+    nearest = torch.where(nearest.isinf(), far.amax() if itself else far, nearest)
+    centres = ranked(density + nearest.log())[:count]
     return Clusters(centres, _assigned(x, centres))
 
 

@@ -32,6 +32,16 @@ def most_similar(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(values), torch.cat(places)
 
 
+def largest_with_others(x: Tensor) -> Tensor:
+    """The largest cosine of each row with another row; -1 if there is no other. (n, d) -> (n,)"""
+    units = unit64(x)
+    found: list[Tensor] = []
+    for some in in_blocks(torch.arange(x.shape[0], device=x.device), x.shape[0]):
+        cosines = (units[some] @ units.T).clamp_(-1, 1)
+        found.append(cosines.scatter_(1, some[:, None], -1.0).amax(1))
+    return torch.cat(found)
+
+
 def nearest_others(x: Tensor, rows: Tensor, count: int) -> Tensor:
     """The `count` other rows most similar to each of some rows, the most similar first. (n, d), (r,) -> (r, count)"""
     units = unit64(x)

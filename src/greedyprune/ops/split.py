@@ -1,9 +1,10 @@
-"""Division of a budget into whole numbers in given proportions, by largest remainder."""
+"""Division of a budget into whole numbers: in given proportions by largest remainder, or in equal parts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def split(total: int, shares: Sequence[float], at_least: int = 0, at_most: Sequence[int] | None = None) -> list[int]:
@@ -33,3 +34,16 @@ def split(total: int, shares: Sequence[float], at_least: int = 0, at_most: Seque
         for i in sorted(open_parts, key=lambda i: (math.floor(exact[i]) - exact[i], i)):
             parts[i] += parts[i] < room[i] and sum(parts) < total
     return parts
+
+
+def level(total: int, room: Sequence[int]) -> list[int]:
+    """Divide `total` into equal whole numbers, each at most its room. -> (parts)
+
+    A remainder goes to parts that are evenly spread. What a full part cannot take goes to the others, by `split`.
+    """
+    count = max(len(room), 1)
+    ends = [(2 * part * total + count) // (2 * count) for part in range(len(room) + 1)]
+    parts = [min(end - start, most) for (start, end), most in zip(pairwise(ends), room, strict=True)]
+    left = [most - part for part, most in zip(parts, room, strict=True)]
+    more = split(total - sum(parts), [1.0] * len(room), at_most=left)
+    return [part + extra for part, extra in zip(parts, more, strict=True)]
