@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.cls_topk import ClsTopK as ClsTopK
     from greedyprune.methods.dart import DART as DART
     from greedyprune.methods.divprune import DivPrune as DivPrune
+    from greedyprune.methods.dycoke import DyCoke as DyCoke
     from greedyprune.methods.evs import EVS as EVS
     from greedyprune.methods.facility import FacilityLocation as FacilityLocation
     from greedyprune.methods.fastv import FastV as FastV
@@ -125,6 +126,7 @@ _HOMES = {
     "DETAIL": "budget",
     "Depths": "stages",
     "DivPrune": "methods.divprune",
+    "DyCoke": "methods.dycoke",
     "EVS": "methods.evs",
     "Encoded": "cues",
     "Exact": "ops.threshold",

@@ -49,6 +49,7 @@ METHODS: dict[str, str] = {
     "agileprune": "greedyprune.methods.agileprune:AgilePruner",
     "evs": "greedyprune.methods.evs:EVS",
     "vidcom2": "greedyprune.methods.vidcom2:VidCom2",
+    "dycoke": "greedyprune.methods.dycoke:DyCoke",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",

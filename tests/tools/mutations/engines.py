@@ -135,6 +135,13 @@ ENGINES = [
         f"{RELEASED}[prunesid]",
     ),
     Mutation(
+        "every frame is compared with the first of its group",
+        "methods/dycoke.py:DyCoke.select",
+        "(1 if p % 2 else p)",
+        "p",
+        f"{RELEASED}[dycoke]",
+    ),
+    Mutation(
         "a device tells ties apart by rounding",
         "ops/kernels/loops.py:falling",
         "lowest(free + error >= (free - error).amax(1, keepdim=True))",
