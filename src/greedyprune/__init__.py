@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.evs import EVS as EVS
     from greedyprune.methods.facility import FacilityLocation as FacilityLocation
     from greedyprune.methods.fastv import FastV as FastV
+    from greedyprune.methods.fastvid import FastVID as FastVID
     from greedyprune.methods.gprune import GPrune as GPrune
     from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
     from greedyprune.methods.grid import UniformGrid as UniformGrid
@@ -132,6 +133,7 @@ _HOMES = {
     "Exact": "ops.threshold",
     "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
+    "FastVID": "methods.fastvid",
     "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
     "Grid": "cues",

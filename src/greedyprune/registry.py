@@ -50,6 +50,7 @@ METHODS: dict[str, str] = {
     "evs": "greedyprune.methods.evs:EVS",
     "vidcom2": "greedyprune.methods.vidcom2:VidCom2",
     "dycoke": "greedyprune.methods.dycoke:DyCoke",
+    "fastvid": "greedyprune.methods.fastvid:FastVID",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",

@@ -135,6 +135,13 @@ ENGINES = [
         f"{RELEASED}[prunesid]",
     ),
     Mutation(
+        "anchors are counted from the first frame of a scene",
+        "ops/scenes.py:anchored",
+        "(len(quotas) - 1 - frame) % every",
+        "frame % every",
+        f"{RELEASED}[fastvid]",
+    ),
+    Mutation(
         "every frame is compared with the first of its group",
         "methods/dycoke.py:DyCoke.select",
         "(1 if p % 2 else p)",
