@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.facility import FacilityLocation as FacilityLocation
     from greedyprune.methods.fastv import FastV as FastV
     from greedyprune.methods.fastvid import FastVID as FastVID
+    from greedyprune.methods.flashvid import FlashVID as FlashVID
     from greedyprune.methods.gprune import GPrune as GPrune
     from greedyprune.methods.greedyprune import GreedyPrune as GreedyPrune
     from greedyprune.methods.grid import UniformGrid as UniformGrid
@@ -134,6 +135,7 @@ _HOMES = {
     "FacilityLocation": "methods.facility",
     "FastV": "methods.fastv",
     "FastVID": "methods.fastvid",
+    "FlashVID": "methods.flashvid",
     "GPrune": "methods.gprune",
     "GreedyPrune": "methods.greedyprune",
     "Grid": "cues",

@@ -51,6 +51,7 @@ METHODS: dict[str, str] = {
     "vidcom2": "greedyprune.methods.vidcom2:VidCom2",
     "dycoke": "greedyprune.methods.dycoke:DyCoke",
     "fastvid": "greedyprune.methods.fastvid:FastVID",
+    "flashvid": "greedyprune.methods.flashvid:FlashVID",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",

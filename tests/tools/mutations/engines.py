@@ -142,6 +142,13 @@ ENGINES = [
         f"{RELEASED}[fastvid]",
     ),
     Mutation(
+        "a tree ends where its root would be linked",
+        "ops/video.py:rooted",
+        "root[now] = root[root[now]]",
+        "pass",
+        "test_flashvid.py::test_trees_by_hand",
+    ),
+    Mutation(
         "every frame is compared with the first of its group",
         "methods/dycoke.py:DyCoke.select",
         "(1 if p % 2 else p)",
