@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.grid import UniformGrid as UniformGrid
     from greedyprune.methods.hiprune import HiPrune as HiPrune
     from greedyprune.methods.hired import HiRED as HiRED
+    from greedyprune.methods.holitom import HoliTom as HoliTom
     from greedyprune.methods.holov import HoloV as HoloV
     from greedyprune.methods.idselection import IDSelection as IDSelection
     from greedyprune.methods.mmr import MMR as MMR
@@ -142,6 +143,7 @@ _HOMES = {
     "HiPrune": "methods.hiprune",
     "HiRED": "methods.hired",
     "Hints": "hints",
+    "HoliTom": "methods.holitom",
     "HoloV": "methods.holov",
     "IDSelection": "methods.idselection",
     "Input": "stages",

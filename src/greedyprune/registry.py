@@ -52,6 +52,7 @@ METHODS: dict[str, str] = {
     "dycoke": "greedyprune.methods.dycoke:DyCoke",
     "fastvid": "greedyprune.methods.fastvid:FastVID",
     "flashvid": "greedyprune.methods.flashvid:FlashVID",
+    "holitom": "greedyprune.methods.holitom:HoliTom",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",
