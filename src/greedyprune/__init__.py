@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.dart import DART as DART
     from greedyprune.methods.divprune import DivPrune as DivPrune
     from greedyprune.methods.dycoke import DyCoke as DyCoke
+    from greedyprune.methods.dytok import DyToK as DyToK
     from greedyprune.methods.evs import EVS as EVS
     from greedyprune.methods.facility import FacilityLocation as FacilityLocation
     from greedyprune.methods.fastv import FastV as FastV
@@ -130,6 +131,7 @@ _HOMES = {
     "Depths": "stages",
     "DivPrune": "methods.divprune",
     "DyCoke": "methods.dycoke",
+    "DyToK": "methods.dytok",
     "EVS": "methods.evs",
     "Encoded": "cues",
     "Exact": "ops.threshold",

@@ -53,6 +53,7 @@ METHODS: dict[str, str] = {
     "fastvid": "greedyprune.methods.fastvid:FastVID",
     "flashvid": "greedyprune.methods.flashvid:FlashVID",
     "holitom": "greedyprune.methods.holitom:HoliTom",
+    "dytok": "greedyprune.methods.dytok:DyToK",
     "cdpruner": "greedyprune.methods.cdpruner:CDPruner",
     "mmr": "greedyprune.methods.mmr:MMR",
     "soft_greedyprune": "greedyprune.methods.soft_greedyprune:SoftGreedyPrune",

@@ -149,6 +149,13 @@ ENGINES = [
         "test_flashvid.py::test_trees_by_hand",
     ),
     Mutation(
+        "a frame is worth its most attended token",
+        "ops/video.py:frame_shares",
+        ".sum(1)",
+        ".amax(1)",
+        f"{RELEASED}[dytok]",
+    ),
+    Mutation(
         "every frame is compared with the first of its group",
         "methods/dycoke.py:DyCoke.select",
         "(1 if p % 2 else p)",
