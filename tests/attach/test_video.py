@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,12 @@ import proofs
 from breadth import some
 from greedyprune.attach.forward.quotas import quotas
 from greedyprune.budget import parse_budget
+from greedyprune.cues import Need
 from greedyprune.models._family import ImageTokens
 from greedyprune.models.prompt import Span
 from greedyprune.models.table import FAMILIES
 from greedyprune.policy import Policy
+from looks import asking
 from proofs import EARLY, Case, generate
 from tiny import tiny
 
@@ -92,7 +95,9 @@ def assert_masked(name: str, run: proofs.Run, at: gp.Stage) -> None:
 @clips
 @places
 @pytest.mark.parametrize("keep", [5, 10, gp.Ratio(0.5)], ids=str)
-@pytest.mark.parametrize("method", [gp.EVS(), gp.VidCom2()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "method", [gp.EVS(), gp.VidCom2(), gp.DyCoke(group=2)], ids=lambda method: type(method).__name__
+)
 def test_a_clip_is_pruned_as_its_states_alone(name, at, keep, method) -> None:
     run = run_of(name, method, keep, at)
     assert [(s.kind, s.grid) for s in run.selections] == [("video", grid) for grid in GRIDS[name]]
@@ -154,6 +159,96 @@ def test_an_image_is_a_clip_of_one_frame(at) -> None:
     unit = unit_of(gp.Cues(states))
     away = (unit - unit.mean(0)).norm(dim=1)
     assert vidcom.order.tolist() == away.argsort(descending=True)[:6].tolist()
+
+
+# Methods that share a clip between its frames, and merge over time ----------------------------------------------------
+
+
+def seen_by(name: str, method: gp.Method, at: gp.Stage) -> list[dict[Need, Tensor]]:
+    """What a method is given of the inside of the model, of each clip."""
+    made, found = tiny(name), [dict[Need, Tensor](), dict[Need, Tensor]()]
+    for need in method.needs:
+        if not isinstance(need, (gp.Grid, gp.Text)):
+            seen: list[Tensor] = []
+            with gp.prune(made.model, asking(seen, need, at), 2):
+                proofs.forward(made.model, made.prompt(TWO))
+            for clip, look in zip(found, seen, strict=True):
+                clip[need] = look
+    return found
+
+
+def merging(made, inputs, at: gp.Stage, selections):
+    """Hooks that let an unpatched model go on with what pruning merged, at the places of the tokens that stay."""
+    start, text = proofs.start_of(at), made.model.get_decoder()
+    columns = proofs.image_columns(inputs["input_ids"], selections)
+
+    def put(x: Tensor) -> Tensor:
+        x = x.clone()
+        for places, selection in zip(columns, selections, strict=True):
+            row, mine = places.unbind(1)
+            x[row[selection.rows], mine[selection.rows]] = selection.keep.merge(x[row, mine])
+        return x
+
+    def states(module, args, kwargs):
+        return (put(args[0]), *args[1:]), kwargs
+
+    def planes(module, args, kwargs):
+        deep = kwargs.get("deepstack_visual_embeds")
+        if deep is None:
+            return args, kwargs
+        mask, whole = kwargs["visual_pos_masks"], []
+        for index, plane in enumerate(deep):
+            dense = plane.new_zeros(*mask.shape, plane.shape[-1])
+            dense[mask] = plane
+            whole.append((put(dense) if index >= start else dense)[mask])
+        return args, {**kwargs, "deepstack_visual_embeds": whole}
+
+    return proofs.hooked(
+        text.layers[start].register_forward_pre_hook(states, with_kwargs=True),
+        text.register_forward_pre_hook(planes, with_kwargs=True),
+    )
+
+
+SCENES = gp.FastVID(scenes=2, tau=-1.0, context=0.6)
+TREES = gp.FlashVID(scenes=1, tau=-1.0, joins=0.0, share=0.3)
+STILL = gp.HoliTom(tau=-1.0)
+SHARING = [
+    ("qwen2_5_vl video", SCENES, gp.Input()),
+    ("qwen3_vl video", SCENES, gp.Layer(2)),
+    ("llava_onevision video", replace(SCENES, saliency="attention"), gp.Layer(2)),
+    ("qwen2_5_vl video", TREES, gp.Layer(2)),
+    ("qwen3_vl video", TREES, gp.Input()),
+    ("llava_onevision video", replace(TREES, saliency="attention"), gp.Layer(2)),
+    ("qwen2_5_vl video", STILL, gp.Input()),
+    ("llava_onevision video", replace(STILL, saliency="attention"), gp.Layer(2)),
+    ("qwen2_5_vl video", gp.DyToK(inner="visionzip"), gp.Layer(2)),
+    ("qwen2_5_vl video", gp.DyToK(), gp.Layer(2)),
+    ("llava_onevision video", gp.DyToK(inner="divprune"), gp.Layer(2)),
+    ("llava_onevision video", gp.DyToK(inner="soft_greedyprune", layers=(0, 1)), gp.Layer(2)),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "at"), SHARING)
+def test_a_clip_is_shared_between_frames_and_its_tokens_merged(name, method, at) -> None:
+    keep = 6
+    run = run_of(name, method, keep, at)
+    looks = seen_by(name, method, at)
+    for selection, cues, more in zip(run.selections, cues_of(name, at, run.selections), looks, strict=True):
+        expected = gp.select(method, replace(cues, more=more), keep)
+        assert selection.order.tolist() == expected.order.tolist()
+        assert selection.k == expected.k <= keep < selection.n
+        if method.merges:
+            torch.testing.assert_close(selection.keep.weights, expected.weights)
+    if not method.merges:
+        assert_masked(name, run, at)
+        return
+    eager = tiny(name, "eager")
+    inputs = eager.prompt(TWO)
+    dropped = proofs.dropped_columns(inputs["input_ids"], run.selections)
+    with merging(eager, inputs, at, run.selections):
+        proofs.near(run.logits, proofs.masked(eager, inputs, run.sequences, dropped, at))
+    unmerged = proofs.masked(eager, inputs, run.sequences, dropped, at)
+    assert (run.logits - unmerged).abs().max() > 0.001
 
 
 # Budgets per frame ----------------------------------------------------------------------------------------------------
@@ -221,7 +316,7 @@ def test_what_cannot_be_per_frame_is_refused_with_the_remedy() -> None:
     for at in (gp.Layers((1, 2)), gp.Depths((0.25, 0.5))):
         with pytest.raises(ValueError, match=r"cuts several times: use at=Input\(\) or one Layer\(l\), or give the b"):
             gp.prune(model, gp.GreedyPrune(), budget, at=at)
-    for method in ("evs", "vidcom2"):
+    for method in ("evs", "vidcom2", "dycoke", "fastvid", "flashvid", "holitom", "dytok"):
         with pytest.raises(ValueError, match=r"compares the frames .* give the budget of the whole clip, an int or"):
             gp.prune(model, method, [3, budget])
     with gp.prune(model, "evs", 3) as handle, pytest.raises(ValueError, match="compares the frames"):
@@ -281,8 +376,8 @@ def test_what_the_guide_shows_runs(capsys) -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     for block in blocks:
         exec(block, known)
-    assert len(blocks) == 2
-    assert capsys.readouterr().out == "video (2, 3, 4) 6 of 24\n"
+    assert len(blocks) == 3
+    assert re.fullmatch(r"video \(2, 3, 4\) 6 of 24\ntensor\(\[( *\d+, ){5} *\d+\]\)\n", capsys.readouterr().out)
 
 
 def test_budgets_of_the_guide_are_read() -> None:
