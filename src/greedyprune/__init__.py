@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from greedyprune.cues import Need as Need
     from greedyprune.cues import Text as Text
     from greedyprune.cues import Values as Values
+    from greedyprune.eval.calibrate import calibrate as calibrate
     from greedyprune.hints import Hints as Hints
     from greedyprune.keep import Certificate as Certificate
     from greedyprune.keep import Keep as Keep
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.agileprune import AgilePruner as AgilePruner
     from greedyprune.methods.cdpruner import CDPruner as CDPruner
     from greedyprune.methods.cls_topk import ClsTopK as ClsTopK
+    from greedyprune.methods.d2pruner import D2Pruner as D2Pruner
     from greedyprune.methods.dart import DART as DART
     from greedyprune.methods.divprune import DivPrune as DivPrune
     from greedyprune.methods.dycoke import DyCoke as DyCoke
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from greedyprune.naming import parse_keep as parse_keep
     from greedyprune.naming import register as register
     from greedyprune.ops.grid import grid_positions as grid_positions
+    from greedyprune.ops.places import PositionBias as PositionBias
     from greedyprune.ops.threshold import Exact as Exact
     from greedyprune.ops.threshold import MeanScaled as MeanScaled
     from greedyprune.ops.threshold import Quantile as Quantile
@@ -126,6 +129,7 @@ _HOMES = {
     "Change": "cues",
     "ClsTopK": "methods.cls_topk",
     "Cues": "cues",
+    "D2Pruner": "methods.d2pruner",
     "DART": "methods.dart",
     "DETAIL": "budget",
     "Depths": "stages",
@@ -162,6 +166,7 @@ _HOMES = {
     "PerFrame": "budget",
     "PerLayer": "budget",
     "Policy": "policy",
+    "PositionBias": "ops.places",
     "Preset": "preset",
     "PruMerge": "methods.prumerge",
     "PruMergePlus": "methods.prumerge",
@@ -196,6 +201,7 @@ _HOMES = {
     "VisPruner": "methods.vispruner",
     "VisionZip": "methods.visionzip",
     "ZSPAPrune": "methods.zspaprune",
+    "calibrate": "eval.calibrate",
     "coordinate_tokens": "models.coordinates",
     "count": "budget",
     "downscale": "preprocessing.transforms",

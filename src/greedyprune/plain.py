@@ -135,6 +135,8 @@ def _option(field: Field[Any], value: Any) -> Any:
 def _read(name: str, field: Field[Any], value: Any) -> Any:
     """A field's value as its class wants it. Raises TypeError, which names it, for a value of another kind."""
     kind = str(getattr(field.type, "__name__", field.type))
+    if value is None and kind.endswith("| None"):
+        return value
     if kind.startswith("Mapping"):
         pairs = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
         if not pairs or any(

@@ -61,6 +61,7 @@ METHODS: dict[str, str] = {
     "idselection": "greedyprune.methods.idselection:IDSelection",
     "zspaprune": "greedyprune.methods.zspaprune:ZSPAPrune",
     "todre": "greedyprune.methods.todre:ToDRE",
+    "d2pruner": "greedyprune.methods.d2pruner:D2Pruner",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",
     "scope": "greedyprune.methods.scope:SCOPE",
     "facility": "greedyprune.methods.facility:FacilityLocation",
@@ -87,6 +88,7 @@ VALUES: dict[str, str] = {
     "quantile": "greedyprune.ops.threshold:Quantile",
     "mean_scaled": "greedyprune.ops.threshold:MeanScaled",
     "exact": "greedyprune.ops.threshold:Exact",
+    "position_bias": "greedyprune.ops.places:PositionBias",
     "policy": "greedyprune.policy:Policy",
 }
 """Values that a method's fields and a budget may hold, besides numbers and strings, by their name in a plain dict."""

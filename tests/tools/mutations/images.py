@@ -185,6 +185,13 @@ IMAGES = [
         "test_decoder_probes.py::test_the_questions_rows_are_those_of_eager_attention[ragged-sdpa-llava]",
     ),
     Mutation(
+        "a bias of places is measured on no image",
+        "eval/calibrate.py:calibrate",
+        "if len(seen) < least:",
+        "if False:",
+        "test_calibrate.py::test_few_images_are_refused_unless_the_user_says_how_few_will_do",
+    ),
+    Mutation(
         "text of later turns asks about an image, too",
         "attach/hooks/decoder.py:_mean_rows",
         "work.decider.questions[index]",
