@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.idselection import IDSelection as IDSelection
     from greedyprune.methods.mmr import MMR as MMR
     from greedyprune.methods.mmtok import MMTok as MMTok
+    from greedyprune.methods.pact import PACT as PACT
     from greedyprune.methods.pool import AveragePool as AveragePool
     from greedyprune.methods.prumerge import PruMerge as PruMerge
     from greedyprune.methods.prumerge import PruMergePlus as PruMergePlus
@@ -124,6 +125,7 @@ _HOMES = {
     "AgilePruner": "methods.agileprune",
     "Attention": "cues",
     "AveragePool": "methods.pool",
+    "PACT": "methods.pact",
     "CDPruner": "methods.cdpruner",
     "Certificate": "keep",
     "Change": "cues",

@@ -77,12 +77,13 @@ class Attention(Need):
     If a vision tower merges patches into tokens, a token's attention is the sum over its patches.
     """
 
-    kind: Literal["tower", "cls", "received", "last_text", "question", "raters"]
+    kind: Literal["tower", "cls", "received", "last_text", "question", "raters", "image"]
     """The query that attends. In the vision tower: its class token ("cls"), the mean over all its tokens ("received"),
     or "tower": the class token if there is one, else the mean over all. In the decoder: the last prompt token
     ("last_text"); or the mean over those tokens of the image's question (`Cues.question`) that are after the image
     ("question"), or over SparseVLM's raters, the text tokens it selects after the image ("raters"). If there are none,
-    it is the last prompt token."""
+    it is the last prompt token. "image" needs no text: the mean query of the image's own tokens, which attends to those
+    tokens alone, with queries and keys before their rotation (PACT)."""
     layer: int | float | None = None
     """The layer, 0 the first. None: in the tower the layer whose output the projector reads, in the decoder the last
     layer before the cut. In the tower, a negative number counts from the end, and a share such as 1/3 is a share of

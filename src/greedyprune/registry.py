@@ -61,6 +61,7 @@ METHODS: dict[str, str] = {
     "idselection": "greedyprune.methods.idselection:IDSelection",
     "zspaprune": "greedyprune.methods.zspaprune:ZSPAPrune",
     "todre": "greedyprune.methods.todre:ToDRE",
+    "pact": "greedyprune.methods.pact:PACT",
     "d2pruner": "greedyprune.methods.d2pruner:D2Pruner",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",
     "scope": "greedyprune.methods.scope:SCOPE",

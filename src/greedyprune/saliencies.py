@@ -99,10 +99,10 @@ def read_saliency(saliency: Worth, cues: Cues) -> Tensor | None:
     if saliency == "cosine":
         return None
     values = cues[NEEDS[saliency]].double()
-    return values if values.ndim == 1 else _lengths(values.flatten(1))
+    return values if values.ndim == 1 else lengths(values.flatten(1))
 
 
-def _lengths(rows: Tensor) -> Tensor:
+def lengths(rows: Tensor) -> Tensor:
     """The length of every row; in units of the largest entry if one would overflow. (n, c) -> (n,)"""
     largest = rows.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     lengths = (rows / largest).square().sum(1).sqrt()

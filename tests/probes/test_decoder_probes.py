@@ -70,6 +70,34 @@ def test_the_questions_rows_are_those_of_eager_attention(family, attention, case
     all_near(seen, expected * 2)
 
 
+@pytest.mark.parametrize("family", some([*CORE, *HEADED, "qwen3_vl"], *FIRST, "qwen3_vl"))
+@case
+def test_the_mean_query_of_an_image_attends_to_its_tokens_alone(family, case) -> None:
+    made, inputs, _, images = prompt_of(family, case)
+    layer = made.model.get_decoder().layers[1]
+    states = layer.input_layernorm(proofs.states_entering(made.model, inputs, gp.Layer(1)))
+    attention = layer.self_attn
+    expected = []
+    for row, columns in images:
+        heads = []
+        for which in ("q", "k"):
+            own = getattr(attention, f"{which}_proj")(states[row, columns]).unflatten(-1, (-1, attention.head_dim))
+            own = getattr(attention, f"{which}_norm", lambda x: x)(own)
+            heads.append(own.double())
+        queries, keys = heads
+        rows = []
+        for head in range(queries.shape[1]):
+            group = head * keys.shape[1] // queries.shape[1]
+            scores = [float(queries[:, head].mean(0) @ key) * attention.scaling for key in keys[:, group]]
+            rows.append(torch.tensor(scores, dtype=torch.float64).softmax(0))
+        expected.append(torch.stack(rows).mean(0).float())
+    seen: list[Tensor] = []
+    with gp.prune(made.model, asking(seen, Attention("image"), gp.Layer(2)), keep_of(case)):
+        forward(made.model, inputs)
+        generate(made.model, inputs, max_new_tokens=2)
+    all_near(seen, expected * 2)
+
+
 def test_without_a_question_the_last_token_asks() -> None:
     made = tiny("llava")
     inputs = made.prompt(((0,),))

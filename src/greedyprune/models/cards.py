@@ -101,7 +101,8 @@ def _kind(name: str, method: Method) -> str:
         return control
     if method.compares_frames:
         return frames
-    if any(isinstance(need, Text) or (isinstance(need, Attention) and not need.in_tower) for need in method.needs):
+    asking = [need for need in method.needs if isinstance(need, Attention) and need.kind != "image"]
+    if any(isinstance(need, Text) for need in method.needs) or not all(need.in_tower for need in asking):
         return question
     return tower if any(need.in_tower for need in method.needs) else alone
 

@@ -1,7 +1,7 @@
 """Density-peak clustering with k nearest neighbours (DPC-kNN): centres are rows in dense places, far from denser ones.
 
 All distances are computed in float64 from the differences of rows, so equal rows are at distance 0. A block of rows is
-processed at a time, so no n x n matrix exists.
+processed at a time, so no n x n matrix exists. `cosine_density` counts near rows by their cosines instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.blocks import in_blocks
-from greedyprune.ops.cosine import SLACK
+from greedyprune.ops.cosine import SLACK, unit64
 from greedyprune.ops.ranking import ranked
 
 FARTHEST = 1e150
@@ -66,6 +66,18 @@ def density_peaks(x: Tensor, count: int, neighbours: int, *, itself: bool = Fals
     nearest = torch.where(nearest.isinf(), far.amax() if itself else far, nearest)
     centres = ranked(density + nearest.log())[:count]
     return Clusters(centres, _assigned(x, centres))
+
+
+def cosine_density(x: Tensor, width: float) -> Tensor:
+    """How many rows are near each row: the sum over all rows j of exp(-((1 - cos_ij) / width)²). (n, d) -> (n,)
+
+    It is float64, a block of rows at a time. Cost O(n² d), memory O(n d).
+    """
+    units, found = unit64(x), list[Tensor]()
+    for some in in_blocks(torch.arange(x.shape[0], device=x.device), x.shape[0]):
+        distances = 1 - (units[some] @ units.T).clamp_(-1, 1)
+        found.append(torch.exp(-(distances / width).square()).sum(1))
+    return torch.cat(found)
 
 
 def _assigned(x: Tensor, centres: Tensor) -> Tensor:

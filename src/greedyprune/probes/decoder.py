@@ -61,6 +61,22 @@ def decoder_rows(
 
 
 @torch.no_grad()
+def decoder_plain(attention: Any, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the queries and the keys of all tokens before any rotation. (b, q, d) -> (b, h, q, c), (b, g, q, c)"""
+    return _heads(attention, "q", states), _heads(attention, "k", states)
+
+
+@torch.no_grad()
+def image_row(queries: Tensor, keys: Tensor, scale: float, *, one: bool = False) -> Tensor:
+    """Compute the attention of the mean query of some tokens to these tokens, the mean over heads.
+
+    No mask and no other token plays a part. (h, n, c), (g, n, c) -> (n,). `one`: see `attention_rows`.
+    """
+    mean = queries.double().mean(1, keepdim=True)
+    return attention_rows(mean[None], keys[None], scale, one=one)[0, 0].float()
+
+
+@torch.no_grad()
 def raters(visual: Tensor, text: Tensor) -> Tensor:
     """Find the text raters of an image: text tokens that are more similar to it than the average text token.
 

@@ -20,7 +20,15 @@ from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.models._front import Attached
 from greedyprune.models.needs import in_decoder
 from greedyprune.models.release import argument_names, cache_in, cache_of
-from greedyprune.probes.decoder import decoder_keys, decoder_queries, decoder_rows, decoder_values, raters
+from greedyprune.probes.decoder import (
+    decoder_keys,
+    decoder_plain,
+    decoder_queries,
+    decoder_rows,
+    decoder_values,
+    image_row,
+    raters,
+)
 from greedyprune.resident import send
 
 if TYPE_CHECKING:
@@ -168,7 +176,7 @@ def _look_at(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arg
     others: list[Seen] = [need for need in needs if not isinstance(need, Change)]
     if others:
         earlier: Tensor | None = None
-        if work.text.past and any(isinstance(need, Attention) for need in others):
+        if work.text.past and any(map(_asks_prompt, others)):
             earlier = work.held_keys(index, hidden.device)
         mask, rotary = arguments.get("attention_mask"), arguments["position_embeddings"]
         held = partial(work.text.in_cache, cache_in(arguments), index, hidden.shape[1])
@@ -198,7 +206,7 @@ def _look_back(
     if earlier is not None:
         keys = torch.cat([earlier.to(keys), keys], 2)
     queries: Tensor | None = None
-    if any(isinstance(need, Attention) for need in needs):
+    if any(map(_asks_prompt, needs)):
         queries = decoder_queries(attention, states, rotary)
     for need in needs:
         if isinstance(need, Keys) and need.of == "text":
@@ -212,11 +220,26 @@ def _look_back(
             work.seen[need] = _in_own_tokens(work, _of_images(work, heads.transpose(1, 2)))
             continue
         assert isinstance(need, Attention)
+        if need.kind == "image":
+            work.seen[need] = _in_own_tokens(work, _image_rows(work, attention, states, one=need.heads == "one"))
+            continue
         assert queries is not None
         window = work.text.forward.parts.kinds[index].window
         look = partial(decoder_rows, attention, window=window, one=need.heads == "one")
         rows = _last_rows if need.kind == "last_text" else partial(_mean_rows, need.kind)
         work.seen[need] = _in_own_tokens(work, rows(work, look, queries, keys, mask))
+
+
+def _asks_prompt(need: Seen) -> bool:
+    """True if it is the attention of a token of the prompt to all tokens."""
+    return isinstance(need, Attention) and need.kind != "image"
+
+
+def _image_rows(work: Prefill, attention: Any, states: Tensor, *, one: bool) -> list[Tensor]:
+    """Compute the attention of each image's mean query to its own tokens. (b, q, d) -> per image (n,)"""
+    queries, keys = (_of_images(work, heads.transpose(1, 2)) for heads in decoder_plain(attention, states))
+    rows = [(q.transpose(0, 1), k.transpose(0, 1)) for q, k in zip(queries, keys, strict=True)]
+    return [image_row(q, k, attention.scaling, one=one) for q, k in rows]
 
 
 @torch.no_grad()
