@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.idselection import IDSelection as IDSelection
     from greedyprune.methods.mmr import MMR as MMR
     from greedyprune.methods.mmtok import MMTok as MMTok
+    from greedyprune.methods.otprune import OTPrune as OTPrune
     from greedyprune.methods.pact import PACT as PACT
     from greedyprune.methods.pool import AveragePool as AveragePool
     from greedyprune.methods.prumerge import PruMerge as PruMerge
@@ -125,6 +126,7 @@ _HOMES = {
     "AgilePruner": "methods.agileprune",
     "Attention": "cues",
     "AveragePool": "methods.pool",
+    "OTPrune": "methods.otprune",
     "PACT": "methods.pact",
     "CDPruner": "methods.cdpruner",
     "Certificate": "keep",

@@ -62,6 +62,7 @@ METHODS: dict[str, str] = {
     "zspaprune": "greedyprune.methods.zspaprune:ZSPAPrune",
     "todre": "greedyprune.methods.todre:ToDRE",
     "pact": "greedyprune.methods.pact:PACT",
+    "otprune": "greedyprune.methods.otprune:OTPrune",
     "d2pruner": "greedyprune.methods.d2pruner:D2Pruner",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",
     "scope": "greedyprune.methods.scope:SCOPE",
