@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from greedyprune.method import Method as Method
     from greedyprune.methods.adaptprune import AdaptPrune as AdaptPrune
     from greedyprune.methods.agileprune import AgilePruner as AgilePruner
+    from greedyprune.methods.apet import ApET as ApET
     from greedyprune.methods.cdpruner import CDPruner as CDPruner
     from greedyprune.methods.cls_topk import ClsTopK as ClsTopK
     from greedyprune.methods.d2pruner import D2Pruner as D2Pruner
@@ -126,6 +127,7 @@ _HOMES = {
     "AgilePruner": "methods.agileprune",
     "Attention": "cues",
     "AveragePool": "methods.pool",
+    "ApET": "methods.apet",
     "OTPrune": "methods.otprune",
     "PACT": "methods.pact",
     "CDPruner": "methods.cdpruner",

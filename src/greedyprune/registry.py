@@ -63,6 +63,7 @@ METHODS: dict[str, str] = {
     "todre": "greedyprune.methods.todre:ToDRE",
     "pact": "greedyprune.methods.pact:PACT",
     "otprune": "greedyprune.methods.otprune:OTPrune",
+    "apet": "greedyprune.methods.apet:ApET",
     "d2pruner": "greedyprune.methods.d2pruner:D2Pruner",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",
     "scope": "greedyprune.methods.scope:SCOPE",
