@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from greedyprune.methods.vidcom2 import VidCom2 as VidCom2
     from greedyprune.methods.visionzip import VisionZip as VisionZip
     from greedyprune.methods.vispruner import VisPruner as VisPruner
+    from greedyprune.methods.vlm_pruner import VLMPruner as VLMPruner
     from greedyprune.methods.vscan import VScan as VScan
     from greedyprune.methods.zspaprune import ZSPAPrune as ZSPAPrune
     from greedyprune.models.coordinates import coordinate_tokens as coordinate_tokens
@@ -130,6 +131,7 @@ _HOMES = {
     "ApET": "methods.apet",
     "OTPrune": "methods.otprune",
     "PACT": "methods.pact",
+    "VLMPruner": "methods.vlm_pruner",
     "CDPruner": "methods.cdpruner",
     "Certificate": "keep",
     "Change": "cues",

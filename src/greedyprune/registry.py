@@ -64,6 +64,7 @@ METHODS: dict[str, str] = {
     "pact": "greedyprune.methods.pact:PACT",
     "otprune": "greedyprune.methods.otprune:OTPrune",
     "apet": "greedyprune.methods.apet:ApET",
+    "vlm_pruner": "greedyprune.methods.vlm_pruner:VLMPruner",
     "d2pruner": "greedyprune.methods.d2pruner:D2Pruner",
     "adaptprune": "greedyprune.methods.adaptprune:AdaptPrune",
     "scope": "greedyprune.methods.scope:SCOPE",

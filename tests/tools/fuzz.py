@@ -194,12 +194,22 @@ def options(name: str, rng: random.Random) -> gp.Method:
         "step": [0.0, 0.01, 5.0],
         "delta_max": [0.0, 0.5, 2.0],
         "erank_avg": [None, 0.01, 50.0],
+        "spatial": [0.0, 0.5, 1.0],
+        "cutoff": [None, 0.0, 0.2, 2.0],
+        "reach": [0.1, 1.5, 10.0],
+        "basis": [1, 10, 1000],
+        "rows": ["tower", "tokens"],
+        "spread": [0.01, 0.5, 100.0],
+        "batch": [1, 16, 1000],
+        "own": [0.0, 0.3, 1.0],
     }
     if name == "greedyprune":
         knobs["preprocess"].append("rmsnorm")
         knobs["tau"].append(gp.Exact())
     if name == "soft_greedyprune":
         knobs["preprocess"] = ["none", "channels"]
+    if name == "vlm_pruner":
+        knobs["channels"] = [1, 4, 256]
     if name == "dart":
         knobs["text"], knobs["visual"] = [0, 4, 100], [1, 4, 100]
     here = {key: rng.choice(values) for key, values in knobs.items() if hasattr(method, key) and rng.random() < 0.6}

@@ -1,4 +1,4 @@
-"""Channel scaling: every coordinate gets a mean square of 1 over an image's tokens.
+"""Channels: scaled so that every coordinate gets a mean square of 1 over an image's tokens, or the most varied alone.
 
 In the decoders of large language models one or two coordinates hold most of a state's length (massive activations), so
 cosines of plain states compare little else.
@@ -41,6 +41,16 @@ def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     for some, block in zip(cached_blocks(x), cached_blocks(rows), strict=True):
         block.copy_(some / root.clamp_min(TINY))
     return rows, _divided(text.double(), root)
+
+
+def most_varied(x: Tensor, channels: int) -> Tensor:
+    """The channels with the largest variance over the rows, in units of the largest entry. (n, d) -> (n, c) float64
+
+    All of them if there are no more than `channels`. Ties go to the first channel.
+    """
+    x = x.double()
+    x = x / x.abs().max().clamp_min(TINY)
+    return x[:, x.var(0, correction=0).sort(descending=True, stable=True).indices[:channels]]
 
 
 def _divided(text: Tensor, root: Tensor) -> Tensor:
