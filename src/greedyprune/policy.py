@@ -20,6 +20,10 @@ VERSION = 1
 Positions = Literal["original", "compact"]
 """The position ids of the kept tokens: their original ones, or new ones without gaps."""
 
+Restore = Literal["none", "size", "distance", "both"]
+"""What is added to the attention scores of the kept tokens while a prompt is read, as RESTORE does: nothing, the
+logarithm of the number of tokens that each stands for, that of how far the rotary embedding mutes it, or both."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -37,6 +41,7 @@ class Policy:
     keep: Budgets
     at: Stage = None  # pyright: ignore[reportAssignmentType] - read as the method's own
     positions: Positions = "original"
+    restore: Restore = "none"
 
     def __post_init__(self) -> None:
         method, keep = as_method(self.method), parse_keep(self.keep)
@@ -45,6 +50,13 @@ class Policy:
         if self.positions not in get_args(Positions):
             raise ValueError(
                 f"positions={shown(self.positions)} is unknown: choose one of {', '.join(get_args(Positions))}."
+            )
+        if self.restore not in get_args(Restore):
+            raise ValueError(f"restore={shown(self.restore)} is unknown: choose one of {', '.join(get_args(Restore))}.")
+        if self.restore in ("distance", "both") and self.positions != "original":
+            raise ValueError(
+                f"restore={self.restore!r} makes up for the distance of original positions, and positions="
+                f'{self.positions!r} are others: leave out positions, or write restore="size".'
             )
         if isinstance(keep, PerLayer):
             at = Layers(tuple(keep.schedule))
@@ -79,7 +91,10 @@ class Policy:
         # {"type": "policy", "version": 1, "method": {"type": "divprune", ...}, "keep": 64,
         #  "at": {"type": "input"}, "positions": "original"}
         """
-        return {"type": "policy", "version": VERSION} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
+        plain = {"type": "policy", "version": VERSION} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
+        if self.restore == "none":  # as before there was this field, so that an older release reads it
+            del plain["restore"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], *, own: bool = True) -> Policy:
@@ -88,10 +103,10 @@ class Policy:
             Policy.from_dict({"method": "divprune", "keep": "25%"})
             Policy.from_dict(body, own=False)       # a stranger's: only registered names
 
-        The method, the budget and the stage may be texts too; `at`, `positions` and `version` may be missing. `own`:
-        True imports the module of your own method, "package.module:Class"; False refuses such names anywhere in the
-        dict. Raises ValueError, with the name, if a field is unknown or missing, if a name is refused, or if the
-        version is newer than this release.
+        The method, the budget and the stage may be texts too; `at`, `positions`, `restore` and `version` may be
+        missing. `own`: True imports the module of your own method, "package.module:Class"; False refuses such names
+        anywhere in the dict. Raises ValueError, with the name, if a field is unknown or missing, if a name is refused,
+        or if the version is newer than this release.
         """
         if not isinstance(plain, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f'{shown(plain)} is no policy: write a dict such as {{"method": "divprune", "keep": 64}}.')

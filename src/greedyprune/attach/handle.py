@@ -17,7 +17,7 @@ from greedyprune.budget import PerLayer
 from greedyprune.hints import Hints, as_protect, as_relevance
 from greedyprune.method import Method
 from greedyprune.models._front import Attached
-from greedyprune.models.needs import check_needs
+from greedyprune.models.needs import check_needs, check_restore
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import check_release, leave_untraced
 from greedyprune.naming import as_method
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from greedyprune.budget import Budget, LayerAverage, Total
     from greedyprune.models.parts import Parts
-    from greedyprune.policy import Positions
+    from greedyprune.policy import Positions, Restore
     from greedyprune.selection import Report, Selection
     from greedyprune.stages import Stage
 
@@ -57,6 +57,7 @@ def prune(
     *,
     at: Stage | str | None = None,
     positions: Positions | None = None,
+    restore: Restore | None = None,
     protect: Given | None = None,
     relevance: Sequence[Tensor | None] | None = None,
 ) -> Pruned:
@@ -72,6 +73,9 @@ def prune(
       "layer:2". After the last cut, `keep` tokens are left. The default is the method's own stage.
     - `positions`: "original" position ids (the default), or "compact" ones without gaps. Several published VQA numbers
       use compact ids; grounding suffers from them.
+    - `restore`: what is added to the attention scores of the kept tokens while a prompt is read, in the layers behind
+      the cut: "size", log of the number of tokens that each stands for; "distance", log(2 - D), D the decay of the
+      rotary embedding over the distance; or "both" (RESTORE, arXiv 2606.01711). "none" is the default.
     - `protect`: per image of the call, the visual tokens that must stay, or None: `[[0, 5], None]`. They count towards
       `keep`.
     - `relevance`: per image of the call, (n,), the relevance of each token to the question by your own model, such as a
@@ -93,7 +97,7 @@ def prune(
     """
     if keep is None and not isinstance(method, Policy):
         raise TypeError("keep is missing: write keep=64 for 64 visual tokens per image, or keep=Ratio(0.25).")
-    wished = _policy(None, method, keep, at, positions)
+    wished = _policy(None, method, keep, at, positions, restore)
     parts = find_parts(model)
     policy, hints = _checked(parts, wished, Hints(as_protect(protect), as_relevance(relevance)))
     if parts.text in _PRUNED:
@@ -121,14 +125,19 @@ def remove(model: Any) -> None:
 
 
 def _policy(
-    base: Policy | None, method: Named | Policy | None, keep: Any, at: Stage | str | None, positions: Positions | None
+    base: Policy | None,
+    method: Named | Policy | None,
+    keep: Any,
+    at: Stage | str | None,
+    positions: Positions | None,
+    restore: Restore | None,
 ) -> Policy:
     """Make a policy from the given values. `base` gives the others, but a new method brings its own stage."""
     if isinstance(method, Policy):
         base, method = method, None
     if base is None:
         assert method is not None
-        return Policy(as_method(method), keep, cast("Stage", at), positions or "original")
+        return Policy(as_method(method), keep, cast("Stage", at), positions or "original", restore or "none")
     if at is None and method is None and not isinstance(base.keep, PerLayer) and not isinstance(keep, PerLayer):
         at = base.at
     return Policy(
@@ -136,6 +145,7 @@ def _policy(
         base.keep if keep is None else keep,
         cast("Stage", at),
         positions or base.positions,
+        restore or base.restore,
     )
 
 
@@ -154,6 +164,7 @@ def _checked(parts: Parts, policy: Policy, hints: Hints) -> tuple[Policy, Hints]
     policy = policy.on(len(parts.layers))
     check_needs(parts, policy)
     policy.check_stages()
+    check_restore(parts, policy)
     for stage in [Layer(index) for index in policy.at.indices] if isinstance(policy.at, Layers) else [policy.at]:
         parts.check_stage(stage)
     return policy, hints
@@ -198,6 +209,7 @@ class Pruned(Attached):
         *,
         at: Stage | str | None = None,
         positions: Positions | None = None,
+        restore: Restore | None = None,
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
     ) -> Request:
@@ -212,7 +224,7 @@ class Pruned(Attached):
         """
         self._requests.check_attached()
         now = self._requests.in_force() or self._requests.own
-        policy = _policy(now.policy, method, keep, at, positions)
+        policy = _policy(now.policy, method, keep, at, positions, restore)
         hints = Hints(
             now.hints.protect if protect is None else as_protect(protect),
             now.hints.relevance if relevance is None else as_relevance(relevance),
@@ -226,6 +238,7 @@ class Pruned(Attached):
         *,
         at: Stage | str | None = None,
         positions: Positions | None = None,
+        restore: Restore | None = None,
         protect: Given | None = None,
         relevance: Sequence[Tensor | None] | None = None,
     ) -> Request:
@@ -238,7 +251,9 @@ class Pruned(Attached):
                 out = model.generate(**inputs)
             print(request.report())
         """
-        return self.request(method, keep, at=at, positions=positions, protect=protect, relevance=relevance)
+        return self.request(
+            method, keep, at=at, positions=positions, restore=restore, protect=protect, relevance=relevance
+        )
 
     @property
     def policy(self) -> Policy:

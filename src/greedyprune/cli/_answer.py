@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from greedyprune.budget import Budgets
     from greedyprune.cli._load import Loaded
     from greedyprune.method import Method
-    from greedyprune.policy import Positions
+    from greedyprune.policy import Positions, Restore
     from greedyprune.selection import Selection
     from greedyprune.stages import Stage
 
@@ -40,6 +40,7 @@ class Pruning:
     keep: Budgets
     at: Stage | None = None
     positions: Positions = "original"
+    restore: Restore = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +169,7 @@ def answer(
 
 
 def _pruned(model: Any, how: Pruning) -> gp.Pruned:
-    return gp.prune(model, how.method, how.keep, at=how.at, positions=how.positions)
+    return gp.prune(model, how.method, how.keep, at=how.at, positions=how.positions, restore=how.restore)
 
 
 def _prefill(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:

@@ -100,7 +100,8 @@ class Asked:
         chosen, budget, stage = cut_of(self.method, keep, self.at, parse_keep, base)
         try:
             positions = "original" if base is None else base.policy.positions
-            policy = Policy(chosen, budget, stage, positions)  # pyright: ignore[reportArgumentType]
+            restore = "none" if base is None else base.policy.restore
+            policy = Policy(chosen, budget, stage, positions, restore)  # pyright: ignore[reportArgumentType]
             policy.check_stages()
         except ValueError as error:
             raise misuse(f"--at: {error}") from error

@@ -163,6 +163,8 @@ def compared(
     if preset is not None:
         if preset.policy.positions != "original":
             raise misuse("--preset: its positions are compact, and an evaluation asks with the original ones.")
+        if preset.policy.restore != "none":
+            raise misuse("--preset: it restores attention, and an evaluation asks without that.")
         if keep is None:
             budgets = dict(_words("--preset", [str(preset.policy.keep)], lambda _: _single(preset.policy.keep)))
         if methods is None:

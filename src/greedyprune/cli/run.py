@@ -234,7 +234,8 @@ def _pruning(
         raise misuse(f"--positions {positions!r} is unknown: choose one of {', '.join(POSITIONS)}.")
     from greedyprune.cli._answer import Pruning
 
-    return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original")
+    restore = "none" if preset is None else preset.policy.restore
+    return Pruning(chosen, budget, stage, "compact" if positions == "compact" else "original", restore)
 
 
 def _said(longest: int, temperature: float | None, top_p: float, top_k: int, seed: int) -> tuple[Any, ...]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from greedyprune.models.parts import Parts
     from greedyprune.policy import Policy
 
+ADDITIVE = ("sdpa", "eager")
+"""The attention implementations that add a mask to the scores."""
+
 
 def check_needs(parts: Parts, policy: Policy) -> None:
     """Raise ValueError if this model cannot give the method its needs at this place. It names methods that can run."""
@@ -27,6 +30,25 @@ def check_needs(parts: Parts, policy: Policy) -> None:
             able = [name for name in METHODS if _can_run(parts, as_method(name), policy)]
             others = f" Methods that can: {', '.join(able)}." if able else ""
             raise ValueError(f"{type(policy.method).__name__} cannot run at {policy.place!r} here: {problem}.{others}")
+
+
+def check_restore(parts: Parts, policy: Policy) -> None:
+    """Raise if nothing can be added to this model's attention scores, as the policy's `restore` asks.
+
+    Its attention implementation may change at any time, so every prompt asks again.
+    """
+    if policy.restore == "none":
+        return
+    if parts.attention not in ADDITIVE:
+        raise ValueError(
+            f"restore={policy.restore!r} adds to attention scores, and the kernel of attention {parts.attention!r} "
+            "takes no such mask: call model.set_attn_implementation('sdpa') before pruning, or leave out restore."
+        )
+    if policy.restore != "size" and getattr(parts.text, "rotary_emb", None) is None:
+        raise NotImplementedError(
+            f"restore={policy.restore!r} reads the rotary embedding, and this {parts.decoder_type!r} decoder has no "
+            'rotary_emb: write restore="size".'
+        )
 
 
 def in_tower(policy: Policy) -> list[Seen]:

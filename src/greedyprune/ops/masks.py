@@ -56,6 +56,20 @@ def allowed_by(mask: Tensor) -> Tensor:
     return mask if mask.dtype == torch.bool else mask == 0
 
 
+def with_scores(mask: Tensor, scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add 0 or more to the scores of a mask's last queries and columns. What the mask hides stays hidden.
+
+    (b or 1, 1, q, l) bool or additive, (b, q' or 1, l') -> (b, 1, q, l) additive
+    """
+    if mask.dtype == torch.bool:
+        mask = additive(mask, dtype)
+    mask = mask.expand(scores.shape[0], -1, -1, -1).clone()
+    width, queries = min(scores.shape[2], mask.shape[3]), min(scores.shape[1], mask.shape[2])
+    rows = slice(None) if scores.shape[1] == 1 else slice(mask.shape[2] - queries, None)
+    mask[:, 0, rows, mask.shape[3] - width :] += scores[:, -queries:, -width:].to(mask.dtype)
+    return mask
+
+
 def of_kernel(cut: Cut, queries: int, window: int | None, dtype: torch.dtype, *, flash: bool) -> Tensor | None:
     """The mask of a layer whose attention kernel is causal by itself: None unless a row is padded.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from greedyprune.ops.cosine import SLACK
 from greedyprune.probes.rows import attention_rows
+
+if TYPE_CHECKING:
+    from greedyprune.keep import Keep
+    from greedyprune.policy import Restore
 
 
 @torch.no_grad()
@@ -74,6 +78,49 @@ def image_row(queries: Tensor, keys: Tensor, scale: float, *, one: bool = False)
     """
     mean = queries.double().mean(1, keepdim=True)
     return attention_rows(mean[None], keys[None], scale, one=one)[0, 0].float()
+
+
+@torch.no_grad()
+def rotary_decay(attention: Any, cos: Tensor, sin: Tensor) -> Tensor:
+    """Compute the decay D of the rotary embedding between every two tokens: 1 at distance 0, less further away.
+
+    D_mn = mean over the frequencies of cos((m - n) theta), m and n the positions: the mean score of queries and keys
+    that are alike, as a share of that at distance 0. (b, q, c) cosines and sines, or (axes, b, q, c) -> (b, q, q)
+    """
+    if cos.ndim == 4:  # the layer chooses the axis of every channel: two equal channels turn like its own
+        turned = _rotated(attention, torch.ones_like(cos[0])[:, None], cos, sin)[:, 0]
+    else:
+        turned = torch.cat([cos, sin], -1)
+    turned = torch.nn.functional.normalize(turned.float(), dim=-1)
+    return (turned @ turned.mT).clamp_(-1, 1)
+
+
+@torch.no_grad()
+def restored_scores(
+    restore: Restore,
+    shape: tuple[int, ...],
+    kept: list[tuple[int, Tensor, Keep]],
+    attention: Any,
+    rotary: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Compute what `restore` adds to attention scores: log(s_n (2 - D_mn)) for query m and kept visual token n, else 0.
+
+    s_n is the number of the image's tokens that stand behind token n, D the decay of the rotary embedding. `shape`:
+    (b, q) of the sequence; `kept`: per image its row, the columns of its kept tokens and its decision. Images of which
+    everything stays get nothing. -> (b, q, q), or (b, 1, q) if the query plays no part
+    """
+    sizes, cut = torch.ones(shape, device="cpu"), torch.zeros(shape, device="cpu")
+    for row, columns, keep in kept:
+        if 0 < keep.k < keep.n:
+            own = torch.full((keep.k,), keep.n / keep.k, device="cpu")
+            sizes[row, columns] = own if keep.weights is None else (keep.weights != 0).sum(1).to(own)
+            cut[row, columns] = 1.0
+    device = rotary[0].device
+    added = sizes.log()[:, None].to(device)
+    if restore == "size":
+        return added
+    decay = (2 - rotary_decay(attention, *rotary)).log() * cut[:, None].to(device)
+    return decay if restore == "distance" else decay + added
 
 
 @torch.no_grad()

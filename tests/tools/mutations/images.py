@@ -185,6 +185,20 @@ IMAGES = [
         "test_decoder_probes.py::test_the_questions_rows_are_those_of_eager_attention[ragged-sdpa-llava]",
     ),
     Mutation(
+        "a merged token counts once where attention is restored",
+        "probes/decoder.py:restored_scores",
+        "(keep.weights != 0).sum(1).to(own)",
+        "torch.ones_like(own)",
+        "test_restore.py::test_a_merged_token_counts_as_many_as_it_holds",
+    ),
+    Mutation(
+        "a kernel that takes no mask is asked to restore attention",
+        "attach/hooks/decoder.py:DecoderHooks._before",
+        "check_restore(self._parts, forward.wish.policy)",
+        "pass",
+        "test_restore.py::test_what_cannot_be_restored_is_refused_before_anything_runs",
+    ),
+    Mutation(
         "a bias of places is measured on no image",
         "eval/calibrate.py:calibrate",
         "if len(seen) < least:",

@@ -18,8 +18,9 @@ from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.models._front import Attached
-from greedyprune.models.needs import in_decoder
+from greedyprune.models.needs import check_restore, in_decoder
 from greedyprune.models.release import argument_names, cache_in, cache_of
+from greedyprune.ops.masks import last_columns, with_scores
 from greedyprune.probes.decoder import (
     decoder_keys,
     decoder_plain,
@@ -28,6 +29,7 @@ from greedyprune.probes.decoder import (
     decoder_values,
     image_row,
     raters,
+    restored_scores,
 )
 from greedyprune.resident import send
 
@@ -101,10 +103,13 @@ class DecoderHooks(Attached):
                 self._register_layers()
             return args, kwargs
         embeds = kwargs["inputs_embeds"]
+        assert forward.wish is not None
+        check_restore(self._parts, forward.wish.policy)
         forward.work = work = Prefill.begin(text, kwargs)
         if any(isinstance(need, Attention) and need.kind == "raters" for need in in_decoder(work.policy)):
             _choose_raters(work, embeds)
-        if work.policy.starts or in_decoder(work.policy) or "flash" in self._parts.attention:
+        restores = work.policy.restore != "none"
+        if work.policy.starts or in_decoder(work.policy) or restores or "flash" in self._parts.attention:
             self._register_layers()
         return args, kwargs
 
@@ -142,6 +147,8 @@ class DecoderHooks(Attached):
             look()
         work.behind.clear()
         hidden = work.before_layer(index, hidden, kwargs)
+        if work.policy.restore != "none" and work.steps:
+            kwargs["attention_mask"] = _restored(work, index, module, hidden, kwargs)
         if index in work.looks:
             _look_at(work, index, cast("DecoderLayer", module), hidden, kwargs)
         return (hidden,), kwargs
@@ -151,6 +158,29 @@ class DecoderHooks(Attached):
         if forward is None or forward.parts is not self._parts or forward.work is None:
             return None
         return forward.work.after_layer(index, output)
+
+
+def _restored(work: Prefill, index: int, layer: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor | None:
+    """Return the mask of decoder layer `index` behind a cut, with what `restore` adds to scores of the kept tokens.
+
+    Layers of a kind share it. `hidden` (b, q', d) and `arguments` are cut already. -> (b, 1, q', l)
+    """
+    text, step, mask = work.text, work.steps[-1], arguments.get("attention_mask")
+    kind, queries = text.forward.parts.kinds[index], hidden.shape[1]
+    if kind.recurrent:
+        return mask
+    found = text.made(("restored", step, kind.name), mask)
+    if found is None:
+        whole = mask
+        if whole is None:  # the kernel is causal by itself
+            allowed = step.whole.allowed(queries, kind.window)
+            whole = last_columns(allowed, text.width_of(index, queries)).to(hidden.device)
+        kept = [(span.row, span.columns, keep) for span, keep in zip(work.prompt.spans, step.keeps, strict=True)]
+        attention, rotary = cast("DecoderLayer", layer).self_attn, arguments["position_embeddings"]
+        scores = restored_scores(work.policy.restore, step.fresh.columns.shape, kept, attention, rotary)
+        found = with_scores(whole, scores.to(hidden.device), hidden.dtype)
+        text.share(("restored", step, kind.name), mask, found)
+    return found
 
 
 def _choose_raters(work: Prefill, embeds: Tensor) -> None:

@@ -220,6 +220,8 @@ def _read_layer(layer: Mapping[str, Any] | None, own: bool, positions: Positions
     options = dict(layer)
     if "type" in options or "version" in options:
         whole = Policy.from_dict(options, own=own)
+        if whole.restore != "none":
+            raise ValueError(f"restore={whole.restore!r}: vLLM's attention takes no scores from us. Leave out restore.")
         options = {"method": whole.method, "keep": whole.keep, "at": whole.at, "positions": whole.positions}
     for name in options:
         if name not in OPTIONS:
