@@ -28,7 +28,7 @@ from greedyprune.stages import Stage, as_stage
 Own = TypeVar("Own", bound=type[Method])
 TAKEN = (*VALUES, "all", "dense", "oracle", "downscale", "blind", "number", "preset")
 """Names that mean something else than a method, in a plain dict or in an evaluation."""
-WISHES = ("method", "keep", "at", "positions")
+WISHES = ("method", "keep", "at", "positions", "restore")
 """What a wish may name: the arguments of `prune`."""
 
 
@@ -143,14 +143,14 @@ def parse_keep(keep: object, *, own: bool = True) -> Budgets:
 
 
 def read_wish(given: Mapping[str, Any], what: str = "field of a wish", *, own: bool = True) -> dict[str, Any]:
-    """Read a wish out of plain values: a method, a budget, a place and positions, as far as they are given.
+    """Read a wish out of plain values: a method, a budget, a place, positions, restore, as far as they are given.
 
         {"keep": "25%", "at": "layer:2"}                        # {"keep": Ratio(0.25), "at": Layer(2)}
         {"method": {"type": "divprune"}, "at": None}            # {"method": DivPrune()}
 
-    Each may have any form that `prune` takes, or be a plain dict; None counts as left out. `Policy` checks `positions`.
-    `what`: what a message calls the name of a field. `own`: as in `from_plain`. Raises ValueError, with the known ones,
-    if a name is unknown; WishError, which says in which field, if a value cannot be read.
+    Each may have any form that `prune` takes, or be a plain dict; None counts as left out. `Policy` checks `positions`
+    and `restore`. `what`: what a message calls the name of a field. `own`: as in `from_plain`. Raises ValueError, with
+    the known ones, if a name is unknown; WishError, which says in which field, if a value cannot be read.
     """
     for name in given:
         if name not in WISHES:

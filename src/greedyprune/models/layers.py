@@ -15,6 +15,7 @@ WORDS: dict[str, str] = {
     "last_text": "the last prompt token's attention",
     "question": "the question's attention",
     "raters": "the text raters' attention",
+    "image": "the attention of an image's mean query",
 }
 
 

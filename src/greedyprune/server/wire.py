@@ -55,6 +55,7 @@ class Pruning(Strict):
     keep: int | str | list[int | str] | dict[str, Any] | None = Field(None, description='64, "1/4", or one per image')
     at: str | dict[str, Any] | None = Field(None, description="input, layer:2, ...")
     positions: Literal["original", "compact"] | None = None
+    restore: Literal["none", "size", "distance", "both"] | None = None
     decay: float | None = Field(None, gt=0, le=1, description="The share that an image keeps with every later turn")
     rows: bool = Field(False, description="True to list the kept tokens of every image")
 
