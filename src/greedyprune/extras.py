@@ -10,9 +10,6 @@ from importlib.util import find_spec
 def by_hand(main: Callable[[], int | None], extra: str) -> None:
     """Run the `main` of a module and end the program with its status.
 
-        if __name__ == "__main__":
-            by_hand(main, "testbed")
-
     If a package is missing, the program ends with status 1 and one line on standard error, which names the package and
     the extra that brings it. `main` imports what is heavy, so that this is seen.
     """

@@ -19,7 +19,6 @@ NOT_FOR_USERS = {"app", "attach", "batch", "bench", "cli", "engines", "models", 
 KNOWN_INSIDE = {
     "counts": "an argument of LayerAverage.solve, and not the function of that name",
     "asked": "how the command line puts options into questions",
-    "decay": "an argument of soft_suppress",
     "floor": "the mathematical function",
     "read_clip": "how the command line reads clips: no part of pruning",
     "score": "a method of an item",
