@@ -52,7 +52,7 @@ class PerFrame:
     tokens: int | Ratio
 
     def __post_init__(self) -> None:
-        as_budget(self.tokens)
+        object.__setattr__(self, "tokens", as_budget(self.tokens))
 
     def of(self, n: int, frames: int) -> int:
         """The number of tokens that stay, of n tokens in `frames` equal frames."""
@@ -81,11 +81,11 @@ class PerLayer:
             raise TypeError(
                 f"PerLayer({shown(self.schedule)}): write a dict from decoder layers to budgets, {{8: Ratio(0.5)}}."
             )
-        for index, budget in self.schedule.items():
+        for index in self.schedule:
             if isinstance(index, bool) or not isinstance(index, int) or index < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ValueError(f"PerLayer: {shown(index)} is no decoder layer to cut before, write 1 or more.")
-            as_budget(budget)
-        object.__setattr__(self, "schedule", dict(sorted(self.schedule.items())))
+        checked = {index: as_budget(budget) for index, budget in sorted(self.schedule.items())}
+        object.__setattr__(self, "schedule", checked)
 
     def __hash__(self) -> int:
         return hash(tuple(self.schedule.items()))
@@ -107,7 +107,7 @@ class LayerAverage:
     tokens: Budget
 
     def __post_init__(self) -> None:
-        as_budget(self.tokens)
+        object.__setattr__(self, "tokens", as_budget(self.tokens))
 
     def solve(self, n: int, starts: Sequence[int], depth: int, counts: Callable[[int], list[int]]) -> int:
         """The largest count after the last cut whose average is within this budget. It is 1 or more if n is.

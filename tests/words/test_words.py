@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +168,16 @@ def test_values_survive_the_way_through_json() -> None:
             from_plain(nameless)
     with pytest.raises(TypeError, match="cannot be written"):
         to_plain(object())
+
+
+@pytest.mark.parametrize(
+    "make", [gp.PerFrame, gp.LayerAverage, lambda keep: gp.PerLayer({2: keep})], ids=["frame", "average", "layer"]
+)
+def test_a_number_of_any_kind_of_integer_is_an_int_in_every_budget(make: Any) -> None:
+    plain, given = make(5), make(torch.tensor(5))
+    assert given == plain
+    assert hash(given) == hash(plain)
+    assert json.dumps(to_plain(given)) == json.dumps(to_plain(plain))
 
 
 def test_per_layer_budgets_check_their_layers() -> None:
