@@ -11,6 +11,7 @@ import torch
 import greedyprune as gp
 import proofs
 from greedyprune.attach.forward.decide import _rows
+from greedyprune.attach.forward.quotas import Quota
 from greedyprune.clock import Clock
 from greedyprune.models.parts import Parts
 from proofs import MODEL, ONE, TWO, Custom, forward, generate
@@ -81,6 +82,14 @@ def test_rows_without_gaps_are_no_copy() -> None:
         assert torch.equal(_rows(states, columns, copied=copied), states[columns])
     assert _rows(states, run, copied=False).data_ptr() == states[2].data_ptr()
     assert _rows(states, run, copied=True).data_ptr() != states[2].data_ptr()
+
+
+def test_a_budget_that_is_not_known_is_never_taken_for_a_number() -> None:
+    """`Total` stands for a kind of budget that somebody adds: it may split an image, as `PerFrame` does."""
+    assert [Quota(budget, 4, 2).asked for budget in (9, gp.Ratio(0.5), gp.PerFrame(2))] == [4, 4, gp.PerFrame(2)]
+    new: Any = gp.Total(4)
+    with pytest.raises(AssertionError, match=r"got: Total\(tokens=4"):
+        _ = Quota(new, 4).asked
 
 
 def test_the_time_of_a_selection_is_that_of_its_own_work() -> None:

@@ -39,9 +39,9 @@ BUDGETS = [
     ),
     Mutation(
         "a later cut takes its share of what is left",
-        "attach/forward/decide.py:Decider._keeps",
-        "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
-        "quota.budget",
+        "attach/forward/quotas.py:Quota.asked",
+        "return self.k",
+        "return self.budget",
         "test_places.py::test_shares_are_of_all_tokens_at_every_layer[llava]",
     ),
     Mutation(
@@ -53,9 +53,9 @@ BUDGETS = [
     ),
     Mutation(
         "a budget per frame is one of the whole clip",
-        "attach/forward/decide.py:Decider._keeps",
-        "quota.budget if isinstance(quota.budget, PerFrame) else quota.k",
-        "quota.k",
+        "attach/forward/quotas.py:Quota.asked",
+        "return self.budget",
+        "return self.k",
         "test_video.py::test_every_frame_is_pruned_by_itself[2-input-qwen2_5_vl video]",
     ),
     Mutation(

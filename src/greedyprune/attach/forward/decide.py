@@ -193,7 +193,7 @@ class Decider:
             more = {need: _left(need, values[index].to(hidden.device), original) for need, values in seen.items()}
             asked.append(index)
             cues.append(self._cues(index, hidden[row], text[row], prompt, quota, original, more))
-            budgets.append(quota.budget if isinstance(quota.budget, PerFrame) else quota.k)
+            budgets.append(quota.asked)
         found |= zip(asked, select_with_rows(self.policy.method, cues, budgets), strict=True)
         every = [found[index] for index in range(len(found))]
         return [keep for keep, _ in every], [rows for _, rows in every]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, assert_never
 
 from torch import Tensor
 
-from greedyprune.budget import Budget, LayerAverage, PerFrame, PerLayer, Total, count
+from greedyprune.budget import Budget, LayerAverage, PerFrame, PerLayer, Ratio, Total, count
 
 if TYPE_CHECKING:
     from greedyprune.hints import Hints
@@ -33,6 +34,15 @@ class Quota:
     """The tokens that must stay, in the image's original numbering."""
     relevance: Tensor | None = field(default=None, compare=False)
     """(n,) the user's own relevance of the image's original tokens; None if the user gave none."""
+
+    @property
+    def asked(self) -> int | PerFrame:
+        """The budget that `select` gets: the number of tokens, or the budget itself if it splits the image."""
+        if isinstance(self.budget, PerFrame):
+            return self.budget
+        if isinstance(self.budget, (int, Ratio)):
+            return self.k  # a later cut still keeps its share of all tokens, not of what is left
+        assert_never(self.budget)
 
 
 def quotas(policy: Policy, hints: Hints, depth: int, spans: list[Span], embeds: Tensor) -> dict[int, list[Quota]]:
@@ -98,7 +108,7 @@ def _budgets(policy: Policy, depth: int, last: Budget | LayerAverage | PerLayer,
 
     if isinstance(last, LayerAverage):
         last = last.solve(n, starts, depth, counts)
-    return [*counts(count(last, n))[:-1], last]
+    return [*map(index, counts(count(last, n))[:-1]), last]  # a method of one's own may count in other integers
 
 
 def keep_last_tokens(found: dict[int, list[Quota]], prompt: Prompt, method: Method) -> dict[int, list[Quota]]:
