@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 import cases
 import greedyprune as gp
+from greedyprune import cues
 from greedyprune.checks import check_tensor
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
@@ -207,3 +208,9 @@ def test_a_sum_that_overflows_holds_no_infinity() -> None:
     cues = replace(everything(norm=torch.ones(D)), features=torch.full((N, D), 3e38))
     cues.require_finite()
     assert gp.select(gp.Random(), cues, 4).k == 4
+
+
+def test_every_need_is_held_by_the_prompt_or_read_inside_a_model() -> None:
+    """A need that `Seen` lacks is read by no hook, and one that `_SEEN` lacks may have any shape."""
+    needs = {each for each in vars(cues).values() if isinstance(each, type) and issubclass(each, cues.Need)}
+    assert needs - {cues.Need, gp.Text, gp.Grid} == set(get_args(cues.Seen)) == set(cues._SEEN)

@@ -256,6 +256,7 @@ def _look_back(
         assert queries is not None
         window = work.text.forward.parts.kinds[index].window
         look = partial(decoder_rows, attention, window=window, one=need.heads == "one")
+        assert need.kind in ("last_text", "question", "raters"), f"no probe reads {need!r}"
         rows = _last_rows if need.kind == "last_text" else partial(_mean_rows, need.kind)
         work.seen[need] = _in_own_tokens(work, rows(work, look, queries, keys, mask))
 

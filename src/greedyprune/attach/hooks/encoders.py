@@ -122,6 +122,7 @@ class TowerHooks(Attached):
             elif isinstance(need, Attention) and need.kind == "cls":
                 run.rows[need] = class_row(attention, states, one=need.heads == "one")
             elif isinstance(need, Attention):
+                assert need.kind == "received", f"no probe reads {need!r}"
                 run.rows[need] = received_row(attention, states, kwargs, one=need.heads == "one")
 
     def _after(self, index: int, layer: nn.Module, args: Any, output: Any) -> None:
