@@ -28,7 +28,7 @@ class TextInputs:
     """The inputs of the text model in this forward, and the length of its KV cache."""
 
     forward: Forward
-    fresh: bool
+    brings_images: bool
     """True if images come with this forward."""
     held: Held
     """The cuts that the cache carries."""
@@ -49,13 +49,14 @@ class TextInputs:
     def read(cls, forward: Forward, arguments: dict[str, Any]) -> TextInputs | None:
         """Read the text model's arguments. None if this call brings no images and the KV cache was never cut."""
         cache, mask = forward.cache, arguments.get("attention_mask")
-        fresh, held = bool(forward.places) and forward.brings_images, Held.by(cache)
-        if not fresh and held.place is None:
+        brings_images, held = bool(forward.places) and forward.brings_images, Held.by(cache)
+        if not brings_images and held.place is None:
             return None
         outer_masks = mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2)
         padding = forward.mask if outer_masks else mask
         length = arguments["inputs_embeds"].shape[1]
-        return cls(forward, fresh, held, forward.past, length, padding, arguments.get("position_ids"), outer_masks)
+        positions = arguments.get("position_ids")
+        return cls(forward, brings_images, held, forward.past, length, padding, positions, outer_masks)
 
     @property
     def total(self) -> int:

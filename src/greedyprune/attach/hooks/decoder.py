@@ -97,7 +97,7 @@ class DecoderHooks(Attached):
         if text is None:
             forward.work, forward.plain_prompt = None, forward.wish is not None and not forward.past
             return None
-        if not text.fresh:
+        if not text.brings_images:
             forward.work = Decode.begin(text, kwargs)
             if forward.work is not None:
                 self._register_layers()
