@@ -74,7 +74,8 @@ class D2Pruner(Method):
     @property
     def reads(self) -> frozenset[str]:
         """The attention and the tokens, and the grid if nearness counts or the bias has one."""
-        return super().reads | ({"grid"} if self.bias is not None and self.bias.grid else set())
+        grid = self.bias is not None and self.bias.grid
+        return super().reads | (frozenset({"grid"}) if grid else frozenset[str]())
 
     def select(self, cues: Cues, k: int) -> Keep:
         """Choose the k rows that stay. (n, d) -> Keep"""

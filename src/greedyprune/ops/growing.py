@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def grow(
         queue = free.nonzero()[:, 0]
         queue = queue[ranked(-similarity()[queue])]
         took = False
-        for number, some in enumerate(queue.split(batch)):
+        for number, some in enumerate(cast("tuple[Tensor, ...]", cast("Any", queue).split(batch))):
             if number == 1 and not took:
                 break
             alike = similarity()[some]

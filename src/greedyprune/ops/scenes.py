@@ -6,6 +6,7 @@ A scene's rows are those of a grid (frames, h, w) in raster order. Merge weights
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def merged_trees(x: Tensor, grid: tuple[int, int, int], free: Tensor, k: int, ta
     """
     members, size = free.nonzero()[:, 0], grid[1] * grid[2]
     root = rooted(x, grid, free, tau, k)[members]
-    trees = root.unique()
+    trees = cast("Tensor", cast("Any", root).unique())
     number = torch.searchsorted(trees, root)
     count = number.bincount(minlength=trees.shape[0])
     sums = x.new_zeros(trees.shape[0], x.shape[1], dtype=torch.float64).index_add_(0, number, x[members].double())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def missed(x: Tensor, basis: Tensor, ridge: float) -> Tensor:
     gram = chosen @ chosen.T
     least = torch.maximum(ridge / largest / largest, 1e-12 * gram.diagonal().max()).clamp(TINY, 1 / TINY)
     gram.diagonal().add_(least)
-    weights = torch.linalg.solve(gram, chosen @ x.T)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    weights = cast("Tensor", cast("Any", torch.linalg).solve(gram, chosen @ x.T))
     return (x - weights.T @ chosen).square().sum(1).sqrt() * largest
 
 

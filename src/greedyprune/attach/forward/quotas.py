@@ -40,7 +40,7 @@ class Quota:
         """The budget that `select` gets: the number of tokens, or the budget itself if it splits the image."""
         if isinstance(self.budget, PerFrame):
             return self.budget
-        if isinstance(self.budget, (int, Ratio)):
+        if isinstance(self.budget, (int, Ratio)):  # pyright: ignore[reportUnnecessaryIsInstance] - for budgets to come
             return self.k  # a later cut still keeps its share of all tokens, not of what is left
         assert_never(self.budget)
 
