@@ -35,9 +35,9 @@ class D2Pruner(Method):
 
     Differs: without `bias` all b_i are equal, so the attention is as it is; the paper has no such case. The authors
     measure b_i with 1000 images of COCO. The shape of the paper's spatial term was not at hand, so exp(-d²/2) is
-    ours; their repository could not be had either. Tokens of two frames are not near. A bias of another grid is read
-    off bilinearly. Ties go to the lowest index; protected tokens count as top ones. Cost: one query at one layer, and
-    O(k n d).
+    ours; their repository could not be had either, so the constants are those that others' implementations name.
+    Tokens of two frames are not near. A bias of another grid is read off bilinearly. Ties go to the lowest index;
+    protected tokens count as top ones. Cost: one query at one layer, and O(k n d).
     """
 
     stages: ClassVar[tuple[type[Stage], ...]] = (Layer,)
