@@ -50,15 +50,20 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name}={value!r}: write a whole number, {least} or more.")
 
 
-def check_share(name: str, value: float) -> None:
+def is_number(value: object, least: float, most: float) -> bool:
+    """True if `value` is an int or a float (no bool) from `least` to `most`."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def check_share(name: str, value: object) -> None:
     """Raise ValueError unless an option is a number from 0 to 1."""
-    if not 0 <= value <= 1:
+    if not is_number(value, 0, 1):
         raise ValueError(f"{name}={value!r} is no share: write a number from 0 to 1.")
 
 
-def check_cosine(name: str, value: float) -> None:
+def check_cosine(name: str, value: object) -> None:
     """Raise ValueError unless an option is a number from -1 to 1."""
-    if not -1 <= value <= 1:
+    if not is_number(value, -1, 1):
         raise ValueError(f"{name}={value!r} is no cosine: write a number from -1 to 1.")
 
 

@@ -98,7 +98,7 @@ def test_options_reach_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     options = ("--method", '{"type": "random", "seed": 5}', "--at", "layer:2:early", "--positions", "compact")
     assert greedy("run", folder / "still.gif", "--ask", ASK, *options).exit_code == 0
     assert seen == [
-        ((Random(seed=5), Ratio(0.25)), {"at": Layer(2, early=True), "positions": "compact"}),
+        ((Random(seed=5), Ratio(0.25)), {"at": Layer(2, early=True), "positions": "compact", "restore": "none"}),
     ]
 
 

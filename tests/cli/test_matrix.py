@@ -31,7 +31,9 @@ def test_what_the_matrix_says_runs_runs_and_nothing_else(name: str, family: str)
         with pytest.raises(ValueError, match=f"{cls.__name__} cannot run at .* Methods that can: "):
             gp.prune(made.model, name, 5)
         return
-    with gp.prune(made.model, name, 5) as pruned:
+    own, layers = cls().at, len(made.model.get_decoder().layers)
+    at = gp.Layer(2) if isinstance(own, gp.Layer) and own.index >= layers else own  # these models have few layers
+    with gp.prune(made.model, name, 5, at=at) as pruned:
         # Picture 2 is several tiles in the families that have them, picture 1 is not.
         for pictures in ((1,), (1,)), ((1,), (2,)):
             if claim == "one tile" and 2 in pictures[1]:

@@ -96,8 +96,8 @@ def test_a_servers_own_method_may_be_of_another_package() -> None:
 
 def test_the_methods_that_run_are_those_that_look_at_rows_question_and_grid() -> None:
     assert able() == [
-        "divprune", "gprune", "evs", "vidcom2", "cdpruner", "soft_greedyprune", "zspaprune", "otprune", "facility",
-        "random", "grid", "pool",
+        "divprune", "gprune", "evs", "vidcom2", "dycoke", "cdpruner", "soft_greedyprune", "zspaprune", "otprune",
+        "facility", "random", "grid", "pool",
     ]  # fmt: skip
     for word in ("greedyprune", "mmr", "saliency"):
         assert policy({"type": word, "text": "question_max"}).method.reads >= {"question"}

@@ -74,7 +74,12 @@ def test_every_configuration_answers_every_question(engine: Engine, items: list[
             seen = [next((c for s, c in zip(starts[::-1], counts[::-1], strict=True) if s <= i), 144) for i in range(5)]
             assert row["averaged"] == sum(seen) / 5
         else:
-            assert row["averaged"] == {"": 144, "input": 16, "layer:2": (2 * 144 + 3 * 16) / 5}[str(row["stage"])]
+            assert (
+                row["averaged"]
+                == {"": 144, "input": 16, "layer:2": (2 * 144 + 3 * 16) / 5, "layer:4": (4 * 144 + 16) / 5}[
+                    str(row["stage"])
+                ]
+            )
     assert found["pool", None]["prefill_mflops"] < found["greedyprune", None]["prefill_mflops"]
     assert "get_image_features" not in vars(engine.parts.outer)
 

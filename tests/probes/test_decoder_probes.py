@@ -72,6 +72,7 @@ def test_the_questions_rows_are_those_of_eager_attention(family, attention, case
 
 @pytest.mark.parametrize("family", some([*CORE, *HEADED, "qwen3_vl"], *FIRST, "qwen3_vl"))
 @case
+@torch.no_grad()
 def test_the_mean_query_of_an_image_attends_to_its_tokens_alone(family, case) -> None:
     made, inputs, _, images = prompt_of(family, case)
     layer = made.model.get_decoder().layers[1]

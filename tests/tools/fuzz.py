@@ -208,6 +208,10 @@ def options(name: str, rng: random.Random) -> gp.Method:
         knobs["tau"].append(gp.Exact())
     if name == "soft_greedyprune":
         knobs["preprocess"] = ["none", "channels"]
+    if isinstance(getattr(method, "tau", None), float):  # a cosine
+        knobs["tau"] = [-1.0, 0.0, 0.5, 1.0]
+    if name == "dytok":
+        knobs["weights"] = ["attention", "relevance"]
     if name == "vlm_pruner":
         knobs["channels"] = [1, 4, 256]
     if name == "dart":

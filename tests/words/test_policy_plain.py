@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,21 @@ def through_json(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
 
+def runs_at(method: gp.Method, stage: gp.Stage) -> bool:
+    """False if a method, or the one inside it, cannot be cut at this stage."""
+    with suppress(ValueError):
+        method.check_stage(stage)
+        return True
+    return False
+
+
 def policies() -> Iterator[gp.Policy]:
     for name in sorted(METHODS):
         method = as_method(name)
         for each in (method, replace(method, **changed(name))):
             yield gp.Policy(each, 64)
             for stage in STAGES:
-                if isinstance(stage, method.stages):
+                if runs_at(each, stage):
                     yield gp.Policy(each, gp.Ratio(0.25), stage, "compact")
     for budget in BUDGETS:
         yield gp.Policy("saliency", budget)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ FORMS: dict[str, tuple[list[Any], object]] = {
     "keep": (["25%", "1/4", {"type": "ratio", "share": 0.25}, gp.Ratio(0.25)], gp.Ratio(0.25)),
     "at": (["layer:2", {"type": "layer", "index": 2}, gp.Layer(2)], gp.Layer(2)),
     "positions": (["compact"], "compact"),
+    "restore": (["both"], "both"),
 }
 
 

@@ -14,7 +14,8 @@ from torch.nn.functional import interpolate
 class PositionBias:
     """The attention that each place of an image gets on average, whatever the image shows.
 
-        bias = gp.calibrate(model, prompts)     # prompts: what the processor returned for many images
+        bias = gp.calibrate(model, prompts)     # a PositionBias; prompts: what the processor returned for many images
+        gp.PositionBias((0.1, 0.2, 0.3, 0.4), grid=(2, 2))
         gp.prune(model, gp.D2Pruner(bias=bias), keep=64)
 
     It belongs to one model, one decoder layer and one question. Raises ValueError if a value is below 0 or not finite,
