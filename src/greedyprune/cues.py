@@ -85,9 +85,9 @@ class Attention(Need):
     it is the last prompt token. "image" needs no text: the mean query of the image's own tokens, which attends to those
     tokens alone, with queries and keys before their rotation (PACT)."""
     layer: int | float | None = None
-    """The layer, 0 the first. None: in the tower the layer whose output the projector reads, in the decoder the last
-    layer before the cut. In the tower, a negative number counts from the end, and a share such as 1/3 is a share of
-    its depth: layer 8 of 24."""
+    """The layer, 0 the first. None: in the tower the layer whose output the projector reads (the deepest if it reads
+    several), in the decoder the last layer with attention before the cut. In the tower, a negative number counts from
+    the end, and a share such as 1/3 is a share of its depth: layer 8 of 24."""
     heads: Literal["mean", "one"] = "mean"
     """The mean over the layer's heads, or one head over the full width, as PruMerge computes it."""
 
@@ -176,7 +176,8 @@ class Encoded(Need):
     """
 
     layer: int | float | None = None
-    """The layer whose output is taken, 0 the first, negative from the end. None: the rows that the projector reads."""
+    """The layer whose output is taken, 0 the first, negative from the end. None: the rows that the projector
+    reads, of the deepest layer if it reads several."""
 
     remedy = "pass encoded=, the vision tower's (n, c) rows of the visual tokens"
 

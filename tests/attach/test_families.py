@@ -9,7 +9,8 @@ from transformers import CONFIG_MAPPING
 import greedyprune as gp
 import proofs
 from greedyprune.models.parts import find_parts
-from greedyprune.models.table import FAMILIES, READABLE
+from greedyprune.models.readable import READABLE
+from greedyprune.models.table import FAMILIES
 from proofs import (
     CASES,
     NEAR,
@@ -45,7 +46,11 @@ def test_every_family_has_a_tiny_model() -> None:
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_table_says_what_methods_can_have_of_a_family(name) -> None:
     family, made = FAMILIES[name], tiny(name)
-    assert family.readable == (find_parts(made.model).decoder_type in READABLE)
+    parts = find_parts(made.model)
+    assert parts.decoder_type in READABLE
+    assert family.late == parts.kinds[0].recurrent
+    assert (family.tower is None) == (parts.tower is None)
+    assert parts.class_token == (family.tower is not None and family.tower.class_token is not None)
     assert (family.grid == "yes") == made.has_grid
 
 

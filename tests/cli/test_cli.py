@@ -212,7 +212,9 @@ def test_what_is_known_of_one_family() -> None:
     found = json.loads(greedy("models", "internvl", "--json").stdout)
     assert "hiprune" in found["methods that need one tile"]
     assert "fastv" in found["methods"]
-    assert "fastv" in json.loads(greedy("models", "gemma4", "--json").stdout)["methods that cannot run"]
+    assert "visionzip" in json.loads(greedy("models", "fast_vlm", "--json").stdout)["methods that cannot run"]
+    assert "fastv" in json.loads(greedy("models", "qwen3_5", "--json").stdout)["methods that need a later cut"]
+    assert "its tower is convolutional" in greedy("models", "fast_vlm").stdout
     assert "an image is all its tiles together" in greedy("families", "internvl").stdout
     refused = next(iter(IMPOSSIBLE))
     assert "cannot be pruned" in greedy("models", refused).stdout

@@ -17,7 +17,9 @@ import greedyprune as gp
 import proofs
 from breadth import some
 from greedyprune.attach.context import TOWER_RUNS
-from greedyprune.cues import Attention, Encoded, Keys
+from greedyprune.cues import Attention, Keys
+from greedyprune.models.needs import placed
+from greedyprune.models.parts import find_parts
 from looks import CLS, LAST, RATERS, Last, asking, class_rows, eager_rows, near, noting
 from proofs import CASES, CORE, MADE, MODEL, ONE, RAGGED, TWO, forward, generate, same
 from tiny import IMAGE, decoder, fresh, tiny, tower
@@ -259,24 +261,24 @@ def test_layers_that_are_not_there_are_refused(need, match) -> None:
         gp.prune(MODEL, asking([], need, gp.Layer(2)), 4)
 
 
-def test_several_layers_for_the_projector_must_be_named() -> None:
+@pytest.mark.parametrize(("feature", "layer"), [([-2, -1], 2), ([-3, 1], 0), ([-1], 2), ([2, -3], 1)])
+def test_of_several_layers_for_the_projector_the_deepest_is_read(feature, layer) -> None:
     made = fresh("llava")
-    made.model.config.vision_feature_layer = [-2, -1]
-    with pytest.raises(ValueError, match=r"vision_feature_layer=\[-2, -1\], so name one"):
+    made.model.config.vision_feature_layer = feature
+    assert placed(find_parts(made.model), CLS) == replace(CLS, layer=layer)
+    made.model.config.vision_feature_layer = 0
+    with pytest.raises(ValueError, match=r"vision_feature_layer=0, so name one: Attention\(.*layer=-2"):
         gp.prune(made.model, "cls", 4)
-    for need in (Attention("received"), Keys("tower"), Encoded()):
-        with pytest.raises(ValueError, match=rf"so name one: {type(need).__name__}\(.*layer=-2"):
-            gp.prune(made.model, asking([], need, gp.Input()), 4)
-        gp.prune(made.model, asking([], replace(need, layer=1), gp.Input()), 4).remove()
+    gp.prune(made.model, asking([], replace(CLS, layer=1), gp.Input()), 4).remove()
 
 
 def test_an_unknown_decoder_is_refused() -> None:
     vision = tower(model_type="clip_vision_model", image_size=24, patch_size=6)
-    text = decoder(model_type="granite")
+    text = decoder(model_type="olmo2")
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE))
-    with pytest.raises(ValueError, match="attention weights of a 'granite' decoder are not known here, only of llama"):
+    with pytest.raises(ValueError, match="attention weights of a 'olmo2' decoder are not known here, only of llama"):
         gp.prune(model, "fastv", 4)
     for need in (RATERS, Keys("decoder"), TEXT_KEYS):
-        with pytest.raises(ValueError, match="of a 'granite' decoder are not known here"):
+        with pytest.raises(ValueError, match="of a 'olmo2' decoder are not known here"):
             gp.prune(model, asking([], need, gp.Layer(2)), 4)
     gp.prune(model, "greedyprune", 4).remove()

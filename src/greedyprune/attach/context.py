@@ -175,10 +175,12 @@ class TowerRun:
     """The hooks that read. Two pruned models may share a tower. The reference is weak, so it keeps nothing alive."""
     wanted: list[Seen]
     """The needs to read, each with the number of its layer."""
-    grids: Tensor | None
-    """The images' patch grids; None if the tower is called without them."""
+    sizes: Tensor | None
+    """What the tower is told of the images' sizes; None if it is told nothing."""
     rows: dict[Seen, Tensor] = field(default_factory=dict["Seen", Tensor])
     """The values that were read so far, one row per tower row."""
+    seen: dict[Seen, Tensor] = field(default_factory=dict["Seen", Tensor])
+    """The same by visual token, once they are known."""
 
 
 FORWARD: ContextVar[Forward | None] = ContextVar("greedyprune_forward", default=None)

@@ -97,7 +97,7 @@ def _print_card(card: Card) -> None:
 
 
 def _print_matrix(as_json: bool) -> None:
-    from greedyprune.models.support import families_of, matrix
+    from greedyprune.models.support import NOTES, families_of, matrix
 
     found = matrix()
     if as_json:
@@ -111,7 +111,9 @@ def _print_matrix(as_json: bool) -> None:
     shown.columns[0].no_wrap = True
     out = console()
     out.print(shown)
-    out.print("(one tile): the method needs the grid of an image, and an image of several tiles has none.", style="dim")
+    for how, meaning in NOTES.items():
+        out.print(f"({how}): {meaning}.", style="dim")
+    out.print("greedyprune models --matrix says what methods can read of a family, and why not.", style="dim")
 
 
 def _plain(card: Card) -> dict[str, Any]:

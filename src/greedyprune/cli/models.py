@@ -54,7 +54,8 @@ def models(
     out = console()
     out.print(shown, refusal)
     out.print(
-        "A family is a model's config.model_type. Attention: the implementations that its proofs run on. "
+        "A family is a model's config.model_type. Attention: the implementations that its proofs run on. Cues: whether "
+        "methods can read its decoder's and its vision tower's attention and keys; later: behind its first attention. "
         "Downscale: yes if smaller images have fewer tokens.",
         style="dim",
     )
@@ -76,6 +77,7 @@ def _facts(name: str) -> dict[str, Any]:
         **facts,
         "methods": [method for method, how in found.items() if how == "yes"],
         "methods that need one tile": [method for method, how in found.items() if how == "one tile"],
+        "methods that need a later cut": [method for method, how in found.items() if how == "later"],
         "methods that cannot run": [method for method, how in found.items() if how == "no"],
     }
 

@@ -114,7 +114,7 @@ def audio(layout: Layout, token: str = "audio_token_id", features: str = "get_au
 Fold: TypeAlias = Callable[[Any, "Tensor", "Tensor | None"], "Tensor"]
 """A function that groups the tower's rows by visual token, in the order of the placeholders.
 
-It takes (config, one value per tower row, the images' patch grids).
+It takes (config, one value per tower row, what the tower is told of the images' sizes: `Tower.sizes`).
 (images, rows, ...) or (rows, ...) -> (n of all images, patches per token, ...)"""
 
 
@@ -129,7 +129,15 @@ class Tower:
     class_token: str | None = None
     """The name of its class token, which comes before the patches; None if it has none."""
     normed: bool = True
-    """True if a projector that reads the last layer reads it after the tower's final norm."""
+    """True if the tower's output has its rows after the final norm, as a projector that reads the last layer gets them.
+
+    Otherwise the rows without a layer are what that layer returned."""
+    sizes: str = "grid_thw"
+    """The tower's argument with the sizes of the images."""
+    packs: bool = False
+    """True if the model's `pack_image_features` leaves out tokens of padding and adds newlines behind the projector.
+
+    The rows then go the same way, and `fold` is not asked."""
 
 
 Sizes: TypeAlias = Literal["own", "one", "by tower", "tiles", "unknown"]
@@ -185,10 +193,12 @@ class Family:
     """The text model's attribute with its final norm."""
     tower: Tower | None = None
     """Its vision tower; None if methods cannot read attention and keys in it."""
+    unread: str = "it reads sounds, and has no vision tower"
+    """The reason why methods cannot read its vision tower, where `tower` is None."""
     grid: Literal["yes", "one tile", "no"] = "yes"
     """The grid of an image's tokens: always there, there for an image of one tile, or never, as far as is known."""
-    readable: bool = True
-    """True if methods can read attention, keys and values of its decoder."""
+    late: bool = False
+    """True if its first decoder layers keep a recurrent state and have no attention to read."""
     sizes: Sizes = "unknown"
     """The way its image processor treats the size of an image, see `Sizes`."""
     without: tuple[tuple[str, str], ...] = ()
@@ -215,11 +225,17 @@ class Family:
         """True if a model with this config makes the same number of tokens of every image, large or small."""
         return self.sizes == "one" or (self.sizes == "by tower" and tower_takes_one_size(config))
 
-    def gives(self, need: Need) -> bool:
-        """True if methods can get this need from the family's models, with their usual towers and decoders."""
+    def lacks(self, need: Need) -> str:
+        """The reason why methods cannot get this need from models with the usual towers; empty if they can."""
         if isinstance(need, Grid):
-            return self.grid != "no"
+            return "its tokens lie on no grid that is known" if self.grid == "no" else ""
         if not need.in_tower:
-            return self.readable or not isinstance(need, Seen) or isinstance(need, Change)
+            return ""
+        if self.tower is None:
+            return self.unread
         by_class = isinstance(need, Attention) and need.kind == "cls"
-        return self.tower is not None and (not by_class or self.tower.class_token is not None)
+        return "its vision tower has no class token" if by_class and self.tower.class_token is None else ""
+
+    def gives_later(self, need: Need) -> bool:
+        """True if only a cut behind the first decoder layers gets this need."""
+        return self.late and isinstance(need, Seen) and not need.in_tower and not isinstance(need, Change)

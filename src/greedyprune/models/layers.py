@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greedyprune.cues import Attention, Change, Encoded, Seen, Values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WORDS: dict[str, str] = {
     "tower": "the attention inside the vision tower",
@@ -42,8 +45,8 @@ def tower_layer(need: Seen, config: Any, count: int, *, normed: bool) -> tuple[i
     layer = need.layer
     if layer is None:
         # Entry i of a tower's hidden states is the input of layer i, so layer i - 1 made it; -1 is the last output.
-        feature = getattr(config, "vision_feature_layer", -1)
-        if not isinstance(feature, int) or feature == 0:
+        feature = _deepest(config, count)
+        if feature == 0:
             one = replace(need, layer=-2)
             return None, f"the projector reads vision_feature_layer={feature!r}, so name one: {one!r}"
         if isinstance(need, Encoded) and feature == -1 and normed:
@@ -56,3 +59,11 @@ def tower_layer(need: Seen, config: Any, count: int, *, normed: bool) -> tuple[i
     if not -count <= layer < count:
         return None, f"the vision tower has {count} layers and no layer {layer}"
     return layer % count, None
+
+
+def _deepest(config: Any, count: int) -> int:
+    """The entry of the tower's hidden states that the projector reads, the deepest if it reads several (ViP-LLaVA)."""
+    read = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1))
+    if isinstance(read, int):
+        return read
+    return max(cast("Sequence[int]", read), key=lambda entry: entry % (count + 1))

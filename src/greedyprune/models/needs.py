@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from greedyprune.cues import Attention, Change, Keys, Seen
 from greedyprune.models.layers import WORDS, told, tower_layer
+from greedyprune.models.readable import READABLE, READABLE_TOWERS
 from greedyprune.models.release import probe_seams
-from greedyprune.models.table import READABLE, READABLE_TOWERS
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
 
@@ -61,6 +61,19 @@ def in_decoder(policy: Policy) -> list[Seen]:
     return [need for need in policy.method.needs if isinstance(need, Seen) and not need.in_tower]
 
 
+def layers_read(parts: Parts, need: Seen, starts: list[int]) -> list[int]:
+    """Find the decoder layers that a need is read in, for cuts before the layers `starts`.
+
+    Without a layer of its own it is read in the last layer before each cut that has it: a layer with a recurrent state
+    has no attention, and gives changes alone.
+    """
+    if need.layer is not None:
+        return [int(need.layer)]
+    able = [i for i, kind in enumerate(parts.kinds) if isinstance(need, Change) or not kind.recurrent]
+    before = [[layer for layer in able if layer < start] for start in starts]
+    return list(dict.fromkeys(layers[-1] for layers in before if layers))
+
+
 def placed(parts: Parts, need: Seen) -> Seen:
     """Return a need of the vision tower with the number of its layer. It is None for the tower's final output."""
     if isinstance(need, Attention) and need.kind == "tower":
@@ -92,6 +105,17 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
         return f"decoder layer {need.layer} does not run before the cut, layers 0 to {first - 1} do"
     if isinstance(need, Change):
         return None  # every decoder's layers show their states
+    read = layers_read(parts, need, [first])
+    if not read:
+        return (
+            f"no decoder layer before {first} has attention, since layers of type {parts.kinds[0].name} keep a "
+            f"recurrent state instead: use at=Layer({parts.first + 1}) or later"
+        )
+    if parts.kinds[read[0]].recurrent:
+        names = ", ".join(str(i) for i, kind in enumerate(parts.kinds[:first]) if not kind.recurrent) or "none"
+        return (
+            f"decoder layer {read[0]} keeps a recurrent state and has no attention; before the cut these have: {names}"
+        )
     if parts.decoder_type not in READABLE:
         known = ", ".join(READABLE)
         return f"attention weights of a {parts.decoder_type!r} decoder are not known here, only of {known}"
@@ -101,10 +125,12 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
 
 def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
     whose = f"the vision tower of this {parts.family.model_type!r} model"
-    if isinstance(need, Attention) and need.kind == "cls" and not parts.class_token:
-        return f"{whose} has no class token that attends to patches"
+    if parts.family.tower is None and parts.family.proven:
+        return f"{whose} cannot be read: {parts.family.unread}"
     if parts.tower is None or not parts.tower_layers:
         return f"{whose} is of type {parts.tower_type!r}, which is not known here, only {', '.join(READABLE_TOWERS)}"
+    if isinstance(need, Attention) and need.kind == "cls" and not parts.class_token:
+        return f"{whose} has no class token that attends to patches"
     if isinstance(need, Keys) and need.of == "text":
         return f"{whose} reads no text, so use Keys('decoder', of='text')"
     return _tower_layer(parts, need)[1]

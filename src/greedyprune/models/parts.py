@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from greedyprune.models.table import IMPOSSIBLE, READABLE_TOWERS, family_of
+from greedyprune.models.readable import READABLE_TOWERS
+from greedyprune.models.table import IMPOSSIBLE, family_of
 from greedyprune.stages import Layer, Stage
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _tower(
     layers = [
         (tower.get_submodule(name.rpartition(".")[0]), module)
         for name, module in tower.named_modules()
-        if hasattr(module, "num_heads") and (hasattr(module, "qkv") or hasattr(module, "k_proj"))
+        if hasattr(module, "qkv") or hasattr(module, "k_proj")
     ]
     token = any(name.rpartition(".")[2] == family.tower.class_token for name, _ in tower.named_parameters())
     return tower, layers, token

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -30,9 +30,8 @@ class CacheLayer(Protocol):
 class DecoderLayer(Protocol):
     """One decoder layer, with the attributes that probes read."""
 
-    input_layernorm: Callable[[Tensor], Tensor]
     self_attn: Any
-    """The attention module, with `q_proj`, `k_proj`, `v_proj`, `head_dim` and `scaling`."""
+    """The attention module. `release.py:probe_seams` names what is read of it, and of the norm in front of it."""
 
 
 def length_of(cache: Any) -> int:

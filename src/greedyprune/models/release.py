@@ -161,24 +161,37 @@ def seams(parts: Parts) -> Iterator[Seam]:
         yield Seam(text, "forward", argument)
     for argument in ("hidden_states", "attention_mask", "position_embeddings"):
         yield Seam(layer, "forward", (argument,))
+    if parts.family.tower is not None and parts.family.tower.packs:
+        yield Seam(outer, "pack_image_features", ("image_newline",))
     for name in parts.family.deepstack or ():
         yield Seam(text, "forward", (name,))
 
 
 ROTATIONS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 """The functions that turn queries and keys to their positions; Qwen2-VL's decoders had the second in old releases."""
+NORMS = ("input_layernorm", "operator_norm")
+"""The norm in front of a decoder layer's attention; LFM2 has the second."""
+LATENT = ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "expand_kv", "qk_head_dim", "scaling")
+"""The attributes of an attention module with latent attention."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "head_dim", "scaling")
+"""The attributes of every other attention module."""
 
 
 def probe_seams(parts: Parts) -> Iterator[Seam]:
     """Yield the further seams that decoder probes rely on. Methods that read attention, keys or values need them."""
-    for layer in parts.layers[:1]:
-        yield Seam(layer, "input_layernorm")
-        yield Seam(layer, "self_attn")
-        attention = getattr(layer, "self_attn", None)
-        for name in ("q_proj", "k_proj", "v_proj", "head_dim", "scaling") if attention is not None else ():
-            yield Seam(attention, name)
-        home = sys.modules[type(attention or layer).__module__]
-        yield Seam(home, next((name for name in ROTATIONS if hasattr(home, name)), ROTATIONS[0]))
+    layer = parts.layers[parts.first]
+    yield Seam(layer, _first_of(layer, NORMS))
+    yield Seam(layer, "self_attn")
+    attention = getattr(layer, "self_attn", None)
+    if attention is not None:
+        yield from (Seam(attention, name) for name in (LATENT if hasattr(attention, LATENT[0]) else PROJECTIONS))
+    home = sys.modules[type(attention or layer).__module__]
+    yield Seam(home, _first_of(home, ROTATIONS))
+
+
+def _first_of(owner: object, names: tuple[str, ...]) -> str:
+    """Return the first name that the owner has an attribute of; the first of all if it has none."""
+    return next((name for name in names if hasattr(owner, name)), names[0])
 
 
 def missing(parts: Parts) -> list[Seam]:

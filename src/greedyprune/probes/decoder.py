@@ -1,7 +1,12 @@
-"""Probes of a decoder layer: rotated keys, values, attention rows of some tokens, and the text raters of an image."""
+"""Probes of a decoder layer: rotated keys, values, attention rows of some tokens, and the text raters of an image.
+
+Most decoders project states to heads, normalise them, and rotate them to their positions. What differs by decoder is
+read off the attention module: `_heads` and `_rotated`. A decoder with latent attention has projections of its own.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +20,25 @@ if TYPE_CHECKING:
     from greedyprune.keep import Keep
     from greedyprune.policy import Restore
 
+NORMS = ("norm", "layernorm")
+"""The endings of the names of norms of queries, keys and values: q_norm, and LFM2's q_layernorm."""
+
+
+@torch.no_grad()
+def attended(layer: Any, hidden: Tensor) -> Tensor:
+    """Compute what a decoder layer's attention module gets of the states that enter the layer. (b, q, d) -> same"""
+    norm = layer.input_layernorm if hasattr(layer, "input_layernorm") else layer.operator_norm
+    return norm(hidden)
+
+
+@torch.no_grad()
+def unpacked(attention: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute keys and values of all heads from what a KV cache layer holds: a latent, if the attention is latent.
+
+    (b, g, q, c), (b, g, q, c') -> the same, or (b, 1, q, r), (b, 1, q, c'') -> (b, h, q, c), (b, h, q, c')
+    """
+    return attention.expand_kv(keys, values) if _is_latent(attention) else (keys, values)
+
 
 @torch.no_grad()
 def decoder_keys(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -23,12 +47,16 @@ def decoder_keys(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) 
     `attention` is the decoder layer's attention module. `states` and `rotary` (cosines and sines of the positions) are
     the arguments that its layer calls it with.
     """
+    if _is_latent(attention):
+        return attention.expand_kv(*_latents(attention, states, rotary))[0]
     return _rotated(attention, _heads(attention, "k", states), *rotary)
 
 
 @torch.no_grad()
-def decoder_values(attention: Any, states: Tensor) -> Tensor:
+def decoder_values(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Compute the values of all tokens. (b, q, d) -> (b, g, q, c)"""
+    if _is_latent(attention):
+        return attention.expand_kv(*_latents(attention, states, rotary))[1]
     return _heads(attention, "v", states)
 
 
@@ -39,6 +67,12 @@ def decoder_queries(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor
     A method needs only few of them. The projection may be another kind of module (quantised, an adapter), so it gets
     the same input shape as in its own layer.
     """
+    if _is_latent(attention):
+        down = attention.q_lora_rank is not None
+        whole = attention.q_b_proj(attention.q_a_layernorm(attention.q_a_proj(states))) if down else None
+        heads = (attention.q_proj(states) if whole is None else whole).unflatten(-1, (-1, attention.qk_head_dim))
+        plain, turned = heads.transpose(1, 2).split([attention.qk_nope_head_dim, attention.qk_rope_head_dim], -1)
+        return torch.cat([plain, _rotated(attention, turned, *rotary)], -1)
     return _rotated(attention, _heads(attention, "q", states), *rotary)
 
 
@@ -133,19 +167,47 @@ def raters(visual: Tensor, text: Tensor) -> Tensor:
     return spoken > spoken.mean() + SLACK
 
 
+def _is_latent(attention: Any) -> bool:
+    """True for multi-head latent attention, whose keys and values of all heads come from one small vector per token."""
+    return hasattr(attention, "kv_a_proj_with_mqa")
+
+
+def _latents(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Compute the latent of every token, and the rotated part of its key, which all heads share.
+
+    (b, q, d) -> (b, 1, q, r), (b, 1, q, c)
+    """
+    both = attention.kv_a_proj_with_mqa(states)[:, None]
+    latent, turned = both.split([attention.kv_lora_rank, attention.qk_rope_head_dim], -1)
+    return attention.kv_a_layernorm(latent), _rotated(attention, turned, *rotary)
+
+
 def _heads(attention: Any, which: str, states: Tensor) -> Tensor:
     """Compute queries, keys or values of all heads, normalised if the layer has a norm. (b, q, d) -> (b, h, q, c)"""
-    heads = getattr(attention, f"{which}_proj")(states).unflatten(-1, (-1, attention.head_dim))
-    norm = getattr(attention, f"{which}_norm", None)
+    shared = which == "v" and attention.v_proj is None  # Gemma 4's large models: a value is its key before the norm
+    whole = getattr(attention, "k_proj" if shared else f"{which}_proj")(states)
+    norm = next((getattr(attention, f"{which}_{end}") for end in NORMS if hasattr(attention, f"{which}_{end}")), None)
+    if norm is not None and getattr(attention, "qk_norm_type", "") == "olmo":  # one norm over all heads
+        whole, norm = norm(whole), None
+    heads = whole.unflatten(-1, (-1, attention.head_dim))
+    count: int = attention.config.num_attention_heads
+    if which == "q" and heads.shape[-2] == 2 * count:  # each query has a gate of the layer's output beside it
+        heads = heads.unflatten(-2, (count, 2)).select(-2, 0)
     return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 def _rotated(attention: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate queries or keys to their positions by the function that the layer itself calls. (b, h, q, c) -> same"""
-    home = sys.modules[type(attention).__module__]
+    home, config = sys.modules[type(attention).__module__], attention.config
+    if config.model_type == "cohere2" and attention.sliding_window is None:
+        return heads  # its layers with full attention know no positions
     if cos.ndim == 4:  # M-RoPE of models whose layers choose the axis of every channel themselves
-        sections = attention.config.rope_parameters["mrope_section"]
+        sections = config.rope_parameters["mrope_section"]
         return home.apply_multimodal_rotary_pos_emb(heads[:, :1], heads, cos, sin, sections)[1]
+    if _is_latent(attention) and config.rope_interleave:
+        return home.apply_rotary_pos_emb_interleave(heads[:, :1], heads, cos, sin)[1]
+    if "k" not in inspect.signature(home.apply_rotary_pos_emb).parameters:  # Gemma 4's takes one tensor
+        return home.apply_rotary_pos_emb(heads, cos, sin)
     return home.apply_rotary_pos_emb(heads[:, :1], heads, cos, sin)[1]
 
 

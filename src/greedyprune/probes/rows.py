@@ -11,6 +11,9 @@ from torch import Tensor
 BLOCK = 2**23
 """The number of scores in memory at once: 64 MiB in float64. All scores of a large image would take gigabytes."""
 
+HIDDEN = -1e4
+"""A bias below this hides a key. Masks hold the lowest float of their type, which is -65504 in float16."""
+
 
 def attention_rows(
     queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, one: bool = False
@@ -31,9 +34,17 @@ def attention_rows(
 
 
 def received(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, one: bool = False) -> Tensor:
-    """Compute the mean attention row of all queries, block by block. (b, h, n, c), (b, g, n, c), (b, 1, n) -> (b, n)"""
+    """Compute the mean attention row of the queries that are no padding, block by block.
+
+    (b, h, n, c), (b, g, n, c), (b, 1 or n, n) -> (b, n). A row is padding if the bias hides it from every query.
+    """
     batch, heads, count = queries.shape[:3]
     total = torch.zeros(batch, count, dtype=torch.float64, device=queries.device)
-    for block in queries.split(max(1, BLOCK // (batch * heads * count)), 2):
-        total += attention_rows(block, keys, scale, bias, one=one).sum(1)
-    return total / count
+    real = torch.ones_like(total) if bias is None else (bias > HIDDEN).any(1).expand(batch, -1).double()
+    size = max(1, BLOCK // (batch * heads * count))
+    for first in range(0, count, size):
+        at = slice(first, first + size)
+        mine = bias if bias is None or bias.shape[1] == 1 else bias[:, at]
+        rows = attention_rows(queries[:, :, at], keys, scale, mine, one=one)
+        total += (rows * real[:, at, None]).sum(1)
+    return total / real.sum(1, keepdim=True)

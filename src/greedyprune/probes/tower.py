@@ -33,16 +33,16 @@ def received_row(attention: Any, states: Tensor, called: Mapping[str, Any], *, o
 
     `called` holds the other arguments of the attention module: an attention mask, or for packed rows
     `position_embeddings` and `cu_seqlens`. The latter are the borders of images or windows. Rows attend only inside
-    them.
+    them. Rows of padding count as none that attend.
     """
-    queries, keys = _heads(attention, "q", states), _heads(attention, "k", states)
-    if (rotary := called.get("position_embeddings")) is not None:
-        queries, keys = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision(queries, keys, *rotary)
-    borders, scale = called.get("cu_seqlens"), _scale(attention)
+    queries, keys = _rotated(attention, _heads(attention, "q", states), _heads(attention, "k", states), called)
+    borders, scale = called.get("cu_seqlens", called.get("cu_seq_lens_q")), _scale(attention)
     if borders is None:
         bias = _bias(called.get("attention_mask"))
         return received(queries.transpose(1, 2), keys.transpose(1, 2), scale, bias, one=one).float()
-    return received_inside(queries, keys, borders.tolist(), scale, one=one).float()
+    queries, keys = (heads.flatten(0, -3) for heads in (queries, keys))
+    seen = received_inside(queries, keys, borders.tolist(), scale, one=one)
+    return seen.float().view(states.shape[:-1])
 
 
 @torch.no_grad()
@@ -70,7 +70,23 @@ def _heads(attention: Any, which: Literal["q", "k"], states: Tensor) -> Tensor:
         return attention.qkv(states).unflatten(-1, (3, attention.num_heads, -1)).select(-3, "qkv".index(which))
     whole = getattr(attention, f"{which}_proj")(states)
     norm = getattr(attention, f"{which}_norm", None)
+    if not hasattr(attention, "num_heads"):  # Gemma 4's: each head has a norm of its own
+        heads = whole.unflatten(-1, (-1, attention.head_dim))
+        return heads if norm is None else norm(heads)
     return (whole if norm is None else norm(whole)).unflatten(-1, (attention.num_heads, -1))
+
+
+def _rotated(attention: Any, queries: Tensor, keys: Tensor, called: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys to their positions by the function that the layer itself calls. (..., n, h, c) -> same"""
+    rotary, home = called.get("position_embeddings"), sys.modules[type(attention).__module__]
+    if rotary is None:
+        return queries, keys
+    if hasattr(home, "apply_multidimensional_rope"):  # Gemma 4
+        turn = home.apply_multidimensional_rope
+        return turn(queries, *rotary, called["position_ids"]), turn(keys, *rotary, called["position_ids"])
+    if hasattr(home, "apply_rotary_pos_emb_vision"):
+        return home.apply_rotary_pos_emb_vision(queries, keys, *rotary)
+    return home.apply_rotary_pos_emb(queries, keys, *rotary, unsqueeze_dim=-2)  # Pixtral's
 
 
 def _scale(attention: Any) -> float:
@@ -78,11 +94,11 @@ def _scale(attention: Any) -> float:
 
 
 def _bias(mask: Tensor | None) -> Tensor | None:
-    """Return the bias that hides padding, the same for all queries. (b, n) or (b, 1, n, n) -> (b, 1, n)"""
+    """Return the bias of a mask, 0 or the lowest float. (b, n) or (b, 1, n, n) -> (b, 1 or n, n)"""
     if mask is None:
         return None
-    mask = mask[:, 0, :1] if mask.ndim == 4 else mask[:, None].bool()
-    return mask if mask.is_floating_point() else torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    seen = mask[:, 0] if mask.ndim == 4 else mask[:, None].bool()
+    return seen if seen.is_floating_point() else torch.where(seen, 0.0, torch.finfo(torch.float32).min)
 
 
 def _stretches(borders: list[int]) -> list[Tensor]:

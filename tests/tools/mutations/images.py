@@ -213,6 +213,27 @@ IMAGES = [
         "test_questions_of_turns.py::test_the_questions_attention_is_that_of_the_tokens_that_ask[one]",
     ),
     Mutation(
+        "a decoder's layers without positions are rotated all the same",
+        "probes/decoder.py:_rotated",
+        "attention.sliding_window is None",
+        "False",
+        "test_every_decoder.py::test_a_layers_attention_keys_and_values_are_its_own[False-sdpa-cohere2_vision]",
+    ),
+    Mutation(
+        "the patches of padding look at an image, too",
+        "probes/rows.py:received",
+        "(rows * real[:, at, None])",
+        "rows",
+        "test_tower_probes.py::test_what_a_token_receives_is_that_of_the_eager_tower[None-generate-gemma4]",
+    ),
+    Mutation(
+        "a method reads the layer before its cut, attention or not",
+        "models/needs.py:layers_read",
+        "isinstance(need, Change) or not kind.recurrent",
+        "True",
+        "test_every_decoder.py::test_a_layers_attention_keys_and_values_are_its_own[False-sdpa-qwen3_5]",
+    ),
+    Mutation(
         "the norms of a head's queries and keys are left out",
         "probes/decoder.py:_heads",
         "(heads if norm is None else norm(heads))",

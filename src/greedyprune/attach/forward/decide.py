@@ -294,9 +294,12 @@ def tower_cues(
             rows = seen.get(kind, {}).get(placed(parts, need))
             values = None if rows is None else _by_image(rows, [s.row for s in mine], [s.image for s in mine])
             if values is None:
+                why = "pass pixel_values, or compute the features while the model is pruned"
+                if kind == "video" and parts.family.tower is not None and parts.family.tower.packs:
+                    why = "videos of such a model are pooled behind the tower, so use a method that does not look there"
                 raise ValueError(
                     f"{type(policy.method).__name__} needs {told(need)}, and the {kind} features of this call "
-                    "came without it: pass pixel_values, or compute the features while the model is pruned."
+                    f"came without it: {why}."
                 )
             for number, value in zip(numbers, values, strict=True):
                 found[need][number] = value

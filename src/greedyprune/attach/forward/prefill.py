@@ -19,7 +19,7 @@ from greedyprune.attach.forward.cache import bytes_of, shorten
 from greedyprune.attach.forward.decide import Decider, Shared, Step, tower_cues, warn_if_nothing_pruned, with_layers
 from greedyprune.attach.forward.decode import TextInputs, held_before, mask_of
 from greedyprune.attach.forward.record import Lengths, report_of
-from greedyprune.models.needs import in_decoder
+from greedyprune.models.needs import in_decoder, layers_read
 from greedyprune.models.prompt import Prompt, find_images
 from greedyprune.ops.cut import Cut, uncut
 from greedyprune.ops.masks import anew, anew_with, padding_mask
@@ -108,7 +108,7 @@ class Prefill:
         """The method's needs in each decoder layer that gives any."""
         found: dict[int, list[Seen]] = {}
         for need in in_decoder(self.policy):
-            for index in [start - 1 for start in self.starts] if need.layer is None else [int(need.layer)]:
+            for index in layers_read(self.text.forward.parts, need, self.starts):
                 found.setdefault(index, []).append(need)
         return found
 
@@ -127,12 +127,12 @@ class Prefill:
         """Return the tokens that cache layer `index` held before this forward, as a cut."""
         return held_before(self.text, index, device, compact=self._compact)
 
-    def held_keys(self, index: int, device: torch.device) -> Tensor:
-        """Return the keys of earlier tokens in the cache of decoder layer `index`. -> (b, g, p, c)"""
+    def held_earlier(self, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of earlier tokens in the cache of decoder layer `index`. -> (b, g, p, c) each"""
         layer = self.text.forward.cache.layers[index]
         if layer.keys.shape[2] != self.held_before(index, device).columns.shape[1]:
             refusals.refuse_look_back(layer, self.policy.method)
-        return layer.keys
+        return layer.keys, layer.values
 
     # -- the cut
 

@@ -22,6 +22,7 @@ from greedyprune.models.needs import check_restore, in_decoder
 from greedyprune.models.release import argument_names, cache_in, cache_of
 from greedyprune.ops.masks import last_columns, with_scores
 from greedyprune.probes.decoder import (
+    attended,
     decoder_keys,
     decoder_plain,
     decoder_queries,
@@ -30,6 +31,7 @@ from greedyprune.probes.decoder import (
     image_row,
     raters,
     restored_scores,
+    unpacked,
 )
 from greedyprune.resident import send
 
@@ -205,9 +207,9 @@ def _look_at(work: Prefill, index: int, layer: DecoderLayer, hidden: Tensor, arg
     work.entered.update({need: _of_images(work, hidden) for need in needs if isinstance(need, Change)})
     others: list[Seen] = [need for need in needs if not isinstance(need, Change)]
     if others:
-        earlier: Tensor | None = None
+        earlier: tuple[Tensor, Tensor] | None = None
         if work.text.past and any(map(_asks_prompt, others)):
-            earlier = work.held_keys(index, hidden.device)
+            earlier = work.held_earlier(index, hidden.device)
         mask, rotary = arguments.get("attention_mask"), arguments["position_embeddings"]
         held = partial(work.text.in_cache, cache_in(arguments), index, hidden.shape[1])
         work.behind.append(partial(_look_back, work, index, layer, hidden, others, mask, rotary, earlier, held))
@@ -222,19 +224,20 @@ def _look_back(
     needs: list[Seen],
     mask: Tensor | None,
     rotary: tuple[Tensor, Tensor],
-    earlier: Tensor | None,
+    earlier: tuple[Tensor, Tensor] | None,
     held: Callable[[], tuple[Tensor, Tensor] | None],
 ) -> None:
     """Read needs in decoder layer `index`, per image. `hidden` (b, q, d), `mask` and `rotary` entered it.
 
-    `earlier`: the keys of earlier tokens. `held`: its own keys and values in the KV cache; they are computed again if
-    there are none.
+    `earlier`: what the KV cache held of earlier tokens. `held`: the keys and values that it holds of these tokens; they
+    are computed again if there are none.
     """
     attention, found = layer.self_attn, held()
-    states = layer.input_layernorm(hidden)
+    states = attended(layer, hidden)
+    found = None if found is None else unpacked(attention, *found)
     own = keys = decoder_keys(attention, states, rotary) if found is None else found[0]
     if earlier is not None:
-        keys = torch.cat([earlier.to(keys), keys], 2)
+        keys = torch.cat([unpacked(attention, *earlier)[0].to(keys), keys], 2)
     queries: Tensor | None = None
     if any(map(_asks_prompt, needs)):
         queries = decoder_queries(attention, states, rotary)
@@ -246,7 +249,7 @@ def _look_back(
         if isinstance(need, (Keys, Values)):
             heads = own
             if isinstance(need, Values):
-                heads = decoder_values(attention, states) if found is None else found[1]
+                heads = decoder_values(attention, states, rotary) if found is None else found[1]
             work.seen[need] = _in_own_tokens(work, _of_images(work, heads.transpose(1, 2)))
             continue
         assert isinstance(need, Attention)

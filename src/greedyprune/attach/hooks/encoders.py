@@ -17,6 +17,7 @@ from torch import Tensor
 from greedyprune.attach.context import ENCODING, TOWER_RUNS, TowerRun
 from greedyprune.cues import Attention, Encoded, Keys
 from greedyprune.models._front import Attached, put_in_front
+from greedyprune.models.folds import packed
 from greedyprune.models.needs import in_tower, placed
 from greedyprune.probes.tower import class_row, received_row, tower_keys
 
@@ -74,11 +75,16 @@ class TowerHooks(Attached):
     def __init__(self, parts: Parts, wish: Callable[[], Wish], running: Callable[[], Forward | None]) -> None:
         self._parts, self._wish, self._running = parts, wish, running
         self._handles: list[RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []
 
     def register(self) -> None:
         """Register the hooks. There are none if the tower is not known."""
         if self._parts.tower is None:
             return
+        if self._packs:
+            own = self._parts.outer.pack_image_features
+            watched = wraps(cast("Any", own))(partial(self._pack, own))
+            self._undo.append(put_in_front(self._parts.outer, "pack_image_features", watched))
         self._handles.append(self._parts.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(self._parts.tower.register_forward_hook(self._end, always_call=True))
         for index, (layer, attention) in enumerate(self._parts.tower_layers):
@@ -90,7 +96,14 @@ class TowerHooks(Attached):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
         self._forget()
+
+    @property
+    def _packs(self) -> bool:
+        return self._parts.family.tower is not None and self._parts.family.tower.packs
 
     def _forget(self) -> None:
         """Free the values that were read, also if an interrupt ended the tower's run."""
@@ -106,7 +119,9 @@ class TowerHooks(Attached):
         wish = self._wish() if forward is None or forward.wish is None else forward.wish
         wanted = [placed(self._parts, need) for need in in_tower(wish.policy)]
         if wanted:
-            run = TowerRun(ref(self), wanted, kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
+            assert self._parts.family.tower is not None
+            sizes = kwargs.get(self._parts.family.tower.sizes, args[1] if len(args) > 1 else None)
+            run = TowerRun(ref(self), wanted, sizes)
             TOWER_RUNS.set((*TOWER_RUNS.get(), run))
 
     def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -133,23 +148,34 @@ class TowerHooks(Attached):
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         run, forward = self._run(), self._running()
-        self._forget()
+        if run is None or output is None or not self._packs:
+            self._forget()
         if run is None or output is None:  # the method has no need here, or the tower raised
             return
         if (need := Encoded()) in run.wanted:
             named = cast("dict[str, Tensor]", output) if isinstance(output, dict) else None
             states = cast("tuple[Tensor, ...]", output)[0] if named is None else named["last_hidden_state"]
             run.rows[need] = states.detach()
-        seen = {need: self._by_token(need, rows, run.grids) for need, rows in run.rows.items()}
+        if not self._packs:  # otherwise what follows the tower still has to say which rows are tokens
+            run.seen.update({need: self._by_token(need, rows, run.sizes) for need, rows in run.rows.items()})
         if forward is not None:
-            forward.seen[ENCODING.get() or "image"] = seen
+            forward.seen[ENCODING.get() or "image"] = run.seen
         elif isinstance(output, dict):
-            output[CARRIED] = seen  # an entry, no attribute: accelerate rebuilds such outputs from their entries
+            output[CARRIED] = run.seen  # an entry, no attribute: accelerate rebuilds such outputs from their entries
 
-    def _by_token(self, need: Seen, rows: Tensor, grids: Tensor | None) -> Tensor:
+    def _pack(self, own: Callable[..., Any], tiles: Any, *sizes: Any, **options: Any) -> Any:
+        """Pack what was read in the tower as the model packs the tokens of its tiles."""
+        run = self._run()
+        if run is not None:
+            for need, rows in run.rows.items():
+                run.seen[need] = packed(own, rows, tiles, *sizes, **options).mean(1)
+            self._forget()
+        return own(tiles, *sizes, **options)
+
+    def _by_token(self, need: Seen, rows: Tensor, sizes: Tensor | None) -> Tensor:
         """Combine the patches of each visual token: the sum for attention, the mean for keys and rows. -> (n, ...)"""
         assert self._parts.family.tower is not None
-        patches = self._parts.family.tower.fold(self._parts.config, rows, grids)
+        patches = self._parts.family.tower.fold(self._parts.config, rows, sizes)
         return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
 
 
