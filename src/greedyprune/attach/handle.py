@@ -17,7 +17,7 @@ from greedyprune.budget import PerLayer
 from greedyprune.hints import Hints, as_protect, as_relevance
 from greedyprune.method import Method
 from greedyprune.models._front import Attached
-from greedyprune.models.needs import check_needs, check_restore
+from greedyprune.models.needs import check_needs, check_restore, warn_of_pages
 from greedyprune.models.parts import find_parts
 from greedyprune.models.release import check_release, leave_untraced
 from greedyprune.naming import as_method
@@ -106,6 +106,7 @@ def prune(
             "gp.remove(model) if the handle is lost."
         )
     check_release(parts)
+    warn_of_pages(parts, policy)
     leave_untraced()
     return Pruned(parts, policy, hints)
 

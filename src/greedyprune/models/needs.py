@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
+from greedyprune.budget import PerLayer, Ratio
 from greedyprune.cues import Attention, Change, Keys, Seen
 from greedyprune.models.layers import WORDS, told, tower_layer
-from greedyprune.models.readable import READABLE, READABLE_TOWERS
+from greedyprune.models.readable import PAGE_READERS, READABLE, READABLE_TOWERS
 from greedyprune.models.release import probe_seams
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
+from greedyprune.selection import PruneWarning
 
 if TYPE_CHECKING:
     from greedyprune.cues import Need
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 ADDITIVE = ("sdpa", "eager")
 """The attention implementations that add a mask to the scores."""
+
+
+PAGE_SHARE = 0.8
+"""The least share of visual tokens that a model for pages of text should keep."""
 
 
 def check_needs(parts: Parts, policy: Policy) -> None:
@@ -49,6 +57,29 @@ def check_restore(parts: Parts, policy: Policy) -> None:
             f"restore={policy.restore!r} reads the rotary embedding, and this {parts.decoder_type!r} decoder has no "
             'rotary_emb: write restore="size".'
         )
+
+
+def warn_of_pages(parts: Parts, policy: Policy) -> None:
+    """Warn once if the model reads text off pages (OCR) and a budget is below the share that such a model can give.
+
+    There nearly every visual token carries letters, so no token stands for another.
+    """
+    budgets = policy.keep.schedule.values() if isinstance(policy.keep, PerLayer) else [policy.keep]
+    each = [one for budget in budgets for one in (budget if isinstance(budget, (list, tuple)) else [budget])]
+    mild = all(isinstance(budget, Ratio) and budget.share >= PAGE_SHARE for budget in each)
+    if parts.family.model_type in PAGE_READERS and not mild:
+        _warn_of_pages(parts.family.model_type)
+
+
+@cache
+def _warn_of_pages(model_type: str) -> None:
+    warnings.warn(
+        f"a {model_type!r} model reads text off pages, where nearly every visual token carries letters: published "
+        f"methods fall below random there. Keep {PAGE_SHARE:.0%} or more, keep=Ratio({PAGE_SHARE}), or pass smaller "
+        "images and prune nothing.",
+        PruneWarning,
+        stacklevel=4,
+    )
 
 
 def in_tower(policy: Policy) -> list[Seen]:

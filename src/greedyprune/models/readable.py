@@ -1,4 +1,4 @@
-"""The model types of decoders and vision towers that probes can read."""
+"""The model types of decoders and vision towers that probes can read, and of models that read pages of text."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ READABLE_TOWERS: tuple[str, ...] = (
     "ovis2_vision",
 )
 """The model types of vision towers whose attention weights and keys the probes can compute."""
+
+PAGE_READERS: tuple[str, ...] = (
+    "got_ocr2",
+    "lighton_ocr",
+    "paddleocr_vl",
+    "deepseek_ocr2",
+    "glm_ocr",
+    "granite_docling",
+    "hunyuan_vl",
+    "minicpm_ocr",
+    "qianfan_ocr",
+    "unlimited_ocr",
+)
+"""The model types whose checkpoints read text off pages (OCR). `prune()` warns about these."""
