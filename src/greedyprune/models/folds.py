@@ -67,8 +67,8 @@ def packed(pack: Callable[..., Any], values: Tensor, tiles: list[Tensor], *sizes
     rows = torch.nn.functional.pad(rows, (0, 1))
     if options.get("image_newline") is not None:
         options["image_newline"] = torch.nn.functional.pad(rows.new_zeros(rows.shape[-1] - 1), (0, 1), value=1.0)
-    found = torch.cat(list(pack(rows.split([each.shape[0] for each in tiles]), *sizes, **options)[0]))
-    return found[found[:, -1] == 0, :-1].unflatten(1, (1, *rest))
+    found = torch.cat(list(pack(_apart(rows, [each.shape[0] for each in tiles]), *sizes, **options)[0]))
+    return cast("Any", found[found[:, -1] == 0, :-1]).unflatten(1, (1, *rest))
 
 
 def merged_runs(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
@@ -80,13 +80,13 @@ def merged_frames(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     """Like `merged_runs`, and two frames of a clip that follow each other become one (ERNIE 4.5 VL)."""
     runs = merged_runs(config, values, grids)
     assert grids is not None
-    shapes = cast("list[list[int]]", grids.tolist())  # pyright: ignore[reportUnknownMemberType]
+    shapes = _numbers(grids)
     if all(frames == 1 for frames, _, _ in shapes):
         return runs
     side, found = config.vision_config.spatial_merge_size, list["Tensor"]()
-    clips = runs.split([frames * height * width // side**2 for frames, height, width in shapes])
+    clips = _apart(runs, [frames * height * width // side**2 for frames, height, width in shapes])
     for clip, (frames, _, _) in zip(clips, shapes, strict=True):
-        each = clip.unflatten(0, (frames, -1))
+        each = cast("Tensor", cast("Any", clip).unflatten(0, (frames, -1)))
         first, second = (each, each) if frames == 1 else (each[: frames // 2 * 2 : 2], each[1::2])
         found.append(torch.cat([first, second], 2).flatten(0, 1))
     return torch.cat(found)
@@ -95,7 +95,7 @@ def merged_frames(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
 def merged_alike(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     """Like `merged_runs`, with a side for every image of the call, which is the same for all (VideoLLaMA 3)."""
     assert grids is not None
-    sides: set[int] = set(grids.tolist())  # pyright: ignore[reportUnknownMemberType]
+    sides: set[int] = set(cast("Any", grids).tolist())
     if len(sides) > 1:
         raise ValueError(f"images merged by {sorted(sides)} patches in one call have no rows in common: pass one size.")
     return values.reshape(-1, sides.pop() ** 2, *values.shape[1:])
@@ -106,13 +106,13 @@ def merged_blocks(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     assert grids is not None
     vision = config.vision_config
     side = vision.spatial_merge_size if hasattr(vision, "spatial_merge_size") else vision.merge_kernel_size[0]
-    return _any_blocks(values, cast("list[list[int]]", grids.tolist()), side)  # pyright: ignore[reportUnknownMemberType]
+    return _any_blocks(values, _numbers(grids), side)
 
 
 def merged_lines(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     """Like `merged_blocks`, of images whose sizes are in pixels, (images, 2) (Pixtral's tower)."""
     patch, side = config.vision_config.patch_size, getattr(config, "spatial_merge_size", 1)
-    sizes: Any = grids.tolist() if isinstance(grids, torch.Tensor) else grids
+    sizes: Any = _numbers(grids) if isinstance(grids, torch.Tensor) else grids
     shapes = [[1, height // patch, width // patch] for height, width in sizes]
     return _any_blocks(values.flatten(0, 1), shapes, side)
 
@@ -120,7 +120,7 @@ def merged_lines(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
 def padded_blocks(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     """Like `merged_blocks`, of images padded to equally many rows, with their sizes in patches (LFM2-VL)."""
     assert grids is not None
-    shapes = [[1, *shape] for shape in cast("list[list[int]]", grids.tolist())]  # pyright: ignore[reportUnknownMemberType]
+    shapes = [[1, *shape] for shape in _numbers(grids)]
     rows = [each[: height * width] for each, (_, height, width) in zip(values, shapes, strict=True)]
     return _any_blocks(torch.cat(rows), shapes, config.downsample_factor)
 
@@ -133,13 +133,23 @@ def placed_blocks(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
         real = (places >= 0).all(-1).nonzero()[:, 0]
         x, y = (places[real] // side).unbind(-1)
         found.append(real[(y * (x.max() + 1) + x).argsort(stable=True)] + number * places.shape[0])
-    return values.flatten(0, 1)[torch.cat(found).to(values.device)].unflatten(0, (-1, side**2))
+    return cast("Any", values.flatten(0, 1)[torch.cat(found).to(values.device)]).unflatten(0, (-1, side**2))
+
+
+def _numbers(grids: Tensor) -> list[list[int]]:
+    """The grids or sizes as numbers. (images, c)"""
+    return cast("Any", grids).tolist()
+
+
+def _apart(rows: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Rows in parts of these sizes. (n, ...)"""
+    return cast("Any", rows).split(sizes)
 
 
 def _any_blocks(values: Tensor, shapes: list[list[int]], side: int) -> Tensor:
     """Group the patches of images in raster order into square blocks. (rows, ...) -> (tokens, side * side, ...)"""
     found, rest = list["Tensor"](), values.shape[1:]
-    for rows, (frames, high, wide) in zip(values.split([t * h * w for t, h, w in shapes]), shapes, strict=True):
+    for rows, (frames, high, wide) in zip(_apart(values, [t * h * w for t, h, w in shapes]), shapes, strict=True):
         blocks = rows.reshape(frames, high // side, side, wide // side, side, *rest).transpose(2, 3)
         found.append(blocks.reshape(-1, side**2, *rest))
     return torch.cat(found)
@@ -151,7 +161,7 @@ def merged_windows(config: Any, values: Tensor, grids: Tensor | None) -> Tensor:
     vision = config.vision_config
     side = vision.window_size // vision.patch_size // vision.spatial_merge_size
     order: list[Tensor] = []
-    for frames, height, width in cast("list[list[int]]", grids.tolist()):  # pyright: ignore[reportUnknownMemberType]
+    for frames, height, width in _numbers(grids):
         rows, columns = height // vision.spatial_merge_size, width // vision.spatial_merge_size
         t, h, w = (torch.arange(size, device="cpu") for size in (frames, rows, columns))
         windows = t[:, None, None] * rows * columns + h[:, None] // side * columns + w // side

@@ -82,8 +82,8 @@ class TowerHooks(Attached):
         if self._parts.tower is None:
             return
         if self._packs:
-            own = self._parts.outer.pack_image_features
-            watched = wraps(cast("Any", own))(partial(self._pack, own))
+            own = cast("Any", self._parts.outer).pack_image_features
+            watched = wraps(own)(partial(self._pack, own))
             self._undo.append(put_in_front(self._parts.outer, "pack_image_features", watched))
         self._handles.append(self._parts.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(self._parts.tower.register_forward_hook(self._end, always_call=True))
