@@ -118,12 +118,13 @@ class Inside:
     """What the projector was called with."""
 
     def received(self, layer: int, *, one: bool = False) -> Tensor:
-        """The mean row of all but padding. -> (rows,)"""
+        """What each row receives of those that see it, padding apart: their mean. -> (rows,)"""
         found: list[Tensor] = []
         for queries, keys, weights, mask in self.calls[layer]:
             whole = (_as_one(queries, keys, mask) if one else weights).mean(1)
             real = (mask == 0).any(-2).expand(whole.shape[:2]).to(whole)  # what somebody may look at
-            found.append(((whole * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)).flatten())
+            sees = (mask == 0).expand(whole.shape) * real[:, :, None]
+            found.append(((whole * sees).sum(1) / sees.sum(1).clamp_min(1)).flatten())
         return torch.cat(found)
 
     def cls(self, layer: int, *, one: bool = False) -> Tensor:

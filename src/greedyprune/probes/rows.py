@@ -34,17 +34,21 @@ def attention_rows(
 
 
 def received(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, one: bool = False) -> Tensor:
-    """Compute the mean attention row of the queries that are no padding, block by block.
+    """Compute the attention that each row receives, the mean over the rows that see it, block by block.
 
-    (b, h, n, c), (b, g, n, c), (b, 1 or n, n) -> (b, n). A row is padding if the bias hides it from every query.
+    (b, h, n, c), (b, g, n, c), (b, 1 or n, n) -> (b, n). A row is padding if the bias hides it from every query: it
+    sees none, and receives 0.
     """
     batch, heads, count = queries.shape[:3]
     total = torch.zeros(batch, count, dtype=torch.float64, device=queries.device)
-    real = torch.ones_like(total) if bias is None else (bias > HIDDEN).any(1).expand(batch, -1).double()
+    seen = None if bias is None else bias > HIDDEN
+    real = torch.ones_like(total) if seen is None else seen.any(1).expand(batch, -1).double()
     size = max(1, BLOCK // (batch * heads * count))
     for first in range(0, count, size):
         at = slice(first, first + size)
         mine = bias if bias is None or bias.shape[1] == 1 else bias[:, at]
         rows = attention_rows(queries[:, :, at], keys, scale, mine, one=one)
         total += (rows * real[:, at, None]).sum(1)
-    return total / real.sum(1, keepdim=True)
+    if seen is None or seen.shape[1] == 1:
+        return total / real.sum(1, keepdim=True)
+    return total / (seen * real[:, :, None]).sum(1).clamp_min(1)
