@@ -137,7 +137,8 @@ def test_a_need_names_a_layer_that_vllm_loads() -> None:
     assert "vLLM loads 23 of the tower's 24 layers" in str(tower.lacking(gp.Encoded(-1)))
     assert "no layer 24" in str(tower.lacking(gp.Keys("tower", 24)))
     assert clip(vision_feature_layer=-1).lacking(gp.Encoded(-1)) is None
-    assert "name one" in str(clip(vision_feature_layer=[-2, -5]).lacking(gp.Encoded()))
+    assert clip(vision_feature_layer=[-5, -2]).placed(gp.Encoded()) == gp.Encoded(22)  # the deepest
+    assert "name one" in str(clip(vision_feature_layer=0).lacking(gp.Encoded()))
     qwen = Tower(QWEN)
     assert qwen.placed(gp.Encoded()) == gp.Encoded(None)  # what the merger's norm reads
     assert qwen.placed(gp.Attention("tower")) == gp.Attention("received", QWEN.vision_config.depth - 1)

@@ -46,7 +46,8 @@ def test_another_family_would_change_the_matrix(monkeypatch: pytest.MonkeyPatch)
     llava = table.FAMILIES["llava"]
     more = Family("new", llava.layout, stages=llava.stages[:1], note="news")
     monkeypatch.setitem(table.FAMILIES, "new", more)
-    assert markdown() == f"{matrix()}\n| `new` | image | yes | no | sdpa, eager | no | news |"
+    tower = "no: its entry in the table names no tower"
+    assert markdown() == f"{matrix()}\n| `new` | image | yes | no | sdpa, eager | yes | {tower} | no | news |"
 
 
 def test_the_matrix_claims_the_attention_of_the_proofs() -> None:

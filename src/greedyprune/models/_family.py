@@ -193,8 +193,8 @@ class Family:
     """The text model's attribute with its final norm."""
     tower: Tower | None = None
     """Its vision tower; None if methods cannot read attention and keys in it."""
-    unread: str = "it reads sounds, and has no vision tower"
-    """The reason why methods cannot read its vision tower, where `tower` is None."""
+    unread: str = ""
+    """The reason why methods cannot read its vision tower, where `tower` is None; see `why_unread`."""
     grid: Literal["yes", "one tile", "no"] = "yes"
     """The grid of an image's tokens: always there, there for an image of one tile, or never, as far as is known."""
     late: bool = False
@@ -221,6 +221,12 @@ class Family:
         """The reason why a smaller image does not have fewer tokens, and the remedy; empty if it has fewer."""
         return CANNOT_DOWNSCALE[self.sizes]
 
+    @property
+    def why_unread(self) -> str:
+        """The reason why methods cannot read its vision tower, where `tower` is None."""
+        usual = "its entry in the table names no tower" if self.layout else "it reads sounds, and has no vision tower"
+        return self.unread or usual
+
     def takes_one_size(self, config: Any) -> bool:
         """True if a model with this config makes the same number of tokens of every image, large or small."""
         return self.sizes == "one" or (self.sizes == "by tower" and tower_takes_one_size(config))
@@ -232,7 +238,7 @@ class Family:
         if not need.in_tower:
             return ""
         if self.tower is None:
-            return self.unread
+            return self.why_unread
         by_class = isinstance(need, Attention) and need.kind == "cls"
         return "its vision tower has no class token" if by_class and self.tower.class_token is None else ""
 

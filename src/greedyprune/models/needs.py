@@ -157,7 +157,7 @@ def _lacking_in_decoder(parts: Parts, need: Seen, starts: list[int]) -> str | No
 def _lacking_in_tower(parts: Parts, need: Seen) -> str | None:
     whose = f"the vision tower of this {parts.family.model_type!r} model"
     if parts.family.tower is None and parts.family.proven:
-        return f"{whose} cannot be read: {parts.family.unread}"
+        return f"{whose} cannot be read: {parts.family.why_unread}"
     if parts.tower is None or not parts.tower_layers:
         return f"{whose} is of type {parts.tower_type!r}, which is not known here, only {', '.join(READABLE_TOWERS)}"
     if isinstance(need, Attention) and need.kind == "cls" and not parts.class_token:

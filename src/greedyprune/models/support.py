@@ -101,7 +101,7 @@ def support() -> list[dict[str, Any]]:
 def _of_tower(family: Family) -> str:
     """What methods can read in a family's vision tower, in words."""
     if family.tower is None:
-        return f"no: {family.unread}"
+        return f"no: {family.why_unread}"
     return "yes" if family.tower.class_token is None else "yes, class token"
 
 
