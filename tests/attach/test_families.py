@@ -49,7 +49,8 @@ def test_the_table_says_what_methods_can_have_of_a_family(name) -> None:
     parts = find_parts(made.model)
     assert parts.decoder_type in READABLE
     assert family.late == parts.kinds[0].recurrent
-    assert (family.tower is None) == (parts.tower is None)
+    unnamed = name == "ovis2" and not parts.tower_type  # 5.16 names no type of Ovis2's tower, so it is refused there
+    assert (family.tower is None or unnamed) == (parts.tower is None)
     assert parts.class_token == (family.tower is not None and family.tower.class_token is not None)
     assert (family.grid == "yes") == made.has_grid
 
