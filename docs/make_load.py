@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pages import RESULTS, ROOT, Row, of, rewrite
+from pages import RESULTS, ROOT, Row, measured_on, of, rewrite
 
 from greedyprune.outputs import read_csv
 
@@ -47,7 +47,7 @@ def _load(path: Path) -> str:
             for row in of(rows, concurrency=clients)
             if row is not whole and row["kept"] != row["tokens"]
         ]
-    return "\n".join([*lines, "", _where(rows)])
+    return "\n".join([*lines, "", measured_on(rows)])
 
 
 def _actors(rows: list[Row]) -> str:
@@ -55,18 +55,8 @@ def _actors(rows: list[Row]) -> str:
     told = " and ".join(f"{row['actors']} actors answer {float(row['speedup']):.2f}x" for row in rows[1:])
     return (
         f"`greedyprune bench actors`: {told} the rows per second of one, with one thread each and the bundled model. "
-        f"{_where(rows)}"
+        f"{measured_on(rows)}"
     )
-
-
-def _where(rows: list[Row]) -> str:
-    """The machines and commits of some rows."""
-    found = dict.fromkeys(
-        f"{row['cpu']}, {row['cores']} cores, {row['threads']} thread(s), torch {row['torch']}, {row['date']}, commit "
-        f"{row['commit']}"
-        for row in rows
-    )
-    return f"*{'; '.join(found)}.*"
 
 
 if __name__ == "__main__":

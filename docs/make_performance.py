@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pages import RESULTS, ROOT, Row, of, rewrite
+from pages import RESULTS, ROOT, Row, measured_on, of, rewrite
 
 from greedyprune.outputs import read_csv
 
@@ -39,41 +39,41 @@ def tables() -> str:
             f"![Speed-up of the prefill against the share of visual tokens kept, and its share of the oracle's saving]"
             f"({PICTURES['speed'].name})",
             _prefills(rows),
-            _where(rows),
+            measured_on(rows),
             "## Memory",
             "The most bytes at a time during the prefill, KV cache included, above the weights and the inputs.",
             _memory(rows),
             "## Whole answers",
             _answers(read_csv(FOLDER / "generate.csv")),
-            _where(read_csv(FOLDER / "generate.csv")),
+            measured_on(read_csv(FOLDER / "generate.csv")),
             "## What this library's own code costs in a prefill",
             "CPU time inside all hooks, choosing included, with 95 % intervals. Equal: logits bit for bit, and cache "
             "bytes, are the oracle's.",
             _share(read_csv(FOLDER / "share.csv")),
-            _where(read_csv(FOLDER / "share.csv")),
+            measured_on(read_csv(FOLDER / "share.csv")),
             "## What it costs in a step of decoding",
             "A pruned model against the same weights without hooks, over caches of equal size, one image of 144 tokens "
             "for each prompt. Ragged: two prompts that keep different numbers of tokens.",
             _steps(read_csv(FOLDER / "hooks.csv")),
-            _where(of(read_csv(FOLDER / "hooks.csv"), threads="1")),
+            measured_on(of(read_csv(FOLDER / "hooks.csv"), threads="1")),
             "## Choosing, against a plain loop",
             "The loop makes the whole matrix of cosines and waits once for every token. GreedyPrune's is given its "
             "threshold for free. Floor: norms, saliencies, one gather and one product. Memory: above the input, as a "
             "share of the input's bytes.",
             _select(read_csv(FOLDER / "select.csv")),
-            _where(read_csv(FOLDER / "select.csv")),
+            measured_on(read_csv(FOLDER / "select.csv")),
             "DivPrune and CDPruner against the formulations in which they were published:",
             _peers(read_csv(FOLDER / "peers.csv")),
-            _where(read_csv(FOLDER / "peers.csv")),
+            measured_on(read_csv(FOLDER / "peers.csv")),
             "## Choosing, against the number of tokens",
             f"![Time and memory of selections against the number of tokens]({PICTURES['growth'].name})",
             _growth(grown),
-            _where(grown),
+            measured_on(grown),
             "## A threshold read off a sample",
             "Above 192 tokens GreedyPrune reads its threshold off 192 of them. Here it is forced to read it off fewer "
             "than the images have, against all pairs: accuracy on the same questions, in points.",
             _quantile(read_csv(FOLDER / "quantile.csv")),
-            _where(read_csv(FOLDER / "quantile.csv")),
+            measured_on(read_csv(FOLDER / "quantile.csv")),
         ]
     )
 
@@ -81,16 +81,6 @@ def tables() -> str:
 def _table(head: str, lines: list[str]) -> str:
     columns = head.split(" | ")
     return "\n".join([f"| {head} |", "|---|" + "---:|" * (len(columns) - 1), *(f"| {line} |" for line in lines)])
-
-
-def _where(rows: list[Row]) -> str:
-    """The machines and commits of some rows."""
-    found = dict.fromkeys(
-        f"{row['cpu']}, {row['cores']} cores, {row.get('threads') or 1} thread(s), torch {row['torch']}, "
-        f"{row['date']}, commit {row['commit']}"
-        for row in rows
-    )
-    return f"*{'; '.join(found)}.*"
 
 
 def _model(row: Row) -> str:

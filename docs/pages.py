@@ -51,5 +51,15 @@ def percent(share: float | str) -> str:
     return f"{100 * float(share):.1f} %"
 
 
+def measured_on(rows: Iterable[Row]) -> str:
+    """The machines and commits of some rows."""
+    found = dict.fromkeys(
+        f"{row['cpu']}, {row['cores']} cores, {row.get('threads') or 1} thread(s), torch {row['torch']}, "
+        f"{row['date']}, commit {row['commit']}"
+        for row in rows
+    )
+    return f"*{'; '.join(found)}.*"
+
+
 def _marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
