@@ -50,7 +50,7 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name}={value!r}: write a whole number, {least} or more.")
 
 
-def is_number(value: object, least: float, most: float) -> bool:
+def is_number(value: object, least: float, most: float = float("inf")) -> bool:
     """True if `value` is an int or a float (no bool) from `least` to `most`."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 

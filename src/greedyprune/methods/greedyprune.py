@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from greedyprune.checks import is_number
 from greedyprune.cues import Cues
 from greedyprune.keep import Certificate, Keep, protected_first
 from greedyprune.ops.cosine import UnitRows, saliency
@@ -54,8 +55,7 @@ class GreedyPrune(AtOnce, Weighing):
         for name, choices in (("fallback", Fallback), ("preprocess", Preprocess)):
             if (given := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name}={shown(given)} is unknown: choose one of {', '.join(get_args(choices))}.")
-        number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
-        if not isinstance(self.tau, Threshold) and not (number and self.tau >= -1):
+        if not isinstance(self.tau, Threshold) and not is_number(self.tau, -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or Quantile(0.8).")
 
     @property

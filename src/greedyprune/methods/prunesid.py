@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from greedyprune.checks import is_number
 from greedyprune.cues import Attention, Cues, Encoded, Need
 from greedyprune.keep import Keep, protected_first
 from greedyprune.method import Method
@@ -52,8 +53,7 @@ class PruneSID(Method):
     def __post_init__(self) -> None:
         if isinstance(self.per_group, bool) or not isinstance(self.per_group, int) or self.per_group < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"per_group={self.per_group!r}: write the number of kept tokens per group, 1 or more.")
-        number = isinstance(self.tau, (int, float)) and not isinstance(self.tau, bool)
-        if not isinstance(self.tau, (Quantile, MeanScaled)) and not (number and self.tau >= -1):
+        if not isinstance(self.tau, (Quantile, MeanScaled)) and not is_number(self.tau, -1):
             raise ValueError(f"tau={self.tau!r} is no cosine: write a number from -1 to 1, or MeanScaled().")
 
     def select(self, cues: Cues, k: int) -> Keep:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from greedyprune.checks import is_number
 from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64
 from greedyprune.ops.matching import largest_with_others
 from greedyprune.ops.nearest import Nearest
@@ -31,8 +32,7 @@ apart."""
 
 def check_weight(name: str, weight: float) -> None:
     """Raise ValueError unless the weight of worth against the barrier is a number from 0 to `LARGEST`."""
-    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not number or not 0 <= weight <= LARGEST:
+    if not is_number(weight, 0, LARGEST):
         raise ValueError(f"{name}={weight!r} is no weight: write a number from 0 to {LARGEST:g}.")
 
 
