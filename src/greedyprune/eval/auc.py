@@ -45,11 +45,12 @@ def auc_rows(
     `told` gets the number of methods that are done, a share of one after each batch.
     """
     found: dict[tuple[str, str, str], list[float]] = {}
+    ranked = rankings()
     batches = list(make_batches(engine, with_boxes(items, per_task), batch))
     for number, some in enumerate(batches):
         prepared = engine.prepare(number, some)
-        for place, (name, method) in enumerate(rankings().items()):
-            told((number * len(rankings()) + place) / len(batches))
+        for place, (name, method) in enumerate(ranked.items()):
+            told((number * len(ranked) + place) / len(batches))
             for stage in STAGES:
                 for item, value in zip(some, _values(engine, prepared, method, stage), strict=False):
                     if not math.isnan(value):
