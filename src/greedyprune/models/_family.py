@@ -139,6 +139,14 @@ class Tower:
 
     The rows then go the same way, and `fold` is not asked."""
 
+    def by_token(self, config: Any, need: Seen, rows: Tensor, sizes: Tensor | None) -> Tensor:
+        """Combine the patches of each visual token: the sum for attention, the mean for keys and rows. -> (n, ...)
+
+        `config` is the model's, `sizes` what the tower is told of the images' sizes.
+        """
+        patches = self.fold(config, rows, sizes)
+        return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
+
 
 Sizes: TypeAlias = Literal["own", "one", "by tower", "tiles", "unknown"]
 """The way a family's image processor treats the size of an image.

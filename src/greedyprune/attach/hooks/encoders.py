@@ -157,7 +157,9 @@ class TowerHooks(Attached):
             states = cast("tuple[Tensor, ...]", output)[0] if named is None else named["last_hidden_state"]
             run.rows[need] = states.detach()
         if not self._packs:  # otherwise what follows the tower still has to say which rows are tokens
-            run.seen.update({need: self._by_token(need, rows, run.sizes) for need, rows in run.rows.items()})
+            tower, config = self._parts.family.tower, self._parts.config
+            assert tower is not None
+            run.seen.update({need: tower.by_token(config, need, rows, run.sizes) for need, rows in run.rows.items()})
         if forward is not None:
             forward.seen[ENCODING.get() or "image"] = run.seen
         elif isinstance(output, dict):
@@ -171,12 +173,6 @@ class TowerHooks(Attached):
                 run.seen[need] = packed(own, rows, tiles, *sizes, **options).mean(1)
             self._forget()
         return own(tiles, *sizes, **options)
-
-    def _by_token(self, need: Seen, rows: Tensor, sizes: Tensor | None) -> Tensor:
-        """Combine the patches of each visual token: the sum for attention, the mean for keys and rows. -> (n, ...)"""
-        assert self._parts.family.tower is not None
-        patches = self._parts.family.tower.fold(self._parts.config, rows, sizes)
-        return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
 
 
 def carried(features: Any) -> dict[Seen, Tensor]:

@@ -67,14 +67,13 @@ class Tower:
         return {need: self.placed(need) for need in method.needs if isinstance(need, Seen) and need.in_tower}
 
     def by_token(self, need: Seen, rows: Tensor, grids: Tensor | None) -> Tensor:
-        """Combine the patches of each token: the sum for attention, the mean for keys and rows. -> (n, ...)
+        """Combine the patches of each token, as the family's tower does. -> (n, ...)
 
         `grids`: the images' grids of patches, (images, 3), if the model has them.
         """
         family = FAMILIES[self.config.model_type].tower
         assert family is not None, "READ names families with a tower"
-        patches = family.fold(self.config, rows, grids)
-        return patches.sum(1) if isinstance(need, Attention) else patches.mean(1)
+        return family.by_token(self.config, need, rows, grids)
 
     def borders(self, layer: int, grids: Sequence[Sequence[int]]) -> list[int]:
         """The borders between which the packed patches of images attend to each other in a layer. -> (stretches + 1)
