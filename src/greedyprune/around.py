@@ -48,8 +48,8 @@ class Around(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """What the inner method reads, and what this one needs."""
-        return self.inner.reads | {need.word for need in self.needs}
+        """What the inner method reads, and what this one needs besides."""
+        return self.inner.reads | {need.word for need in self.needs if need not in self.inner.needs}
 
     def check_stage(self, stage: Stage) -> None:
         """Raise ValueError unless this method and the inner one may run at that stage."""

@@ -43,7 +43,7 @@ STRONG = {"text": 0.0, "constant": 0.0, "noise": 0.5, "duplicates": 0.5}
 
 def under(how: str, method: gp.Method, strength: float | None = None, seed: int = 0) -> Perturbed:
     strong = STRONG[how] if strength is None else strength
-    return Perturbed(at=method.at, method=method, how=how, strength=strong, seed=seed)  # type: ignore[arg-type]
+    return Perturbed(at=method.at, inner=method, how=how, strength=strong, seed=seed)  # type: ignore[arg-type]
 
 
 def cues_of(method: gp.Method, seed: int = 0, picture: str = "a") -> gp.Cues:
@@ -171,8 +171,8 @@ def test_it_has_a_plain_form_and_takes_the_place_of_its_method() -> None:
         ({"how": "noise", "strength": float("inf")}, "write a finite number above 0"),
         ({"how": "duplicates", "strength": 1.0}, "write a share between 0 and 1"),
         ({"strength": 0.5}, "strength=0.5 of how='text': write 0"),
-        ({"method": gp.DivPrune()}, "at=Layer.*DivPrune.* is cut at Input.*: write the same twice"),
-        ({"method": gp.Random()}, "how='text' changes no cue that Random reads: leave the method as it is"),
+        ({"inner": gp.DivPrune()}, "at=Layer.*DivPrune.* is cut at Input.*: write the same twice"),
+        ({"inner": gp.Random()}, "how='text' changes no cue that Random reads: leave the method as it is"),
     ],
 )
 def test_what_is_no_perturbation_is_told(given: dict[str, Any], words: str) -> None:

@@ -124,3 +124,7 @@ def test_the_place_must_fit_both() -> None:
     with pytest.raises(ValueError, match="DyToK cannot run at Layers"):
         gp.DyToK().check_stage(gp.Layers((1, 2)))
     assert Text() in gp.DyToK(inner="greedyprune").needs
+
+
+def test_it_reads_no_more_of_the_text_than_its_inner_method() -> None:
+    assert gp.DyToK(inner="mmr").reads == {"tokens", "last_text", "grid", "attention", "protect"}

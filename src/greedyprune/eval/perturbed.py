@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from greedyprune.around import Around
 from greedyprune.cues import Attention, Change, Cues, Need, Values
 from greedyprune.eval.configs import BLIND, DENSE, Config
 from greedyprune.method import Method
@@ -58,10 +59,10 @@ NUMBERS = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perturbed(Method):
+class Perturbed(Around):
     """Another method, whose cues are perturbed before it chooses. What it keeps are the real tokens.
 
-        gp.prune(model, Perturbed(method=gp.MMR(), how="noise", strength=0.5), keep=64)
+        gp.prune(model, Perturbed(inner=gp.MMR(), how="noise", strength=0.5), keep=64)
 
     - "text": every text row, and every key of the text, becomes a random direction of the same length.
     - "constant": all tokens are worth the same: text rows and keys of the text are zero, so their cosines are 0;
@@ -75,73 +76,59 @@ class Perturbed(Method):
     """
 
     equivariant: ClassVar[bool] = False
-    weighs_relevance: ClassVar[bool] = True
 
     at: Stage = Layer(2)
-    """That of `method`."""
-    method: Method = Saliency()
+    """That of `inner`."""
+    inner: Method = Saliency()
     how: How = "text"
     strength: float = 0.0
     """s, the length of noise in lengths of a row, or the share of duplicates; 0 for the others."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.how not in get_args(How):
             raise ValueError(f"how={shown(self.how)} is unknown: choose one of {', '.join(get_args(How))}.")
         right, remedy = _STRENGTHS[self.how]
         if not right(self.strength):
             raise ValueError(f"strength={self.strength!r} of how={self.how!r}: write {remedy}.")
-        if self.at != self.method.at:
-            raise ValueError(f"at={self.at!r}, and {self.method!r} is cut at {self.method.at!r}: write the same twice.")
-        if not touches(self.how, self.method):
+        if self.at != self.inner.at:
+            raise ValueError(f"at={self.at!r}, and {self.inner!r} is cut at {self.inner.at!r}: write the same twice.")
+        if not touches(self.how, self.inner):
             raise ValueError(
-                f"how={self.how!r} changes no cue that {type(self.method).__name__} reads: leave the method as it is."
+                f"how={self.how!r} changes no cue that {type(self.inner).__name__} reads: leave the method as it is."
             )
 
     @property
-    def needs(self) -> tuple[Need, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the method."""
-        return self.method.needs
-
-    @property
-    def merges(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
-        return self.method.merges
-
-    @property
     def compares_frames(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
-        return self.method.compares_frames
+        """As the inner method does."""
+        return self.inner.compares_frames
 
     @property
-    def exact(self) -> bool:
-        """As the method is."""
-        return self.method.exact
+    def weighs_relevance(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """True: its first value is the number of the picture."""
+        return True
 
     @property
     def reads(self) -> frozenset[str]:
-        """What the method reads, and the number of the picture."""
-        return self.method.reads | {"relevance"}
+        """What the inner method reads, and the number of the picture."""
+        return super().reads | {"relevance"}
 
     def kept(self, k: int, n: int, grid: tuple[int, int, int] | None) -> int | None:
-        """As the method says."""
-        return self.method.kept(k, n, grid)
+        """As the inner method says."""
+        return self.inner.kept(k, n, grid)
 
     def counts(self, k: int, n: int, cuts: int) -> list[int]:
-        """As the method says."""
-        return self.method.counts(k, n, cuts)
-
-    def check_stage(self, stage: Stage) -> None:
-        """As the method does."""
-        self.method.check_stage(stage)
+        """As the inner method says."""
+        return self.inner.counts(k, n, cuts)
 
     def check_frames(self, keep: PerFrame) -> None:
-        """As the method does."""
-        self.method.check_frames(keep)
+        """As the inner method does."""
+        self.inner.check_frames(keep)
 
     def select(self, cues: Cues, k: int) -> Keep:
         """The rows that the method chooses by perturbed cues. (n, d) -> Keep"""
-        return self.method.select(self.seen(cues), k)
+        return self.inner.select(self.seen(cues), k)
 
     def seen(self, cues: Cues) -> Cues:
         """The cues that the method gets."""
@@ -164,7 +151,7 @@ def touches(how: How, method: Method) -> bool:
 def perturbed(name: str, method: Method) -> Perturbed:
     """The method under a perturbation of the suite."""
     how, strength = PERTURBATIONS[name]
-    return Perturbed(at=method.at, method=method, how=how, strength=strength)
+    return Perturbed(at=method.at, inner=method, how=how, strength=strength)
 
 
 def picture_number(picture: str, n: int) -> Tensor:
