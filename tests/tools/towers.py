@@ -241,6 +241,11 @@ def look(family: str, need: Need, how: Any = forward, **options: Any) -> list[Te
     with gp.prune(made.model, asking(seen, need, gp.Input()), 2) as handle:
         how(made.model, inputs, **options)
         assert [selection.k for selection in handle.selections] == [2] * len(handle.selections)
+    return of_own_rows(family, seen)
+
+
+def of_own_rows(family: str, seen: list[Tensor]) -> list[Tensor]:
+    """Those of images whose rows each have their own token, of what was seen of the batch's images in turn."""
     if family not in RESIZED:
         return seen
     times = len(seen) // len(_own_rows(family))

@@ -121,11 +121,11 @@ def stacked(side: int, piece: Callable[[int], list[int]]) -> Images:
 
 
 def cohere() -> dict[str, Any]:
-    """A decoder of Command's: three layers with a window, which no prompt fills here, then one that sees everything.
+    """A decoder of Command's: its third layer sees everything; the others have a window, which no prompt fills here.
 
     The real scale of its logits would leave them too flat for proofs.
     """
-    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
     return decoder(model_type="cohere2", layer_types=kinds, sliding_window=512, logit_scale=1.0)
 
 
