@@ -59,6 +59,8 @@ def test_a_method_that_looks_into_the_tower_needs_a_model_whose_tower_shows_it()
 def test_a_model_that_cannot_be_pruned_in_vllm_and_none_at_all(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
     assert "is a LlamaForCausalLM" in complaint(greedy("vllm-args", tmp_path, "--keep", "64"), 1)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlavaNextForConditionalGeneration"]}))
+    assert "a newline ends each row" in complaint(greedy("vllm-args", tmp_path, "--keep", "64"), 1)
     (tmp_path / "config.json").write_text("{}")
     assert "names no architecture" in complaint(greedy("vllm-args", tmp_path, "--keep", "64"), 1)
     assert "cannot be read" in complaint(greedy("vllm-args", tmp_path / "no", "--keep", "64"), 1)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greedyprune as gp
-from greedyprune.engines.vllm.plan import Plan, able, plans_of, read_policy, texts_of
+from greedyprune.engines.vllm.plan import Plan, able, check_grid, plans_of, read_policy, texts_of
 
 SOFT = gp.SoftGreedyPrune(at=gp.Input())
 END = [[2]]
@@ -168,6 +168,13 @@ def test_budgets_of_several_images() -> None:
         plans_of(policy(keep="total:64"), texts)
     with pytest.raises(ValueError, match=r"^greedyprune: .*too little"):
         plans_of(policy(keep="total:1"), texts, lambda: [576, 64])
+
+
+def test_a_method_that_needs_a_grid_is_refused_if_there_is_none() -> None:
+    with pytest.raises(ValueError, match=r"^greedyprune: UniformGrid needs the grid"):
+        check_grid(gp.UniformGrid(), None)
+    check_grid(gp.UniformGrid(), (1, 3, 4))
+    check_grid(gp.DivPrune(), None)
 
 
 IDS = [9, 5, 5, 7, 8, 2, 9, 3, 4, 2, 9, 6]

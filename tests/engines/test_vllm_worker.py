@@ -106,8 +106,8 @@ def test_the_encoder_runs_on_no_more_rows_than_were_measured() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert groups([100, 100, 300], 250) == [(0, 2), (2, 3)]
     assert groups([], 250) == []
-    some = part({"a": [1, 2, 3], "b": torch.arange(6)}, {"b": [1, 2, 3]}, [0, 2])
-    assert (some["a"], some["b"].tolist()) == ([1, 3], [0, 3, 4, 5])
+    some = part({"a": [1, 2, 3], "b": torch.arange(6), "c": torch.tensor(7)}, {"b": [1, 2, 3]}, [0, 2])
+    assert (some["a"], some["b"].tolist(), int(some["c"])) == ([1, 3], [0, 3, 4, 5], 7)
 
 
 def test_a_second_question_about_an_image_runs_no_encoder() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import ARCHITECTURES, Engine, Prompt
-from reference import METHODS, Answer, Reference, pairs
+from reference import METHODS, POSITIONS, Answer, Reference, pairs
 
 import greedyprune as gp
 from greedyprune.engines.vllm import plan as plans
@@ -20,8 +20,11 @@ CLOSE, FAR = 1e-4, 1e-2
 """The largest difference of log-probabilities that passes, and the least that a negative control must reach."""
 KEEP: dict[str, Any] = {"llava": 24}
 """The budget of each model; of the others 8 % of an image."""
+TOTALS = ("llava", "qwen", "qwen2_vl", "qwen3_vl")
+"""The models whose images' sizes are known before they are processed."""
+GRIDLESS = ("internvl",)
+"""The models whose images have several tiles, which form no grid together."""
 CHUNK = 32
-KINDS = [kind for kind in METHODS if kind != "all"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ class Checks:
         self.name, self.folder, self.keep = name, folder, KEEP.get(name, gp.Ratio(0.08))
         self.oracle, self.pairs = Reference(name, folder), pairs(name, n)
         self.prompts: list[Prompt] = [(self.oracle.text(each.question), [each.image]) for each in self.pairs]
-        self.wanted = {
-            kind: [self.oracle.answer(images, text, method, self.keep) for text, images in self.prompts]
-            for kind, method in METHODS.items()
-        }
+        self.able = able(Tower(self.oracle.model.config))
+        self.kinds = [
+            kind for kind, method in METHODS.items() if method is not None and gp.to_plain(method)["type"] in self.able
+        ]
+        """The kinds of methods that run on this model."""
+        self.wanted = {kind: self.want(self.prompts, METHODS[kind], self.keep) for kind in ("all", *self.kinds)}
 
     def row(
         self, check: str, got: list[Answer], want: list[Answer], rows: Any = None, note: str = "", **more: Any
@@ -102,7 +107,7 @@ class Checks:
         got = engine.ask(self.prompts, {"keep": "100%"})
         yield self.row("keep-all is stock vLLM", got, self.whole, close=0.0)
         yield self.row("keep-all selects nothing", got, self.whole, passed=not engine.seen)
-        for kind in KINDS:
+        for kind in self.kinds:
             asked = wish(METHODS[kind], self.keep)
             engine.forget()
             got = [engine.ask([prompt], asked)[0] for prompt in self.prompts]
@@ -115,9 +120,7 @@ class Checks:
             engine.forget()
             got = engine.ask(self.prompts, asked)
             yield self.row(f"{kind}, 8 at a time, caches cold", got, self.wanted[kind])
-        changed = sum(a.tokens != b.tokens for a, b in zip(self.wanted["question"], self.wanted["all"], strict=True))
-        far, n = max(map(moved, self.wanted["question"], self.wanted["all"])), len(self.prompts)
-        yield Row(self.name, "control: pruning changes answers", n, n - changed, "", far, far > FAR)
+        yield self.control("control: pruning changes answers", self.wanted["question"], self.wanted["all"])
 
     def several(self, engine: Engine) -> Iterator[Row]:
         """Several questions about one image, several images, several budgets and methods, and later turns."""
@@ -125,6 +128,8 @@ class Checks:
         model = engine.runner.model
         own = model.unpruned
         for kind, selections in (("text-free", 1), ("question", 3), ("tower", 1), ("tower and question", 3)):
+            if kind not in self.kinds:
+                continue
             engine.forget()
             model.store = Store(LARGEST, "cpu")
             runs: list[Any] = []
@@ -137,7 +142,7 @@ class Checks:
             note = f"{seen[0]} selections, {seen[1]} runs of the tower"
             row = self.row(f"{kind}, one image, 3 questions, twice", got, want, note=note)
             yield row if seen == (selections, 1) else replaced(row)
-        for kind in KINDS:
+        for kind in self.kinds:
             engine.forget()
             images = [each.image for each in self.pairs]
             two: list[Prompt] = [
@@ -148,8 +153,9 @@ class Checks:
         listed = [8, 24]
         got = engine.ask(two, {"method": "soft_greedyprune", "keep": listed})
         yield self.row("a budget for each image", got, self.want(two, METHODS["question"], listed))
-        got = engine.ask(two, {"method": "soft_greedyprune", "keep": "total:40"})
-        yield self.row("a total of two images", got, self.want(two, METHODS["question"], gp.Total(40)))
+        if self.name in TOTALS:
+            got = engine.ask(two, {"method": "soft_greedyprune", "keep": "total:40"})
+            yield self.row("a total of two images", got, self.want(two, METHODS["question"], gp.Total(40)))
         budgets: list[Any] = [8, 16, 36, gp.Ratio(0.5), 1000, 12, 24, 4]
         kinds = ["text-free", "question"] * 4
         got = engine.ask(self.prompts[:8], [wish(METHODS[k], b) for k, b in zip(kinds, budgets, strict=True)])
@@ -175,11 +181,14 @@ class Checks:
 
     def methods(self, engine: Engine) -> Iterator[Row]:
         """Every method that runs in vLLM."""
-        named = [as_method(name) for name in able(Tower(self.oracle.model.config))] + [
+        named = [as_method(name) for name in self.able] + [
             gp.GreedyPrune(text="question_mean"), gp.MMR(text="question_max"), gp.Saliency(text="question_mean"),
         ]  # fmt: skip
         for method in named:
             engine.forget()
+            if self.name in GRIDLESS and any(isinstance(need, gp.Grid) for need in method.needs):
+                yield self.refused(engine, {"method": gp.to_plain(method), "keep": 8})
+                continue
             got = engine.ask(self.prompts[:4], wish(method, self.keep))
             rows, want = [each for _, each in engine.seen], self.want(self.prompts[:4], method, self.keep)
             shown = f"method {gp.to_plain(method)['type']}"
@@ -198,13 +207,15 @@ class Checks:
         finally:
             plans.Plan.digest = own  # type: ignore[method-assign]
             seen = len(engine.seen)
-        far = max(map(moved, got, want))
-        same = sum(a.tokens == b.tokens for a, b in zip(got, want, strict=True))
-        note = f"{seen} selections"
-        yield Row(self.name, "control: no digest in the key", len(got), same, "", far, far > FAR, note)
-        yield self.blind(engine)
+        yield self.control("control: no digest in the key", got, want, f"{seen} selections")
+        if "tower" in self.kinds:
+            yield self.blind(engine)
         engine.forget()
-        if self.name == "llava":
+        half = gp.Ratio(0.5)
+        if POSITIONS[self.name] == "compact":
+            got = engine.ask(self.prompts, wish(METHODS["question"], half))
+            want = self.want(self.prompts, METHODS["question"], half, "original")
+            yield self.control("control: original positions", got, want)
             return
         from greedyprune.engines.vllm.mrope import CHANNELS, PrunesMRoPE
 
@@ -212,7 +223,6 @@ class Checks:
             plain = [rows[:, :-CHANNELS] for rows in multimodal_embeddings]
             return plain, mrope_positions, int(mrope_positions.max()) + 1 - len(input_ids)
 
-        half = gp.Ratio(0.5)
         written = PrunesMRoPE.recompute_mrope_positions
         PrunesMRoPE.recompute_mrope_positions = forgetful  # type: ignore[method-assign]
         try:
@@ -220,9 +230,7 @@ class Checks:
         finally:
             PrunesMRoPE.recompute_mrope_positions = written  # type: ignore[method-assign]
         want = self.want(self.prompts, METHODS["question"], half)
-        far = max(map(moved, got, want))
-        same = sum(a.tokens == b.tokens for a, b in zip(got, want, strict=True))
-        yield Row(self.name, "control: positions left out", len(got), same, "", far, far > FAR)
+        yield self.control("control: positions left out", got, want)
         engine.forget()
 
     def blind(self, engine: Engine) -> Row:
@@ -234,19 +242,17 @@ class Checks:
             got = engine.ask(self.prompts, wish(METHODS["tower"], self.keep))
         finally:
             Tower.placed = own  # type: ignore[method-assign]
-        same = sum(a.tokens == b.tokens for a, b in zip(got, self.wanted["tower"], strict=True))
-        far = max(map(moved, got, self.wanted["tower"]))
-        return Row(self.name, "control: cues of another layer of the tower", len(got), same, "", far, far > FAR)
+        return self.control("control: cues of another layer of the tower", got, self.wanted["tower"])
+
+    def control(self, check: str, got: list[Answer], want: list[Answer], note: str = "") -> Row:
+        """One line: passed if answers differ, by log-probabilities at least."""
+        far, same = max(map(moved, got, want)), sum(a.tokens == b.tokens for a, b in zip(got, want, strict=True))
+        return Row(self.name, check, len(got), same, "", far, far > FAR, note)
 
     def bad(self, engine: Engine) -> Iterator[Row]:
         """Wrong options are refused with a ValueError, NaN is thinned out evenly, and the engine lives on."""
         for asked in ({"kep": 3}, {"keep": 0}, {"keep": -3}, {"keep": 64, "method": "fastv"}, {"keep": [1, 2, 3]}):
-            try:
-                engine.ask(self.prompts[:1], asked)
-                said = "accepted"
-            except ValueError as error:
-                said = str(error)
-            yield Row(self.name, f"refused: {asked}", 1, 0, "", 0.0, "greedyprune: " in said, said[:120])
+            yield self.refused(engine, asked)
         model = engine.runner.model
         own = model.unpruned
         model.unpruned = lambda fields: [rows * float("nan") for rows in own(fields)]
@@ -261,6 +267,15 @@ class Checks:
         engine.forget()
         got = engine.ask(self.prompts, wish(METHODS["question"], self.keep))
         yield self.row("alive after all this", got, self.wanted["question"])
+
+    def refused(self, engine: Engine, asked: Any) -> Row:
+        """One line: passed if a request is refused with a sentence of greedyprune's."""
+        try:
+            engine.ask(self.prompts[:1], asked)
+            said = "accepted"
+        except ValueError as error:
+            said = str(error)
+        return Row(self.name, f"refused: {asked}", 1, 0, "", 0.0, "greedyprune: " in said, said[:120])
 
     def chunks(self) -> Iterator[Row]:
         """Steps of 32 tokens, which split an image."""
@@ -312,9 +327,9 @@ class Checks:
                 said = str(error)
             yield Row(self.name, f"no start: {options} {settings}", 0, 0, "", 0.0, reason in said, said[-120:])
 
-    def want(self, prompts: list[Prompt], method: gp.Method | None, keep: Any) -> list[Answer]:
-        """The answers of transformers."""
-        return [self.oracle.answer(images, text, method, keep) for text, images in prompts]
+    def want(self, prompts: list[Prompt], method: gp.Method | None, keep: Any, *positions: Any) -> list[Answer]:
+        """The answers of transformers. `positions`: others than those of vLLM."""
+        return [self.oracle.answer(images, text, method, keep, *positions) for text, images in prompts]
 
     def size(self, prompt: Prompt) -> int:
         """The number of visual tokens of a prompt."""

@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForImageTextToText,
-    GenerationConfig,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+from checkpoints import as_vllm_reads, written
+from transformers import AutoModelForImageTextToText
 
 import greedyprune as gp
 from greedyprune.preprocessing.processors import load_processor
@@ -30,7 +23,13 @@ METHODS: dict[str, gp.Method | None] = {
     "tower": gp.VisPruner(),
     "tower and question": gp.MMTok(),
 }
-POSITIONS = {"llava": "compact", "qwen": "original", "qwen2_vl": "original", "qwen3_vl": "original"}
+POSITIONS: dict[str, Any] = {
+    "llava": "compact",
+    "qwen": "original",
+    "qwen2_vl": "original",
+    "qwen3_vl": "original",
+    "internvl": "compact",
+}
 
 
 class Answer(NamedTuple):
@@ -68,12 +67,14 @@ class Reference:
             chat.append({"role": "user", "content": [{"type": "text", "text": asked}]})
         return self.processor.apply_chat_template(chat, add_generation_prompt=True)
 
-    def answer(self, images: list[Any], text: str, method: gp.Method | None, keep: Any) -> Answer:
+    def answer(
+        self, images: list[Any], text: str, method: gp.Method | None, keep: Any, positions: Any = None
+    ) -> Answer:
         """What is answered greedily to a prompt, pruned or, without a method, whole."""
         inputs = self.processor(images=images, text=text, return_tensors="pt")
         if method is None:
             return self._generate(inputs)
-        with gp.prune(self.model, method, keep, at=gp.Input(), positions=POSITIONS[self.name]) as pruned:
+        with gp.prune(self.model, method, keep, at=gp.Input(), positions=positions or POSITIONS[self.name]) as pruned:
             found = self._generate(inputs)
             return found._replace(rows=[each.keep.rows.tolist() for each in pruned.selections])
 
@@ -97,54 +98,13 @@ def pairs(name: str, n: int, seed: int = 7) -> list[Pair]:
     return [Pair(item.image, item.question.text) for item in list(found.values())[:n]]
 
 
-def tiny(name: str) -> Any:
-    """A model with random weights, of a class that no bundled checkpoint has, for the tokens of Qwen2.5-VL's."""
-    written = json.loads((FOLDERS["qwen"] / "config.json").read_text())
-    given = {key: value for key, value in written.items() if key.endswith("_token_id")}
-    text = {**written["text_config"], "num_hidden_layers": 3, "initializer_range": 0.2}
-    for unread in ("layer_types", "model_type", "max_window_layers", "use_sliding_window", "sliding_window"):
-        text.pop(unread)
-    tower = {"depth": 3, "num_heads": 4, "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    torch.manual_seed(0)
-    if name == "qwen2_vl":
-        vision = {**tower, "embed_dim": 96, "hidden_size": 128, "mlp_ratio": 2, "initializer_range": 0.1}
-        return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **given))
-    text |= {"head_dim": 32, "rope_parameters": {**text["rope_parameters"], "mrope_interleaved": True}}
-    vision = {
-        **tower, "hidden_size": 96, "out_hidden_size": 128, "intermediate_size": 192, "initializer_range": 0.1,
-        "num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1],
-    }  # fmt: skip
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **given))
-
-
-def made(name: str, folder: Path) -> Path:
-    """Write a tiny checkpoint with the tokenizer and the processor of the bundled Qwen2.5-VL."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(FOLDERS["qwen"], folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    model = tiny(name)
-    model.generation_config = GenerationConfig.from_pretrained(FOLDERS["qwen"])
-    model.save_pretrained(folder)
-    if name == "qwen3_vl":
-        path = folder / "processor_config.json"
-        text = path.read_text().replace("Qwen2_5_VLProcessor", "Qwen3VLProcessor")
-        path.write_text(text.replace("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"))
-    return folder
-
-
 def export(name: str, folder: Path) -> Path:
-    """Write a checkpoint as vLLM 0.32 reads it.
-
-    It looks for a CLIP tower's weights below `vision_tower.vision_model.`, where transformers 5 writes `vision_tower.`;
-    and its kernels for CPUs run in the type that the config names.
-    """
+    """Write a checkpoint as vLLM 0.32 reads it: its kernels for CPUs run in the type that the config names."""
     if name not in FOLDERS:
-        return made(name, folder)
+        return written(name, folder)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(FOLDERS[name], folder)
-    old, new = "vision_tower.", "vision_tower.vision_model."
-    weights = load_file(folder / "model.safetensors")
-    named = {key.replace(old, new, 1) if key.startswith(old) else key: w.float() for key, w in weights.items()}
-    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    as_vllm_reads(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
     return folder

@@ -46,7 +46,7 @@ def serve(
 
 def options(model: str, keep: str | None, method: str | None, requests: bool) -> list[str]:
     """The options of `vllm serve`. Raises Failure if they would be refused there."""
-    from greedyprune.engines.vllm import HOMES, PREFIX
+    from greedyprune.engines.vllm import HOMES, PREFIX, REFUSED
     from greedyprune.engines.vllm.plan import FIELD, read_policy
     from greedyprune.engines.vllm.tower import Tower
     from greedyprune.registry import DEFAULT
@@ -62,7 +62,8 @@ def options(model: str, keep: str | None, method: str | None, requests: bool) ->
         raise misuse("nothing would be pruned: write --keep 25%, say, or --requests to let requests say it.")
     name = architecture(model)
     if name not in HOMES:
-        raise Failure(f"{model!r} is a {name}, which cannot be pruned in vLLM yet. Known: {', '.join(HOMES)}.")
+        why = f": {REFUSED[name]}" if name in REFUSED else " yet"
+        raise Failure(f"{model!r} is a {name}, which cannot be pruned in vLLM{why}. Known: {', '.join(HOMES)}.")
     try:
         read_policy(given, None, "compact", Tower(config_of(model)))
     except ValueError as error:

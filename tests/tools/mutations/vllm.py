@@ -43,6 +43,13 @@ VLLM = [
         f"{WORKER}test_the_encoder_runs_on_no_more_rows_than_were_measured",
     ),
     Mutation(
+        "a method without its grid runs all the same",
+        "engines/vllm/plan.py:check_grid",
+        "grid is None and",
+        "grid == 0 and",
+        f"{PLAN}test_a_method_that_needs_a_grid_is_refused_if_there_is_none",
+    ),
+    Mutation(
         "rows and columns of kept tokens are swapped",
         "engines/vllm/mrope.py:PrunesMRoPE.carried",
         "[:, 1:]",

@@ -13,12 +13,22 @@ PREFIX = "GreedyPrune"
 """What stands before the name of an architecture of vLLM in the name of the pruned one."""
 
 HOMES: dict[str, str] = {
+    "InternVLForConditionalGeneration": "internvl:InternVL",
     "LlavaForConditionalGeneration": "llava:Llava",
     "Qwen2VLForConditionalGeneration": "qwen:Qwen2VL",
     "Qwen2_5_VLForConditionalGeneration": "qwen:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "qwen:Qwen3VL",
 }
 """Architecture of vLLM -> module and class here that prunes its images."""
+
+NEWLINES = "a newline ends each row of an image's tokens, and leaves with them: how many leave is known too late"
+REFUSED: dict[str, str] = {
+    "LlavaNextForConditionalGeneration": NEWLINES,
+    "LlavaNextVideoForConditionalGeneration": NEWLINES,
+    "LlavaOnevisionForConditionalGeneration": NEWLINES,
+    "InternVLChatModel": "only InternVL in the format of transformers can: its folder or id ends in -HF or -hf",
+}
+"""Architecture of vLLM -> why its images cannot be pruned there."""
 
 
 def register() -> None:

@@ -38,7 +38,6 @@ class PrunesMRoPE(PrunesImages):
     """
 
     supports_multimodal_pruning = True
-    supports_encoder_cudagraph = False  # a graph would run past `embed_multimodal`
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)

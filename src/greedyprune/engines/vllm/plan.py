@@ -17,7 +17,7 @@ import torch
 
 from greedyprune.budget import Budget, Budgets, LayerAverage, PerFrame, PerLayer, Ratio, Total, keep_of_detail
 from greedyprune.choosing import kept_count
-from greedyprune.cues import Seen
+from greedyprune.cues import Grid, Seen
 from greedyprune.method import Method
 from greedyprune.models.layers import told
 from greedyprune.naming import as_method, read_wish
@@ -204,6 +204,15 @@ def texts_of(
     padding = torch.zeros_like(number, dtype=torch.bool)
     columns = [each if each.numel() else whole for each in questions_of(row, number, padding, ends)]
     return [tuple(cast("list[int]", cast("Any", row[each]).tolist())) for each in columns]
+
+
+def check_grid(method: Method, grid: tuple[int, int, int] | None) -> None:
+    """Raise ValueError if a method needs the grid of an image's tokens, and they form none."""
+    if grid is None and any(isinstance(need, Grid) for need in method.needs):
+        raise ValueError(
+            f"greedyprune: {type(method).__name__} needs the grid of an image's tokens, and an image of several tiles "
+            'has none: choose a method without it, such as "divprune".'
+        )
 
 
 def able(tower: Tower | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
 
-from greedyprune.engines.vllm.plan import FIELD, Plan, plans_of, read_policy, texts_of
+from greedyprune.engines.vllm.plan import FIELD, TEXTS, Plan, check_grid, plans_of, read_policy, texts_of
 from greedyprune.engines.vllm.tower import Tower
 from greedyprune.naming import as_method
 from greedyprune.policy import Policy, Positions
@@ -83,6 +83,13 @@ class PrunesPrompts(BaseMultiModalProcessor):
         """The number of tokens of the largest image that memory is measured with; None if none can be larger."""
         return None
 
+    def contents(self, items: Any, options: Mapping[str, object]) -> list[Any] | None:
+        """What a whole image's placeholders are, for each image, before images are processed.
+
+        None if they are tokens of the image alone. A method that reads the text sees what stands around them.
+        """
+        return None
+
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process one request. Its plans hold until its prompt is written."""
         options = dict(inputs.hf_processor_mm_kwargs)
@@ -111,21 +118,33 @@ class PrunesPrompts(BaseMultiModalProcessor):
         policy = self._policy(asked)
         if policy is None or not images:
             return [Plan()] * images
-        items = inputs.mm_data_items["image"]
+        items, contents = inputs.mm_data_items["image"], None
         if self._tower.wanted(policy.method) and isinstance(items, (EmbeddingItems, DictEmbeddingItems)):
             raise ValueError(
                 f"greedyprune: {type(policy.method).__name__} looks into the vision tower, which does not run on "
                 'image embeddings: send the image, or choose a method such as "divprune".'
             )
-        marks = self.marks()
-        number, count = list[int](), -1
-        for token in inputs.prompt:
-            count += token in marks
-            number.append(count if token in marks else -1)
-        texts = texts_of(policy.method, inputs.prompt, number, self._ends())
+        if policy.method.reads & TEXTS:
+            contents = self.contents(inputs.mm_data_items, inputs.hf_processor_mm_kwargs)
+        tokens, number = self.whole(inputs.prompt, contents, images)
+        texts = texts_of(policy.method, tokens, number, self._ends())
         if len(texts) != images:  # vLLM itself refuses such a prompt, in its own words
             texts = [()] * images
         return plans_of(policy, texts, self.sizes(items, inputs.hf_processor_mm_kwargs))
+
+    def whole(self, prompt: Sequence[int], contents: list[Any] | None, images: int) -> tuple[list[int], list[int]]:
+        """The tokens of a prompt with whole images, and the number of the image that each stands for, -1 for text."""
+        marks, tokens, number, count = self.marks(), list[int](), list[int](), -1
+        for token in prompt:
+            if token not in marks:
+                tokens.append(token)
+                number.append(-1)
+                continue
+            count += 1
+            content = contents[count] if contents is not None and count < images else None
+            tokens += [token] if content is None else content.full
+            number += [count] if content is None else [count if own else -1 for own in mask_of(content)]
+        return tokens, number
 
     def _measured(self, images: int) -> list[Plan]:
         """Plans for vLLM's profile: the server's method runs once on every image, and every token stays."""
@@ -185,8 +204,12 @@ class PrunesPrompts(BaseMultiModalProcessor):
 
         def written(item: int) -> Any:
             own = content(item) if callable(content) else content
-            n = embedded(own)
-            k = work.now(item).count(n, self.grid(n, processed["image"][item]))
+            plan, n = work.now(item), embedded(own)
+            if plan.policy is None:
+                return own
+            grid = self.grid(n, processed["image"][item])
+            check_grid(plan.policy.method, grid)
+            k = plan.count(n, grid)
             if k == n:
                 return own
             if self.largest is not None and n > self.largest:  # vLLM itself would count those that stay alone
@@ -199,25 +222,34 @@ class PrunesPrompts(BaseMultiModalProcessor):
         return replace(update, **{"insertion" if update.mode.value == "insert" else "replacement": written})
 
 
+def mask_of(content: Any) -> list[bool]:
+    """Which tokens of an update get a row of the image."""
+    if not isinstance(content, PromptUpdateDetails) or content.is_embed is None:
+        return [True] * len(content.full if isinstance(content, PromptUpdateDetails) else content)
+    return content.is_embed(content.full).tolist()
+
+
 def embedded(content: Any) -> int:
     """The number of placeholders that get a row of the image."""
-    if not isinstance(content, PromptUpdateDetails):
-        return len(content)
-    return len(content.full) if content.is_embed is None else int(content.is_embed(content.full).sum())
+    return sum(mask_of(content))
 
 
 def shortened(content: Any, k: int) -> Any:
     """The first k placeholders of an image, and all tokens around them.
 
-    Raises NotImplementedError if other tokens stand between the placeholders: they tell rows of the image apart.
+    Raises ValueError if text stands between the placeholders: where it belongs is known only when
+    tokens are chosen. vLLM measures its memory by such an image, so this ends its start.
     """
     if not isinstance(content, PromptUpdateDetails):
         return content[:k]
     if content.is_embed is None:
         return replace(content, full=content.full[:k])
-    places = content.is_embed(content.full).nonzero()[:, 0].tolist()
+    places = [place for place, own in enumerate(mask_of(content)) if own]
     if places[-1] - places[0] + 1 != len(places):
-        raise NotImplementedError("greedyprune: tokens between an image's rows cannot be kept in order in vLLM.")
+        raise ValueError(
+            "greedyprune: an image has text between its tokens, which cannot be kept in order in vLLM: leave out "
+            "greedyprune for this model."
+        )
     found = replace(content, full=content.full[: places[0] + k] + content.full[places[-1] + 1 :])
     assert embedded(found) == k, "the mask of an update looks at the tokens"
     return found

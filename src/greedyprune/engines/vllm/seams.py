@@ -51,6 +51,11 @@ SEAMS: dict[str, list[str]] = {
         *(f"Qwen3VLMultiModalProcessor.{name}" for name in _PROCESSOR),
         "Qwen3VLProcessingInfo", "Qwen3VLDummyInputsBuilder",
     ],
+    _MODELS + "interns1.py": [
+        *(f"InternS1ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
+        *(f"InternS1MultiModalProcessor.{name}" for name in ("_apply_hf_processor_main", *_PROCESSOR)),
+        "InternS1ProcessingInfo", "InternS1DummyInputsBuilder",
+    ],
     _MODELS + "interfaces.py": [
         "supports_multimodal_pruning", "supports_encoder_cudagraph", "SupportsMultiModal.get_language_model",
     ],

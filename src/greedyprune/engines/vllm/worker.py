@@ -29,6 +29,7 @@ class PrunesImages:
 
     reads_tower: ClassVar[bool] = False
     """True if `eyes` shows the layers of the vision tower."""
+    supports_encoder_cudagraph = False  # a graph would run past `embed_multimodal`
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         if vllm_config.model_config.get_multimodal_config().video_pruning_rate:
@@ -139,9 +140,12 @@ def groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
 
 
 def part(fields: Mapping[str, Any], flat: Mapping[str, list[int]], images: Sequence[int]) -> dict[str, Any]:
-    """The fields of some images, in order. `flat`: as `PrunesImages.flat` says."""
+    """The fields of some images, in order. `flat`: as `PrunesImages.flat` says. A number is about all images."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
+        if isinstance(value, torch.Tensor) and not value.ndim:
+            found[name] = value
+            continue
         ends = list(accumulate(flat.get(name, [1] * len(value)), initial=0))
         pieces = [value[ends[image] : ends[image + 1]] for image in images]
         found[name] = torch.cat(pieces) if isinstance(value, torch.Tensor) else [each for one in pieces for each in one]

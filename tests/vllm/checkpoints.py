@@ -1,0 +1,147 @@
+"""Checkpoints with random weights, of classes that no bundled one has: model, processor and tokenizer, made offline.
+
+Their tokenizer is that of the bundled Qwen2.5-VL, with a token of its own for every marker that a family needs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+from greedyprune.testbed import FOLDERS
+
+WRITTEN: dict[str, Any] = json.loads((FOLDERS["qwen"] / "config.json").read_text())
+UNREAD = ("layer_types", "model_type", "max_window_layers", "use_sliding_window", "sliding_window")
+TEXT = {key: value for key, value in WRITTEN["text_config"].items() if key not in UNREAD}
+TEXT |= {"num_hidden_layers": 3, "initializer_range": 0.2}
+"""A decoder with M-RoPE."""
+PLAIN = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+"""A decoder whose positions count tokens."""
+IMAGE_OF_QWEN = "<|vision_start|> <|image_pad|> <|vision_end|>"
+COLOURS = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+def written(name: str, folder: Path) -> Path:
+    """Write the checkpoint of this name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model = MAKERS[name](folder)
+    model.generation_config = GenerationConfig.from_pretrained(FOLDERS["qwen"])
+    model.save_pretrained(folder)
+    return folder
+
+
+def as_vllm_reads(folder: Path) -> None:
+    """Write weights as vLLM 0.32 reads them, in float32.
+
+    It looks for those of a CLIP tower below `vision_tower.vision_model.`, where transformers 5 writes
+    `vision_tower.`.
+    """
+    path, old, new = folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model."
+    save_file({key.replace(old, new, 1): w.float() for key, w in load_file(path).items()}, path, {"format": "pt"})
+
+
+def qwen2_vl(folder: Path) -> Any:
+    """Qwen2-VL, with the processor of Qwen2.5-VL, which is the same."""
+    shutil.copytree(FOLDERS["qwen"], folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    vision = {**TOWER, "embed_dim": 96, "hidden_size": 128, "mlp_ratio": 2}
+    torch.manual_seed(0)
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=TEXT, vision_config=vision, **TOKENS_OF_QWEN))
+
+
+def qwen3_vl(folder: Path) -> Any:
+    """Qwen3-VL, with DeepStack in two layers."""
+    shutil.copytree(FOLDERS["qwen"], folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    path = folder / "processor_config.json"
+    named = path.read_text().replace("Qwen2_5_VLProcessor", "Qwen3VLProcessor")
+    path.write_text(named.replace("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"))
+    rope = {**TEXT["rope_parameters"], "mrope_interleaved": True}
+    vision = {
+        **TOWER, "hidden_size": 96, "out_hidden_size": 128, "intermediate_size": 192, "num_position_embeddings": 256,
+        "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    text = {**TEXT, "head_dim": 32, "rope_parameters": rope}
+    torch.manual_seed(0)
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **TOKENS_OF_QWEN))
+
+
+TOWER = {
+    "depth": 3, "num_heads": 4, "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    "initializer_range": 0.1,
+}  # fmt: skip
+TOKENS_OF_QWEN = {key: value for key, value in WRITTEN.items() if key.endswith("_token_id")}
+
+
+def internvl(folder: Path) -> Any:
+    """InternVL, whose images have one to four tiles of 25 tokens and, if there are several, a view of the whole."""
+    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokenizer = tokens(folder, "<IMG_CONTEXT>", video_token="<video>", **named)
+    side = {"height": 70, "width": 70}
+    pictures = GotOcr2ImageProcessor(size=side, crop_to_patches=True, min_patches=1, max_patches=4, **COLOURS)
+    InternVLProcessor(
+        pictures, tokenizer, InternVLVideoProcessor(size=side), image_seq_length=25,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(folder)  # fmt: skip
+    vision = {
+        "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192,
+        "image_size": [70, 70], "patch_size": [7, 7], "initializer_range": 0.1, "layer_scale_init_value": 1.0,
+    }  # fmt: skip
+    config = InternVLConfig(
+        text_config={**PLAIN, "model_type": "qwen2"}, vision_config=vision, image_seq_length=25, downsample_ratio=0.5,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return InternVLForConditionalGeneration(config)
+
+
+def tokens(folder: Path, image: str, *markers: str, **named: str) -> Any:
+    """The tokenizer with further markers. `image`: what a chat has for an image; `named`: attributes of the tokenizer.
+
+    Markers stand where the bundled tokenizer has tokens without a use.
+    """
+    folder.mkdir(parents=True)
+    plain = json.loads((FOLDERS["qwen"] / "tokenizer.json").read_text())
+    vocabulary: dict[str, int] = plain["model"]["vocab"]
+    unused = [word for word in vocabulary if word.startswith("<unused")]
+    for marker in dict.fromkeys((*markers, *named.values())):
+        number = vocabulary.pop(marker if marker in vocabulary else unused.pop(0))
+        vocabulary[marker] = number
+        plain["added_tokens"].append({
+            "id": number, "content": marker, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": True,
+        })  # fmt: skip
+    plain["added_tokens"].sort(key=lambda each: each["id"])
+    (folder / "tokenizer.json").write_text(json.dumps(plain))
+    settings = json.loads((FOLDERS["qwen"] / "tokenizer_config.json").read_text())
+    settings = {key: value for key, value in settings.items() if not key.startswith(("image_", "video_", "vision_"))}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | named))
+    template = (FOLDERS["qwen"] / "chat_template.jinja").read_text()
+    assert IMAGE_OF_QWEN in template
+    (folder / "chat_template.jinja").write_text(template.replace(IMAGE_OF_QWEN, image))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+MAKERS: dict[str, Callable[[Path], Any]] = {
+    "qwen2_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
+    "internvl": internvl,
+}
+"""Name of a checkpoint -> what writes its processor into a folder and makes its model."""
