@@ -15,11 +15,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     GenerationConfig,
     GotOcr2ImageProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessor,
+    PixtralProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
@@ -46,13 +58,15 @@ def written(name: str, folder: Path) -> Path:
     model = MAKERS[name](folder)
     model.generation_config = GenerationConfig.from_pretrained(FOLDERS["qwen"])
     model.save_pretrained(folder)
+    if name == "gemma3":
+        as_vllm_reads(folder)
     return folder
 
 
 def as_vllm_reads(folder: Path) -> None:
     """Write weights as vLLM 0.32 reads them, in float32.
 
-    It looks for those of a CLIP tower below `vision_tower.vision_model.`, where transformers 5 writes
+    It looks for those of a CLIP or SigLIP tower below `vision_tower.vision_model.`, where transformers 5 writes
     `vision_tower.`.
     """
     path, old, new = folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model."
@@ -139,9 +153,84 @@ def tokens(folder: Path, image: str, *markers: str, **named: str) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def gemma3(folder: Path) -> Any:
+    """Gemma 3 with images of 144 tokens, and windows of 64 tokens in two of its three layers."""
+    tokenizer = tokens(
+        folder, "\n<start_of_image>", *("\n" * count for count in (1, 2, 3, 4)), boi_token="<start_of_image>",
+        eoi_token="<end_of_image>", image_token="<image_soft_token>",
+    )  # fmt: skip
+    pictures = Gemma3ImageProcessor(size={"height": 168, "width": 168}, **COLOURS)
+    Gemma3Processor(
+        pictures, tokenizer, image_seq_length=144, chat_template=tokenizer.chat_template
+    ).save_pretrained(folder)  # fmt: skip
+    vision = {
+        "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192,
+        "image_size": 168, "patch_size": 7, "vision_use_head": False,
+    }  # fmt: skip
+    text = {
+        **TEXT, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64, "rope_parameters": None,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=144, tie_word_embeddings=False,
+        **{f"{each}_token_index": tokenizer.convert_tokens_to_ids(getattr(tokenizer, f"{each}_token"))
+           for each in ("boi", "eoi", "image")},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model
+
+
+def idefics3(folder: Path) -> Any:
+    """Idefics3, whose images have up to nine tiles of 16 tokens and a view of the whole, with text between them."""
+    rows = [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
+    markers = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "\n", "\n\n")
+    tokenizer = tokens(folder, "<image>", *markers, *rows)
+    pictures = Idefics3ImageProcessor(
+        size={"longest_edge": 168}, max_image_size={"longest_edge": 56}, do_image_splitting=True, **COLOURS
+    )
+    Idefics3Processor(
+        pictures, tokenizer, image_seq_len=16, chat_template=tokenizer.chat_template
+    ).save_pretrained(folder)  # fmt: skip
+    vision = {
+        "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192,
+        "image_size": 56, "patch_size": 7, "initializer_range": 0.1,
+    }  # fmt: skip
+    config = Idefics3Config(
+        text_config={**PLAIN, "model_type": "llama"}, vision_config=vision, scale_factor=2, pad_token_id=0,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Idefics3ForConditionalGeneration(config)
+
+
+def mistral3(folder: Path) -> Any:
+    """Mistral 3 with images of any size, of about 144 tokens, in rows with a break behind each."""
+    tokenizer = tokens(folder, "[IMG]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    pictures = PixtralImageProcessor(size={"longest_edge": 196}, patch_size={"height": 14, "width": 14}, **COLOURS)
+    PixtralProcessor(
+        pictures, tokenizer, patch_size=7, spatial_merge_size=2, chat_template=tokenizer.chat_template
+    ).save_pretrained(folder)
+    vision = {
+        "model_type": "pixtral", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 24,
+        "intermediate_size": 192, "image_size": 196, "patch_size": 7, "initializer_range": 0.1, "hidden_act": "gelu",
+    }  # fmt: skip
+    text = {**PLAIN, "model_type": "mistral", "head_dim": 32, "sliding_window": None}
+    config = Mistral3Config(
+        text_config=text, vision_config=vision, spatial_merge_size=2, tie_word_embeddings=False,
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Mistral3ForConditionalGeneration(config)
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
+    "gemma3": gemma3,
+    "idefics3": idefics3,
+    "mistral3": mistral3,
 }
 """Name of a checkpoint -> what writes its processor into a folder and makes its model."""

@@ -20,9 +20,9 @@ CLOSE, FAR = 1e-4, 1e-2
 """The largest difference of log-probabilities that passes, and the least that a negative control must reach."""
 KEEP: dict[str, Any] = {"llava": 24}
 """The budget of each model; of the others 8 % of an image."""
-TOTALS = ("llava", "qwen", "qwen2_vl", "qwen3_vl")
+TOTALS = ("llava", "qwen", "qwen2_vl", "qwen3_vl", "gemma3")
 """The models whose images' sizes are known before they are processed."""
-GRIDLESS = ("internvl",)
+GRIDLESS = ("internvl", "idefics3")
 """The models whose images have several tiles, which form no grid together."""
 CHUNK = 32
 

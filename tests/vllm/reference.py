@@ -28,7 +28,10 @@ POSITIONS: dict[str, Any] = {
     "qwen": "original",
     "qwen2_vl": "original",
     "qwen3_vl": "original",
+    "gemma3": "compact",
+    "idefics3": "compact",
     "internvl": "compact",
+    "mistral3": "compact",
 }
 
 
@@ -72,6 +75,7 @@ class Reference:
     ) -> Answer:
         """What is answered greedily to a prompt, pruned or, without a method, whole."""
         inputs = self.processor(images=images, text=text, return_tensors="pt")
+        inputs.pop("token_type_ids", None)  # vLLM's attention for CPUs lets no image's tokens see those behind them
         if method is None:
             return self._generate(inputs)
         with gp.prune(self.model, method, keep, at=gp.Input(), positions=positions or POSITIONS[self.name]) as pruned:

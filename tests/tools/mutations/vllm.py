@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutations.mutation import Mutation
 
 PLAN, WORKER, TOWER = "test_vllm_plan.py::", "test_vllm_worker.py::", "test_vllm_tower.py::"
+BETWEEN = "test_vllm_between.py::"
 
 VLLM = [
     Mutation(
@@ -41,6 +42,13 @@ VLLM = [
         "rows + size > most",
         "False",
         f"{WORKER}test_the_encoder_runs_on_no_more_rows_than_were_measured",
+    ),
+    Mutation(
+        "a tile's marker stands behind its first token",
+        "engines/vllm/between.py:interleaved",
+        "places, right=True",
+        "places",
+        f"{BETWEEN}test_rows_and_text_come_in_the_order_of_the_prompt",
     ),
     Mutation(
         "a method without its grid runs all the same",

@@ -13,11 +13,15 @@ PREFIX = "GreedyPrune"
 """What stands before the name of an architecture of vLLM in the name of the pruned one."""
 
 HOMES: dict[str, str] = {
+    "Gemma3ForConditionalGeneration": "gemma3:Gemma3",
+    "Idefics3ForConditionalGeneration": "idefics3:Idefics3",
     "InternVLForConditionalGeneration": "internvl:InternVL",
     "LlavaForConditionalGeneration": "llava:Llava",
+    "Mistral3ForConditionalGeneration": "mistral3:Mistral3",
     "Qwen2VLForConditionalGeneration": "qwen:Qwen2VL",
     "Qwen2_5_VLForConditionalGeneration": "qwen:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "qwen:Qwen3VL",
+    "SmolVLMForConditionalGeneration": "idefics3:SmolVLM",
 }
 """Architecture of vLLM -> module and class here that prunes its images."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from vllm.model_executor.models.interns1 import (
@@ -38,6 +39,10 @@ class InternVLProcessor(PrunesPrompts, InternS1MultiModalProcessor):
 
     def grid(self, n: int, item: Mapping[str, Any]) -> Grid | None:
         return grid_of(n, self.info.get_hf_config())
+
+    @cached_property
+    def largest(self) -> int:
+        return self.info.get_max_image_tokens()
 
     def contents(self, items: Any, options: Mapping[str, object]) -> list[Any]:
         own = self.info.get_hf_processor(**options)

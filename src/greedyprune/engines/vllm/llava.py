@@ -3,7 +3,6 @@
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +17,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from greedyprune.engines.vllm.choosing import Grid
 from greedyprune.engines.vllm.eyes import Eyes, Place
 from greedyprune.engines.vllm.processing import PrunesPrompts
-from greedyprune.engines.vllm.worker import PrunesImages
-
-
-def square(n: int) -> Grid | None:
-    """The grid of n tokens of a square image; None if n is no square."""
-    side = math.isqrt(n)
-    return (1, side, side) if side * side == n else None
+from greedyprune.engines.vllm.worker import PrunesImages, square
 
 
 class LlavaProcessor(PrunesPrompts, LlavaMultiModalProcessor):

@@ -90,6 +90,15 @@ class PrunesPrompts(BaseMultiModalProcessor):
         """
         return None
 
+    def told(self, items: Any, options: Mapping[str, object]) -> list[Any]:
+        """The `contents` of a model whose own processor can write them before images are processed."""
+        (update,) = super()._get_prompt_updates(items, options, {})
+        return [update.content(item) for item in range(items.get_count("image"))]
+
+    def placeholders(self, content: Any, k: int) -> Any:
+        """What is written for an image of which k tokens stay. `content`: what is written for all of them."""
+        return shortened(content, k)
+
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process one request. Its plans hold until its prompt is written."""
         options = dict(inputs.hf_processor_mm_kwargs)
@@ -217,7 +226,7 @@ class PrunesPrompts(BaseMultiModalProcessor):
                     f"greedyprune: an image has {n} tokens before it is pruned, and vLLM measured its memory with "
                     f"{self.largest}: send a smaller image, or start the server with the larger number of pixels."
                 )
-            return shortened(own, k)
+            return self.placeholders(own, k)
 
         return replace(update, **{"insertion" if update.mode.value == "insert" else "replacement": written})
 
@@ -234,10 +243,10 @@ def embedded(content: Any) -> int:
     return sum(mask_of(content))
 
 
-def shortened(content: Any, k: int) -> Any:
+def shortened(content: Any, k: int, remedy: str = "leave out greedyprune for this model") -> Any:
     """The first k placeholders of an image, and all tokens around them.
 
-    Raises ValueError if text stands between the placeholders: where it belongs is known only when
+    Raises ValueError, with the remedy, if text stands between the placeholders: where it belongs is known only when
     tokens are chosen. vLLM measures its memory by such an image, so this ends its start.
     """
     if not isinstance(content, PromptUpdateDetails):
@@ -247,8 +256,7 @@ def shortened(content: Any, k: int) -> Any:
     places = [place for place, own in enumerate(mask_of(content)) if own]
     if places[-1] - places[0] + 1 != len(places):
         raise ValueError(
-            "greedyprune: an image has text between its tokens, which cannot be kept in order in vLLM: leave out "
-            "greedyprune for this model."
+            f"greedyprune: an image has text between its tokens, which cannot be kept in order in vLLM: {remedy}."
         )
     found = replace(content, full=content.full[: places[0] + k] + content.full[places[-1] + 1 :])
     assert embedded(found) == k, "the mask of an update looks at the tokens"

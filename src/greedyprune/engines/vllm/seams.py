@@ -56,6 +56,22 @@ SEAMS: dict[str, list[str]] = {
         *(f"InternS1MultiModalProcessor.{name}" for name in ("_apply_hf_processor_main", *_PROCESSOR)),
         "InternS1ProcessingInfo", "InternS1DummyInputsBuilder",
     ],
+    _MODELS + "gemma3_mm.py": [
+        *(f"Gemma3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
+        *(f"Gemma3MultiModalProcessor.{name}" for name in ("_apply_token_matches", *_PROCESSOR)),
+        "Gemma3ProcessingInfo", "Gemma3DummyInputsBuilder",
+    ],
+    _MODELS + "idefics3.py": [
+        *(f"Idefics3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
+        *(f"Idefics3MultiModalProcessor.{name}" for name in _PROCESSOR),
+        "Idefics3ProcessingInfo", "Idefics3DummyInputsBuilder",
+    ],
+    _MODELS + "mistral3.py": [
+        *(f"Mistral3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
+        *(f"Mistral3MultiModalProcessor.{name}" for name in _PROCESSOR),
+        "Mistral3ProcessingInfo", "Mistral3DummyInputsBuilder",
+    ],
+    _MODELS + "smolvlm.py": ["SmolVLMForConditionalGeneration.__init__", "SmolVLMProcessingInfo"],
     _MODELS + "interfaces.py": [
         "supports_multimodal_pruning", "supports_encoder_cudagraph", "SupportsMultiModal.get_language_model",
     ],
@@ -64,7 +80,7 @@ SEAMS: dict[str, list[str]] = {
             "__init__", "apply", "get_dummy_mm_inputs", "_get_mm_hashes", "_get_cache_missing_items",
             "_apply_hf_processor_main", *_PROCESSOR,
         )),
-        "PromptUpdate", "PromptReplacement", "PromptInsertion", "PromptUpdateDetails",
+        "PromptUpdate", "PromptReplacement", "PromptInsertion", "PromptUpdateDetails", "replace_token_matches",
     ],
     "multimodal/parse.py": [
         "EmbeddingItems", "DictEmbeddingItems", "ImageProcessorItems", "ImageProcessorItems.get_image_size",

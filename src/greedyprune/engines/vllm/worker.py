@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -68,6 +69,12 @@ class PrunesImages:
         """The rows that vLLM stores and hands to the language model. (n, D) -> (k, D')"""
         return keep.merge(rows)
 
+    def written(
+        self, rows: list[Tensor], keeps: Sequence[Keep], plans: Sequence[Plan], fields: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """The rows of all placeholders of each image: those that stay, and more if a family has text between them."""
+        return rows
+
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """The rows of each item, pruned if it is an image: (items) x (k, D')."""
         written = kwargs.pop(FIELD, None)
@@ -86,7 +93,8 @@ class PrunesImages:
             each.rows if plan.policy is None else torch.nan_to_num(each.rows, 0.0, 0.0, 0.0)
             for each, plan in zip(images, plans, strict=True)
         ]
-        return [self.carried(each, keep, grid) for each, keep, grid in zip(rows, keeps, grids, strict=True)]
+        found = [self.carried(each, keep, grid) for each, keep, grid in zip(rows, keeps, grids, strict=True)]
+        return self.written(found, keeps, plans, kwargs)
 
     def encoded(self, fields: Mapping[str, Any], plans: Sequence[Plan]) -> list[Whole]:
         """All rows of each image, and what its method reads in the tower: out of the store, or out of the encoder."""
@@ -156,3 +164,9 @@ def grids_of(thw: Tensor, merge: int) -> list[Grid]:
     """The grids of tokens, from those of patches. `merge`: patches along a token's side. (images, 3) -> (images)"""
     listed = cast("list[list[int]]", cast("Any", torch.as_tensor(thw).reshape(-1, 3)).tolist())
     return [(t, h // merge, w // merge) for t, h, w in listed]
+
+
+def square(n: int) -> Grid | None:
+    """The grid of n tokens of a square image; None if n is no square."""
+    side = math.isqrt(n)
+    return (1, side, side) if side * side == n else None
