@@ -13,6 +13,7 @@ import greedyprune as gp
 from greedyprune.engines.vllm.between import BETWEEN, OWN, PrunesBetweenText, between, interleaved
 from greedyprune.engines.vllm.plan import FIELD, Plan
 from greedyprune.engines.vllm.store import Store
+from greedyprune.engines.vllm.tower import Tower
 
 D, IMAGE = 3, 7
 
@@ -29,7 +30,7 @@ class Engine:
 
 class Pruned(PrunesBetweenText, Engine):
     def __init__(self) -> None:
-        self.most_rows, self.store = 10**6, Store(10**6, "cpu")
+        self.most_rows, self.store, self.tower = 10**6, Store(10**6, "cpu"), Tower(SimpleNamespace())
 
     def sizes(self, fields: Any, images: int) -> list[int]:
         return [int(n) for n in fields["n"]]

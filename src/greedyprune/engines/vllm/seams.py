@@ -54,7 +54,7 @@ SEAMS: dict[str, list[str]] = {
     _MODELS + "interns1.py": [
         *(f"InternS1ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
         *(f"InternS1MultiModalProcessor.{name}" for name in ("_apply_hf_processor_main", *_PROCESSOR)),
-        "InternS1ProcessingInfo", "InternS1DummyInputsBuilder",
+        "InternS1ProcessingInfo", "InternS1ProcessingInfo.get_max_image_tokens", "InternS1DummyInputsBuilder",
     ],
     _MODELS + "gemma3_mm.py": [
         *(f"Gemma3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
@@ -64,11 +64,12 @@ SEAMS: dict[str, list[str]] = {
     _MODELS + "idefics3.py": [
         *(f"Idefics3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
         *(f"Idefics3MultiModalProcessor.{name}" for name in _PROCESSOR),
-        "Idefics3ProcessingInfo", "Idefics3DummyInputsBuilder",
+        "Idefics3ProcessingInfo", "Idefics3ProcessingInfo.get_num_image_tokens", "Idefics3DummyInputsBuilder",
     ],
     _MODELS + "mistral3.py": [
         *(f"Mistral3ForConditionalGeneration.{name}" for name in ("__init__", "embed_multimodal")),
         *(f"Mistral3MultiModalProcessor.{name}" for name in _PROCESSOR),
+        *(f"Mistral3ProcessingInfo.{name}" for name in ("get_num_image_tokens", "get_image_size_with_most_features")),
         "Mistral3ProcessingInfo", "Mistral3DummyInputsBuilder",
     ],
     _MODELS + "smolvlm.py": ["SmolVLMForConditionalGeneration.__init__", "SmolVLMProcessingInfo"],
