@@ -36,6 +36,11 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
 )
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
@@ -184,25 +189,34 @@ def gemma3(folder: Path) -> Any:
 
 def idefics3(folder: Path) -> Any:
     """Idefics3, whose images have up to nine tiles of 16 tokens and a view of the whole, with text between them."""
+    return tiled(folder, Idefics3Processor, Idefics3ImageProcessor, Idefics3Config, Idefics3ForConditionalGeneration)
+
+
+def smolvlm(folder: Path) -> Any:
+    """SmolVLM, which is Idefics3 with a processor for videos as well."""
+    kinds = SmolVLMImageProcessor, SmolVLMConfig, SmolVLMForConditionalGeneration
+    return tiled(folder, SmolVLMProcessor, *kinds, video_processor=SmolVLMVideoProcessor(**COLOURS))
+
+
+def tiled(folder: Path, processing: Any, pictures: Any, config: Any, model: Any, **more: Any) -> Any:
+    """A model of Idefics3's kind. `more`: what its processor holds besides the tokenizer and that of images."""
     rows = [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
     markers = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "\n", "\n\n")
     tokenizer = tokens(folder, "<image>", *markers, *rows)
-    pictures = Idefics3ImageProcessor(
-        size={"longest_edge": 168}, max_image_size={"longest_edge": 56}, do_image_splitting=True, **COLOURS
-    )
-    Idefics3Processor(
-        pictures, tokenizer, image_seq_len=16, chat_template=tokenizer.chat_template
+    size = {"size": {"longest_edge": 168}, "max_image_size": {"longest_edge": 56}, "do_image_splitting": True}
+    processing(
+        image_processor=pictures(**size, **COLOURS), tokenizer=tokenizer, image_seq_len=16,
+        chat_template=tokenizer.chat_template, **more,
     ).save_pretrained(folder)  # fmt: skip
     vision = {
         "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 192,
         "image_size": 56, "patch_size": 7, "initializer_range": 0.1,
     }  # fmt: skip
-    config = Idefics3Config(
+    torch.manual_seed(0)
+    return model(config(
         text_config={**PLAIN, "model_type": "llama"}, vision_config=vision, scale_factor=2, pad_token_id=0,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return Idefics3ForConditionalGeneration(config)
+    ))  # fmt: skip
 
 
 def mistral3(folder: Path) -> Any:
@@ -232,5 +246,6 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "gemma3": gemma3,
     "idefics3": idefics3,
     "mistral3": mistral3,
+    "smolvlm": smolvlm,
 }
 """Name of a checkpoint -> what writes its processor into a folder and makes its model."""

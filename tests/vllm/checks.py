@@ -22,7 +22,7 @@ KEEP: dict[str, Any] = {"llava": 24}
 """The budget of each model; of the others 8 % of an image."""
 TOTALS = ("llava", "qwen", "qwen2_vl", "qwen3_vl", "gemma3")
 """The models whose images' sizes are known before they are processed."""
-GRIDLESS = ("internvl", "idefics3")
+GRIDLESS = ("internvl", "idefics3", "smolvlm")
 """The models whose images have several tiles, which form no grid together."""
 CHUNK = 32
 

@@ -31,6 +31,7 @@ ARCHITECTURES = {
     "idefics3": "Idefics3ForConditionalGeneration",
     "internvl": "InternVLForConditionalGeneration",
     "mistral3": "Mistral3ForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
 }
 SETTINGS: dict[str, Any] = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 512, "block_size": 32, "max_num_seqs": 8,

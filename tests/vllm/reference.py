@@ -32,6 +32,7 @@ POSITIONS: dict[str, Any] = {
     "idefics3": "compact",
     "internvl": "compact",
     "mistral3": "compact",
+    "smolvlm": "compact",
 }
 
 

@@ -41,6 +41,6 @@ mkdir -p "$site/vllm-0.32.0+cpu.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$site/vllm-0.32.0+cpu.dist-info/METADATA"
 
 # 5. This library, with its entry point, and what its scenes and its command line require.
-$pip install -q "$torch" 'typer>=0.15' 'rich>=13.9' scikit-learn scikit-image matplotlib
+$pip install -q "$torch" 'typer>=0.15' 'rich>=13.9' num2words scikit-learn scikit-image matplotlib
 $pip install -q --no-deps -e "$root"
 touch "$venv/.ready"
