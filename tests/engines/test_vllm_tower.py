@@ -21,6 +21,7 @@ from greedyprune.engines.vllm.plan import FIELD, Plan, able, read_policy
 from greedyprune.engines.vllm.store import Store
 from greedyprune.engines.vllm.tower import Tower
 from greedyprune.engines.vllm.worker import PrunesImages
+from greedyprune.naming import as_method
 
 HEADS, WIDTH = 2, 8
 LLAVA, QWEN = (AutoConfig.from_pretrained(testbed.FOLDERS[name]) for name in ("llava", "qwen"))
@@ -172,6 +173,9 @@ def test_methods_that_look_into_the_tower_run_where_it_is_read() -> None:
 def test_the_page_names_every_method_that_runs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
     assert [name for name in able(clip()) if f"`{name}`" not in page] == []
+    listed = page.partition("methods that need a grid (")[2].partition(")")[0]
+    gridded = {name for name in able() if any(isinstance(need, gp.Grid) for need in as_method(name).needs)}
+    assert set(listed.replace("`", "").split(", ")) == gridded
 
 
 class Encoder(nn.Module):
