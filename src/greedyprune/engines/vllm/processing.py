@@ -219,9 +219,7 @@ class PrunesPrompts(BaseMultiModalProcessor):
             grid = self.grid(n, processed["image"][item])
             check_grid(plan.policy.method, grid)
             k = plan.count(n, grid)
-            if k == n:
-                return own
-            if self.largest is not None and n > self.largest:  # vLLM itself would count those that stay alone
+            if k < n and self.largest is not None and n > self.largest:  # vLLM itself would count those that stay alone
                 raise ValueError(
                     f"greedyprune: an image has {n} tokens before it is pruned, and vLLM measured its memory with "
                     f"{self.largest}: send a smaller image, or start the server with the larger number of pixels."
