@@ -20,7 +20,7 @@ METHODS: dict[str, gp.Method | None] = {
     "all": None,
     "text-free": gp.DivPrune(),
     "question": gp.SoftGreedyPrune(at=gp.Input()),
-    "tower": gp.VisPruner(),
+    "tower": gp.HiPrune(),
     "tower and question": gp.MMTok(),
 }
 POSITIONS: dict[str, Any] = {
