@@ -47,7 +47,8 @@ class Method:
 
     A method sees one image and no model. `select` gets checked, finite cues and 0 < k <= n. It returns exactly k rows,
     or at most k if `exact` is False, on the device of the cues: see `Keep.from_order`. `needs` lists each cue that the
-    method reads beyond the features, such as `(Text(), Attention("cls"))`.
+    method reads beyond the features, such as `(Text(), Attention("cls"))`. Further promises are class attributes:
+    `stages` where it may run, `equivariant`, `merges`, `compares_frames`, `weighs_relevance`, `reads_tokens`.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()

@@ -66,7 +66,7 @@ def check_method(method: Method | type[Method] | str | Mapping[str, Any], cues: 
     """
     method = as_method(method)
     given = cues or partial(example_cues, method)
-    for promise in (_values, _counts, _keeps, _repeats, _device, _protects, _batches, _permutes, _nan, _reads):
+    for promise in (_values, _counts, _keeps, _repeats, _device, _protects, _batches, _permutes, _nan, _reads, _plain):
         promise(method, given)
 
 
@@ -140,12 +140,16 @@ def _parts(keep: Keep) -> list[Any]:
 
 
 def _values(method: Method, given: MakeCues) -> None:
-    """It is a value: it hashes, pickles and has a plain form, and reading each back gives an equal method."""
+    """It is a value: it hashes and pickles, and what is read back is an equal method."""
     method.check_stage(method.at)
     with _promised(method, "it is a frozen value: equal methods hash alike"):
         _hold(hash(method) == hash(replace(method)), method, "equal methods hash alike")
     with _promised(method, "it pickles"):
         _hold(pickle.loads(pickle.dumps(method)) == method, method, "it pickles, and what is read back equals it")
+
+
+def _plain(method: Method, given: MakeCues) -> None:
+    """It has a plain form, and reading it back gives an equal method."""
     with _promised(method, "it has a plain form"):
         plain = to_plain(method)
         _hold(from_plain(plain) == method, method, f"from_plain() gives it back from to_plain(), which wrote {plain!r}")
@@ -280,7 +284,8 @@ def _reads(method: Method, given: MakeCues) -> None:
             first = _parts(select(method, cues, k)) if first is None else first
             if _parts(select(method, change(cues, g), k)) == first:
                 continue
-            _hold(named is not None, method, f"reads names {word!r}, since changing it changed a selection")
+            remedy = "put the cue in `needs` or, if the method can do without it, name it in `reads`"
+            _hold(named is not None, method, f"reads names {word!r}, since changing it changed a selection: {remedy}")
             unseen.discard(cast("str", named))
         if not unseen and seed >= EXAMPLES:
             return

@@ -38,12 +38,13 @@ def table(*columns: str, **more: Any) -> Table:
 
 
 def print_card(facts: Iterable[tuple[str, str]]) -> None:
-    """Print facts below each other: the name of each, and beside it the text, at any width."""
+    """Print facts below each other: the name of each, and beside it the text, if there is any, at any width."""
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", overflow="fold")
     shown.add_column(overflow="fold")
     for name, text in facts:
-        shown.add_row(name, text)
+        if text:
+            shown.add_row(name, text)
     console().print(shown)
 
 

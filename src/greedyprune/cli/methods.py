@@ -81,7 +81,7 @@ def _print_card(card: Card) -> None:
     ]
     print_card(
         [
-            ("cut", f"{card.method.at}, also at {', '.join(stage.lower() for stage in card.stages)}"),
+            ("cut", f"{card.method.at}; it runs at {', '.join(stage.lower() for stage in card.stages)}"),
             ("needs", ", ".join(card.needs) or "nothing but the tokens"),
             ("keeps", card.keeps),
             ("cost", card.cost),

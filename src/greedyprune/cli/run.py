@@ -49,7 +49,10 @@ EXAMPLES = """Examples:
   greedyprune run a.jpg b.jpg --ask "What differs?" --model ./llava --at layer:2:early --json
 
   greedyprune run scene.png --ask "how many circles ?" --method '{"type": "greedyprune", "tau": 0.9}'"""
-BUNDLED = "The bundled model knows generated scenes alone: --model FOLDER_OR_ID asks one that knows photos."
+BUNDLED = (
+    "The bundled model knows generated scenes alone, flat coloured shapes on one ground: --model FOLDER_OR_ID asks one "
+    "that knows photos."
+)
 POSITIONS = ("original", "compact")
 
 

@@ -86,6 +86,7 @@ def load(
             "'greedyprune[testbed]'"
         )
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
 
     from greedyprune.preprocessing.processors import load_processor
 
@@ -93,9 +94,15 @@ def load(
     if not (folder / "config.json").is_file():
         known = ", ".join(MODELS)
         raise ValueError(f"{str(name)!r} is neither a bundled model ({known}) nor a folder with a config.json.")
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        folder, local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
-    )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # for three million weights
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, attn_implementation=attn_implementation
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return model.to(device).eval(), load_processor(str(folder))
 
 
