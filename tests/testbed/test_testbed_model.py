@@ -192,3 +192,14 @@ def test_the_models_are_small_enough_to_ship():
     assert sum(file.stat().st_size for file in files) < 25e6
     for folder in testbed.FOLDERS.values():
         assert (folder / "README.md").is_file()
+
+
+def test_only_questions_that_it_has_learnt_are_asked_without_a_warning() -> None:
+    processor = load("llava")[1]
+    learnt = {item.question.text for item in sample(300, seed=5)}
+    assert {testbed.spelling(processor, question) for question in learnt} == {(question, "") for question in learnt}
+    assert testbed.spelling(processor, "Is there ANY circle?") == (
+        "is there any circle ?",
+        "it has never seen the word 'any'",
+    )
+    assert testbed.spelling(processor, "What is the color of the square?")[1] == "it was never asked 'what is the' ..."

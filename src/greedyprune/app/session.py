@@ -88,11 +88,11 @@ class Session:
         """Answer with all tokens, then by each method. A method that fails has a problem instead of an answer."""
         with self._lock, torch.inference_mode():
             model, processor = self._loaded.model, self._loaded.processor
-            text, strange = spelling(processor, question) if self._loaded.bundled else (question, [])
+            text, strange = spelling(processor, question) if self._loaded.bundled else (question, "")
             prompt = processor.apply_chat_template(chat(text), add_generation_prompt=True)
             inputs = to_model(processor(images=[image], text=prompt, return_tensors="pt"), model)
             counts = planned(model, inputs, LEAST, model.dtype)
-            note = f" (it has never seen the word {strange[0]!r})" if strange else ""
+            note = f" ({strange})" if strange else ""
             dense = Answer(
                 f"all tokens{note}",
                 self._generate(inputs),

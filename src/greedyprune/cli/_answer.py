@@ -206,7 +206,7 @@ def _spelled(loaded: Loaded, question: str) -> str:
     text, strange = spelling(loaded.processor, question)
     if strange:
         note(
-            f"warning: the bundled model has never seen the word {strange[0]!r}; it knows 87 words, and questions "
-            "such as 'how many circles ?' or 'what digit is on the red tile ?'."
+            f"warning: do not trust the bundled model here: {strange}; it knows 87 words, and questions such as "
+            "'how many circles ?', 'what color is the square ?' or 'what digit is on the red tile ?'."
         )
     return text

@@ -133,11 +133,24 @@ def prompt(processor: Any, question: "Question | str") -> str:
     return processor.apply_chat_template(turns, add_generation_prompt=True)
 
 
-def spelling(processor: Any, text: str) -> "tuple[str, list[str]]":
-    """A question as the bundled models read it: lower case, a space before punctuation. -> it, and unknown words"""
+FORMS: "tuple[str, ...]" = (
+    "is there a ", "how many ", "what color is the ", "what shape is the ", "what shape is missing ?", "where is the ",
+    "is the ", "what digit is on the ", "what does the ", "which objects are there ?",
+)  # fmt: skip
+"""How the questions begin that the bundled models have learnt."""
+
+
+def spelling(processor: Any, text: str) -> "tuple[str, str]":
+    """A question as the bundled models read it: lower case, spaces before punctuation. -> it, and what is strange in it
+
+    spelling(processor, "What colour is it?")    # ("what colour is it ?", "it has never seen the word 'colour'")
+    """
     words = text.lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").split()
-    known = processor.tokenizer.get_vocab()
-    return " ".join(words), [word for word in words if word not in known]
+    known, found = processor.tokenizer.get_vocab(), " ".join(words)
+    strange = next((word for word in words if word not in known), None)
+    if strange is not None:
+        return found, f"it has never seen the word {strange!r}"
+    return found, "" if found.startswith(FORMS) else f"it was never asked {' '.join(words[:3])!r} ..."
 
 
 def __getattr__(name: str) -> Any:
