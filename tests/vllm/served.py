@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from checks import Checks, Row
+from checks import TOTALS, Checks, Row
 from reference import METHODS, TOKENS
 
 import greedyprune as gp
@@ -30,8 +30,13 @@ BAD: list[Any] = [
     {"detail": "middle"}, {"method": "fastv"}, {"method": {"type": "prumerge", "adaptive": True}},
     {"method": "os:system"}, {"at": "layer:2"}, "25%",
 ]  # fmt: skip
-LARGE = {"size": {"shortest_edge": 7 * 7 * 2000, "longest_edge": 7 * 7 * 8000}}
-"""Options of the processor of Qwen's type: an image of 500 tokens or more, where the server's largest has fewer."""
+_PIXELS = {"size": {"shortest_edge": 7 * 7 * 2000, "longest_edge": 7 * 7 * 8000}}
+_TILES = {"size": {"longest_edge": 6 * 56}}
+LARGE: dict[str, dict[str, Any]] = {
+    "qwen": _PIXELS, "qwen2_vl": _PIXELS, "qwen3_vl": _PIXELS, "idefics3": _TILES, "smolvlm": _TILES,
+    "internvl": {"min_patches": 8, "max_patches": 12},
+}  # fmt: skip
+"""Options of a model's own processor that make an image of more tokens than the server's largest has."""
 
 
 def served(checks: Checks) -> Iterator[Row]:
@@ -76,19 +81,23 @@ def served(checks: Checks) -> Iterator[Row]:
             )
         yield row("HTTP, detail", [ask(*pairs[0], {"detail": "auto"})], [wanted(*pairs[0], gp.Ratio(0.25))])
         two = [pairs[0].image, pairs[1].image]
-        for listed in ([8, 24], "total:40"):
+        shared = ["total:40"] if name in TOTALS else []
+        for listed in ([8, 24], *shared):
             found = [ask(two, pairs[1].question, {"keep": listed})]
             yield row(
                 f"HTTP, two images, keep {listed}", found, [wanted(two, pairs[1].question, gp.parse_keep(listed))]
             )
-        for kind in ("tower", "tower and question"):
+        for kind in (kind for kind in checks.kinds if "tower" in kind):
             options = {"method": gp.to_plain(METHODS[kind])}
             found = [ask(*pair, options) for pair in pairs]
             yield row(f"HTTP, {kind}", found, [wanted(*pair, checks.keep, kind) for pair in pairs])
-        bad = [(wrong, {}) for wrong in BAD] + [({"keep": 8}, LARGE)] * (name != "llava")
-        for wrong, more in bad:
+        bad: list[tuple[Any, Any, Any]] = [(pairs[0].image, wrong, {}) for wrong in BAD]
+        bad += [(two, {"keep": "total:40"}, {})] * (not shared)
+        if name in LARGE:
+            bad.append((pairs[0].image, {"keep": 8}, LARGE[name]))
+        for images, wrong, more in bad:
             try:
-                said, passed = f"accepted: {ask(*pairs[0], wrong, more)}", False
+                said, passed = f"accepted: {ask(images, pairs[0].question, wrong, more)}", False
             except openai.APIStatusError as error:
                 said, passed = str(error.message), error.status_code == 400 and "greedyprune: " in str(error.message)
             yield Row(name, f"HTTP 400: {wrong} {more or ''}".strip(), 1, 0, "", 0.0, passed, said[:160])
