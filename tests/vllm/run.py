@@ -60,9 +60,11 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("models", nargs="*", default=list(engine.ARCHITECTURES))
     options.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    options.add_argument("--pairs", type=int, default=20)
+    options.add_argument("--pairs", type=int, default=20, help="8 or more")
     options.add_argument("--out", type=Path, default=RESULTS, help="a folder")
     given = options.parse_args()
+    if given.pairs < 8:
+        options.error(f"--pairs {given.pairs}: eight requests run at once, so write 8 or more.")
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in given.models:
