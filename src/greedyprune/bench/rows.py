@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ def provenance() -> dict[str, str]:
         "transformers": version("transformers"),
         "greedyprune": greedyprune.__version__,
         "commit": commit(),
-        "command": " ".join(["greedyprune", *sys.argv[1:]]),
+        "command": shlex.join(["greedyprune", *sys.argv[1:]]),
     }
 
 
