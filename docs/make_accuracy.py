@@ -1,4 +1,4 @@
-"""Write the accuracy tables of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv`.
+"""Write the accuracy tables of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv` and `all.csv`.
 
 python docs/make_accuracy.py
 """
@@ -11,6 +11,7 @@ from greedyprune.outputs import read_csv
 
 ROWS = RESULTS / "eval" / "testbed.csv"
 PAGE = ROOT / "docs" / "accuracy.md"
+EVERY = RESULTS / "eval" / "all.csv"
 MARKS = "accuracy"
 
 
@@ -20,6 +21,7 @@ def main() -> None:
 
     rows = read_csv(ROWS)
     rewrite(PAGE, MARKS, table(rows))
+    rewrite(PAGE, "every", every(read_csv(EVERY)))
     for model in models(rows):
         figure = frontier(of(rows, model=model), f"testbed model {model!r}, ten tasks")
         figure.savefig(ROOT / "docs" / f"accuracy-{model}.png", dpi=120, bbox_inches="tight")
@@ -28,6 +30,24 @@ def main() -> None:
 def table(rows: list[Row]) -> str:
     """One table per model: mean accuracy over the tasks, and the 95 % interval of the difference to all tokens."""
     return "\n\n".join(_table(model, of(rows, model=model)) for model in models(rows))
+
+
+def every(rows: list[Row]) -> str:
+    """One table: the mean accuracy of each method over the tasks, for each model at each budget, best first."""
+    means = of(rows, task="mean")
+    budgets = list(dict.fromkeys(row["budget"] for row in means if row["method"] != "dense"))
+    cells = [(model, budget) for budget in budgets for model in models(rows)]
+    lines = ["| method | cut | " + " | ".join(f"`{model}` {budget}" for model, budget in cells) + " |"]
+    lines.append("|---|---|" + "---|" * len(cells))
+    found: list[tuple[float, str]] = []
+    for method, options, stage in dict.fromkeys((row["method"], row["options"], row["stage"]) for row in means):
+        some = of(means, method=method, options=options, stage=stage)
+        shares = [of(some, model=model, budget="all" if method == "dense" else budget) for model, budget in cells]
+        told = ["–" if not each else percent(mean(each, "accuracy")) for each in shares]
+        first = [mean(each, "accuracy") for each in shares[: len(models(rows))] if each]
+        name = "all tokens" if method == "dense" else f"`{f'{method} {options}'.strip()}`"
+        found.append((sum(first) / max(len(first), 1), f"| {name} | {stage} | " + " | ".join(told) + " |"))
+    return "\n".join(lines + [line for _, line in sorted(found, key=lambda one: -one[0])])
 
 
 def _table(model: str, rows: list[Row]) -> str:

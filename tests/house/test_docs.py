@@ -62,6 +62,7 @@ def test_the_accuracy_tables_are_those_of_the_results(monkeypatch: pytest.Monkey
     rows = read_csv(make_accuracy.ROWS)
     page = make_accuracy.PAGE.read_text(encoding="utf-8")
     assert pages.between(page, "accuracy") == make_accuracy.table(rows), "run python docs/make_accuracy.py"
+    assert pages.between(page, "every") == make_accuracy.every(read_csv(make_accuracy.EVERY)), "run make_accuracy.py"
     for model in pages.models(rows):
         assert (ROOT / "docs" / f"accuracy-{model}.png").is_file()
 
@@ -217,6 +218,13 @@ def test_what_the_page_about_the_inside_names_is_there() -> None:
     methods = {(owner, name) for owner, name in re.findall(r"`([A-Z]\w+)\.(\w+)`", page) if owner in classes}
     assert len(methods) > 20
     assert [f"{owner}.{name}" for owner, name in methods if f"{owner}.{name}" not in classes] == []
+
+
+def test_the_page_about_vllm_counts_the_checks_that_passed() -> None:
+    page = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
+    rows = [row for path in sorted((ROOT / "results" / "vllm").glob("*.csv")) for row in read_csv(path)]
+    assert f"{len(rows)} checks of which none failed" in " ".join(page.split())
+    assert [row["check"] for row in rows if row["passed"] != "True"] == []
 
 
 def test_the_page_about_own_methods_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
