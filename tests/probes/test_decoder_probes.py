@@ -17,7 +17,7 @@ import proofs
 from breadth import some
 from greedyprune.cues import Attention, Change, Keys, Need, Values
 from greedyprune.probes.decoder import raters
-from looks import LAST, RATERS, all_near, asking, noting, prompt_of, raters_of, text_of
+from looks import LAST, RATERS, all_near, asking, asking_all, noting, prompt_of, raters_of, text_of
 from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
 from tiny import IMAGE, fresh, tiny
 
@@ -222,17 +222,9 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
     eager, inputs, embeds, images = prompt_of(family, CASES[2])
     schedule, given = gp.PerLayer({1: gp.Ratio(0.7), 2: gp.Ratio(0.5), 3: gp.Ratio(0.3)}), list[gp.Cues]()
 
-    @dataclass(frozen=True, kw_only=True)
-    class Every(proofs.Custom):
-        needs: ClassVar[tuple[Need, ...]] = EVERY
-
-    def choose(cues: gp.Cues, k: int) -> gp.Keep:
-        given.append(cues)
-        return noting([], LAST)(cues, k)
-
-    with gp.prune(tiny(family, attention).model, Every(choose=choose), schedule):
+    with gp.prune(tiny(family, attention).model, asking_all(given, EVERY, gp.Input()), schedule):
         forward(tiny(family, attention).model, inputs)
-    with gp.prune(eager.model, Every(choose=noting([], LAST)), schedule), entering(eager.model) as states:
+    with gp.prune(eager.model, asking_all([], EVERY, gp.Input()), schedule), entering(eager.model) as states:
         out = forward(eager.model, inputs, output_attentions=True, use_cache=True)
     before = torch.arange(inputs["input_ids"].shape[1]).expand(inputs["input_ids"].shape)
     there, kept = inputs["attention_mask"].bool().clone(), [columns for _, columns in images]

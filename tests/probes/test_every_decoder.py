@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.cues import Attention, Keys, Need, Values
+from greedyprune.cues import Attention, Keys, Values
 from greedyprune.models.parts import find_parts
-from looks import LAST, all_near, asking, noting
+from looks import LAST, all_near, asking, asking_all
 from proofs import CASES, forward, generate
 from tiny import BUILDERS, IMAGE, fresh, tiny
 
@@ -51,20 +50,6 @@ def spied(model: Any) -> Iterator[dict[int, tuple[Tensor, Tensor, Tensor]]]:
         home.eager_attention_forward = eager
 
 
-def every(given: list[gp.Cues], at: gp.Stage) -> gp.Method:
-    """A method that needs all that a decoder layer gives, and notes its cues."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Every(proofs.Custom):
-        needs: ClassVar[tuple[Need, ...]] = NEEDS
-
-    def choose(cues: gp.Cues, k: int) -> gp.Keep:
-        given.append(cues)
-        return noting([], LAST)(cues, k)
-
-    return Every(choose=choose, at=at)
-
-
 @pytest.mark.parametrize("family", some(BUILDERS, *KINDS))
 @pytest.mark.parametrize("attention", some(proofs.ATTENTIONS, "sdpa"))
 @pytest.mark.parametrize("use_cache", some([True, False], False))
@@ -79,9 +64,9 @@ def test_a_layers_attention_keys_and_values_are_its_own(family: str, attention: 
         given: list[gp.Cues] = []
         if read is None:
             with pytest.raises(ValueError, match=r"no decoder layer before 1 has attention.* use at=Layer\(2\)"):
-                gp.prune(made.model, every(given, gp.Layer(cut)), 2)
+                gp.prune(made.model, asking_all(given, NEEDS, gp.Layer(cut)), 2)
             continue
-        with gp.prune(made.model, every(given, gp.Layer(cut)), 2) as handle:
+        with gp.prune(made.model, asking_all(given, NEEDS, gp.Layer(cut)), 2) as handle:
             forward(made.model, inputs, use_cache=use_cache)
             selections = handle.selections
         keys, values, weights = layers[read]
@@ -119,7 +104,7 @@ def test_a_latent_cache_gives_the_keys_of_earlier_turns() -> None:
         step = {"input_ids": inputs["input_ids"], "attention_mask": mask, **images}
         return forward(model, step, **{proofs.cache_name(model): cache})
 
-    with gp.prune(made.model, every(given, gp.Layer(2)), gp.Ratio(1.0)):
+    with gp.prune(made.model, asking_all(given, NEEDS, gp.Layer(2)), gp.Ratio(1.0)):
         second(made.model)
     with spied(eager.model) as layers:
         second(eager.model)

@@ -77,6 +77,20 @@ def asking(seen: list[Tensor], need: Need, at: gp.Stage) -> gp.Method:
     return Asking(choose=noting(seen, need), at=at)
 
 
+def asking_all(given: list[gp.Cues], wanted: tuple[Need, ...], at: gp.Stage) -> gp.Method:
+    """A method that needs several cues, the last prompt token's attention among them, and notes all of them."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class AskingAll(proofs.Custom):
+        needs: ClassVar[tuple[Need, ...]] = wanted
+
+    def choose(cues: gp.Cues, k: int) -> gp.Keep:
+        given.append(cues)
+        return noting([], LAST)(cues, k)
+
+    return AskingAll(choose=choose, at=at)
+
+
 def prompt_of(family: str, case: proofs.Case) -> tuple[Tiny, dict[str, Tensor], list[Tensor], list[tuple[int, Tensor]]]:
     """An eager model, its prompt, the embeddings of its rows, and of every image its row and columns."""
     eager = tiny(family, "eager")
