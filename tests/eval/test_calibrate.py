@@ -34,8 +34,11 @@ def test_the_bias_is_the_mean_over_images_of_the_attention_before_the_cut() -> N
 
 def test_few_images_are_refused_unless_the_user_says_how_few_will_do() -> None:
     made = tiny("llava")
-    with pytest.raises((ValueError, LookupError), match=r"hold 0 images, too few .* pass 50 or more .*, or least="):
+    with pytest.raises(
+        (ValueError, LookupError), match=r"hold 0 images, too few .* pass 50 or more .*, or least="
+    ) as told:
         gp.calibrate(made.model, [])
+    assert told.type is ValueError
     with pytest.raises(ValueError, match="least=0: write the number of images"):
         gp.calibrate(made.model, [], least=0)
 
