@@ -92,7 +92,7 @@ def shown(card: Card, published: str | None, source: dict[str, Any] | None) -> s
     stages = ", ".join(f"`{stage}`" for stage in card.stages)
     options = [f"`{option.name}={option.value!r}`" for option in card.options]
     lines = [
-        f"**Cut** at `{card.method.at!r}`, also at {stages}.",
+        f"**Cut** at `{card.method.at!r}`, runs at {stages}.",
         f"**Needs** {needs}.",
         f"**Keeps** {card.keeps}.",
         f"**Options** {', '.join(options) or 'none'}.",
