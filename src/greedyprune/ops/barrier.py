@@ -6,25 +6,18 @@ The barrier hardly tells rows apart that are unlike every taken row, and falls w
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from greedyprune.checks import is_number
-from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64
+from greedyprune.ops.cosine import DOUBT, SLACK, UnitRows, cosine64, pairs64
 from greedyprune.ops.matching import largest_with_others
 from greedyprune.ops.nearest import Nearest
-from greedyprune.ops.picks import Picks, numbers
+from greedyprune.ops.picks import Picks, numbers, reals
 from greedyprune.ops.ranking import ranked
 
-CLOSE = DOUBT
-"""A float32 distance below this may belong to a copy."""
-COPY = (math.log(1.5 * CLOSE) + math.log(SLACK)) / 2
-"""The barrier of such a row, in the middle of what it may be."""
-WIDE = (math.log(1.5 * CLOSE) - math.log(SLACK)) / 2
-"""The error of `COPY`."""
-
+FEW = 4
+"""Up to so many pairs a row, single products of pairs are faster than one matrix of them all."""
 LARGEST = 1e6
 """The largest weight. It is top-k of saliencies 3e-5 apart; a larger one would make ties of values that float64 tells
 apart."""
@@ -68,50 +61,66 @@ def isolated_first(x: Tensor, worth: Tensor, k: int) -> Picks:
 
 
 class _Barrier(Nearest):
-    """Keys are worth + log(1 - the largest cosine with the taken rows). `weight`: the factor within worth."""
+    """Keys are exp(worth) (1 - the largest cosine with the taken rows), as shares of exp(the highest worth left).
+
+    They rank rows as worth + log(1 - cosine) does, and a cosine's error is an error of the key, the same for any
+    cosine. A share too small for float32 is 0, and exact keys decide between such rows. Exact keys are logarithms.
+    `weight`: the factor within worth.
+    """
 
     def __init__(self, unit: UnitRows, k: int, worth: Tensor, weight: float) -> None:
         super().__init__(unit, k, worth)
         self.slack = SLACK / 2 * weight
-        self.doubt, self.doubtful = self.worth[:0], self.bounds
-        """(p,) the error bounds of the pool's keys, and those of every member's bounds."""
+        self.highest = worth.max()
+        self.doubt = worth[:0]
+        """(p,) the error bounds of the pool's keys."""
+
+    def update(self) -> tuple[Tensor, Tensor]:
+        """Keys of all rows by float32 cosines. Every update starts a new pool, so its shares may be new. -> 2 x (n,)"""
+        if bool(self.alive.any()):
+            self.highest = self.worth[self.alive].max()
+        return super().update()
 
     def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
-        distance = 1 - cosines.double()
-        return worth + torch.where(distance < CLOSE, COPY, distance.clamp_min(CLOSE).log())
+        return (1 - cosines).clamp_min_(DOUBT / 2 + SLACK).mul_(self._shares(worth))
 
     def errors(self, worth: Tensor, keys: Tensor) -> Tensor:
-        """Error bounds of these keys: a cosine is known up to DOUBT / 2. (r,), (r,) -> (r,)"""
-        # With an error e of a distance D >= 2 e, the logarithm moves by at most -log(1 - e / D) <= 1.4 e / D.
-        return ((worth - keys).exp() * (0.7 * DOUBT)).clamp_max(WIDE) + self.slack
+        """Error bounds of these keys: a distance is at most 2, and known up to DOUBT / 2. (r,), (r,) -> (r,)"""
+        return self._shares(worth) * (DOUBT / 2 + 3 * self.slack)
+
+    def _shares(self, worth: Tensor) -> Tensor:
+        """exp(worth) as shares of the highest that may still be taken. (r,) -> (r,) float32"""
+        return (worth - self.highest).clamp_max(0).exp().float()
 
     def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """Store the members' bounds, and all error bounds. (p,), (p,) -> (p,)"""
-        keys, worth = super().enter(rows, keys), self.worth[rows]
-        self.doubt, self.doubtful = self.errors(worth, keys), self.errors(worth, torch.stack(self.bounds)).unbind()
-        return keys
+        """Store the members' bounds, and error bounds. (p,), (p,) -> (p,)"""
+        self.doubt = self.errors(self.worth[rows], keys)
+        return super().enter(rows, keys)
 
     def doubts(self, keys: Tensor) -> Tensor:
         """The error bounds of the pool's keys. (p,) -> (p,)"""
         return self.doubt
 
-    def follow(self, keys: Tensor, place: int) -> Tensor:
-        """Lower the keys to the bounds of the taken row. The lower a key, the larger its error. (p,) -> (p,)"""
-        self.doubt = torch.maximum(self.doubt, self.doubtful[place])
-        return super().follow(keys, place)
-
     def exact_keys(self, worth: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,)"""
+        """Logarithms of keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,)"""
         distance = 1 - cosines
         return worth + distance.clamp_min(SLACK).log(), self.slack + SLACK / 2 * torch.where(
             distance > SLACK, distance.reciprocal(), 1.0
         )
 
     def exact_gains(self) -> list[float]:
-        """The float64 key of each taken row, just before it was taken."""
-        rows = self.x[torch.tensor(self.taken, device=self.x.device)]
-        before = torch.ones(len(self.taken), len(self.taken), dtype=torch.bool, device=rows.device).tril(-1)
-        largest = cosine64(rows, rows).masked_fill_(~before, -torch.inf).amax(1).cpu()
-        keys, _ = self.exact_keys(self.worth[self.taken], largest)
-        return [float(self.worth[row]) for row in self.taken[:1]] + [float(key) for key in keys[1:]]
+        """The exact key of each taken row, just before it was taken; the first has its worth."""
+        taken, worth = torch.tensor(self.taken, device=self.x.device), self.worth[self.taken]
+        before = torch.ones(len(taken), len(taken), dtype=torch.bool, device=taken.device).tril(-1)
+        cosines = self._cosines(taken, taken).masked_fill_(~before, -torch.inf)
+        largest, x = cosines.amax(1, keepdim=True), self.x[taken]
+        # Float32 finds the rows that may be the most similar ones: one for most rows, many among copies.
+        rows, near = (before & (cosines >= largest - DOUBT)).nonzero(as_tuple=True)
+        if len(rows) <= FEW * len(taken):
+            exact = torch.full_like(worth, -1.0, device=x.device)
+            largest = exact.scatter_reduce_(0, rows, pairs64(x, rows, near), "amax")
+        else:
+            largest = cosine64(x, x).masked_fill_(~before, -torch.inf).amax(1)
+        keys, _ = self.exact_keys(worth, largest.cpu())
+        return reals(torch.cat([worth[:1], keys[1:]]))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from greedyprune.ops.blocks import in_blocks
+
 DOUBT = 1e-5
 """If a float32 cosine is this close to a decision, float64 decides. The float32 error is below 1e-6."""
 NEAR_TIE = 4e-6
@@ -81,6 +83,14 @@ def cosine64(x: Tensor, y: Tensor) -> Tensor:
     """Exact cosine of every row of x with every row of y. (..., r, d), (..., s, d) -> (..., r, s)"""
     units = unit64(x)
     return (units @ (units if y is x else unit64(y)).mT).clamp_(-1, 1)
+
+
+def pairs64(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Exact cosine of each x[rows] with the x[others] at the same place. (n, d), (r,), (r,) -> (r,)"""
+    units = unit64(x)
+    places = in_blocks(torch.arange(rows.shape[0], device=x.device), x.shape[1])
+    found = [torch.linalg.vecdot(units[rows[some]], units[others[some]]) for some in places]
+    return torch.cat(found).clamp_(-1, 1)
 
 
 def ieee() -> bool:

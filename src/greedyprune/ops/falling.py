@@ -85,20 +85,28 @@ class Falling(ABC):
                 self.leave()
             highest = (keys + errors).masked_fill_(~self.alive, -torch.inf)
             at_least = (keys - errors).masked_fill_(~self.alive, -torch.inf).max()
-            apart = highest.masked_fill(self._inside, -torch.inf)
-            size = min(self._joining, int((self.alive & ~self._inside).sum()))
-            values, rows = apart.topk(min(size + 1, apart.shape[0]))
-            outside, rows = float(values[-1]) if values.shape[0] > size else -torch.inf, rows[:size]
+            rows, outside = self.join(highest)
             before = len(self.taken)
             if outside < float(at_least):
                 self._inside[rows] = True
                 self._rows += numbers(rows)
-                self._keys = torch.cat([self._keys, self.enter(rows, keys[rows])])
+                free = self.alive[rows]
+                self._keys = torch.cat([self._keys, self.enter(rows, keys[rows]).masked_fill(~free, -torch.inf)])
                 while len(self.taken) < k and self._pick(outside):
                     pass
             if len(self.taken) == before:  # more rows than the pool holds could be the best one
                 self._rows = []
                 self._take_best((highest >= at_least).nonzero()[:, 0])
+
+    def join(self, highest: Tensor) -> tuple[Tensor, float]:
+        """The rows that join the pool, and the highest key that a row left outside may have. (n,) -> (r,), key
+
+        `highest`: what the keys are at most. The key of a row that may not be taken is -inf in the pool.
+        """
+        apart = highest.masked_fill(self._inside, -torch.inf)
+        size = min(self._joining, int((self.alive & ~self._inside).sum()))
+        values, rows = apart.topk(min(size + 1, apart.shape[0]))
+        return rows[:size], float(values[-1]) if values.shape[0] > size else -torch.inf
 
     def picks(self) -> Picks:
         """The rows taken. Gains are keys."""
@@ -106,8 +114,9 @@ class Falling(ABC):
 
     def _pick(self, outside: float) -> bool:
         """Take the best row of the pool, unless a row outside could be better. Keys outside are at most `outside`."""
-        keys, errors = self._keys.numpy(), self.doubts(self._keys).numpy()
-        at_least = (keys - errors).max()
+        keys, errors = self._keys.numpy(), self.doubts(self._keys).expand_as(self._keys).numpy()
+        best = keys.argmax()
+        at_least = keys[best] - errors[best]
         if outside >= at_least:
             return False
         close = cast("list[int]", (keys + errors >= at_least).nonzero()[0].tolist())

@@ -45,8 +45,8 @@ class Nearest(Falling):
         # The float64 result, and the number of taken rows it covers: each pair of rows is computed at most once.
         self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
         self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
-        self.bounds: tuple[Tensor, ...] = ()
-        """For each member of the pool, the bounds that it would put on the pool's keys if it were taken."""
+        self.bounds = self.worth[:0]
+        """(p, p) for each member of the pool, the bounds that it would put on the pool's keys if it were taken."""
 
     def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
@@ -97,11 +97,17 @@ class Nearest(Falling):
     def leave(self) -> None:
         """Do nothing: every update starts a new pool."""
 
+    def join(self, highest: Tensor) -> tuple[Tensor, float]:
+        """The rows that join the pool, and the highest key that a row left outside may have. (n,) -> (r,), key"""
+        if self.cosines is None:
+            return super().join(highest)
+        return torch.arange(highest.shape[0], device="cpu"), -torch.inf  # so that `bounds` are those of `cosines`
+
     def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Store the members' bounds. (p,), (p,) -> (p,)"""
         here = rows.to(self.units.device)
-        among = gram(self.units[here]) if self.cosines is None else self._cosines(here, here)
-        self.bounds = self.keys(self.worth[rows], among.cpu()).fill_diagonal_(-torch.inf).unbind()
+        among = gram(self.units[here]) if self.cosines is None else self.cosines
+        self.bounds = self.keys(self.worth[rows], among.cpu()).fill_diagonal_(-torch.inf)
         return keys
 
     def doubts(self, keys: Tensor) -> Tensor:

@@ -30,3 +30,8 @@ class Picks:
 def numbers(rows: Tensor | None) -> list[int]:
     """Row numbers as integers."""
     return [] if rows is None else cast("list[int]", rows.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def reals(values: Tensor) -> list[float]:
+    """Values as numbers."""
+    return cast("list[float]", values.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -44,10 +44,10 @@ def centred_cosines(x: Tensor, words: Tensor) -> Tensor:
     x = _safe(x)
     lengths, mean = _lengths_and_mean(x)
     text = unit64(apart(unit64(words), mean))
-    columns, found = torch.cat([text, mean[None]]).T, list[Tensor]()
+    columns, found = torch.cat([text, mean[None]]), list[Tensor]()
     for rows, length in zip(cached_blocks(x), cached_blocks(lengths[:, None], x.shape[1]), strict=True):
         # |u - m|^2 = 1 - 2 u.m + |m|^2 needs no copy of unit rows. Where it would cancel, m is subtracted first.
-        parts = (rows.double() @ columns) / length.clamp_min(TINY)
+        parts = (columns @ rows.double().T).T / length.clamp_min(TINY)
         square = 1 - 2 * parts[:, -1:] + mean.square().sum()
         cosines = (parts[:, :-1] - text @ mean) / square.clamp_min(CANCELS).sqrt()
         slow = ((square < CANCELS) | (length == 0))[:, 0]
@@ -86,6 +86,6 @@ def _lengths_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths, total = list[Tensor](), x.new_zeros(x.shape[1], dtype=torch.float64)
     for block in cached_blocks(x):
         rows = block.double()
-        lengths.append(rows.square().sum(1).sqrt())
+        lengths.append(torch.linalg.vector_norm(rows, dim=1))
         total += lengths[-1].clamp_min(TINY).reciprocal() @ rows
     return torch.cat(lengths), total / x.shape[0]
