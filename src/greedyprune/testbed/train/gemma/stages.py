@@ -56,7 +56,7 @@ class Stage:
     """Tokens of questions and answers about one picture."""
 
 
-PICTURES = Stage("pictures", 120, 144, 0.1, 2e-4, 3e-4, among_all=True, constant=0.3)
+PICTURES = Stage("pictures", 240, 144, 0.1, 2e-4, 3e-4, among_all=True, constant=0.3)
 ARMS = {
     "words": (Stage("objects", 260, 44, 0.3, 2e-4, 5e-4), PICTURES),
     "random": (
