@@ -1,17 +1,18 @@
-"""Write the accuracy tables of `docs/accuracy.md`, and the pictures, from `results/eval/testbed.csv` and `all.csv`.
+"""Write the tables of `docs/accuracy.md`, and the pictures, from `testbed.csv`, `all.csv` and `all-gemma.csv`.
 
 python docs/make_accuracy.py
 """
 
 from __future__ import annotations
 
-from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite
+from pages import RESULTS, ROOT, Row, mean, models, of, percent, rewrite, short
 
 from greedyprune.outputs import read_csv
 
 ROWS = RESULTS / "eval" / "testbed.csv"
 PAGE = ROOT / "docs" / "accuracy.md"
-EVERY = RESULTS / "eval" / "all.csv"
+EVERY = {"every": RESULTS / "eval" / "all.csv", "every-real": RESULTS / "eval" / "all-gemma.csv"}
+"""The files with every method, by the markers of their tables: the bundled models, and one with a real decoder."""
 MARKS = "accuracy"
 
 
@@ -21,7 +22,8 @@ def main() -> None:
 
     rows = read_csv(ROWS)
     rewrite(PAGE, MARKS, table(rows))
-    rewrite(PAGE, "every", every(read_csv(EVERY)))
+    for marks, path in EVERY.items():
+        rewrite(PAGE, marks, every(read_csv(path)))
     for model in models(rows):
         figure = frontier(of(rows, model=model), f"testbed model {model!r}, ten tasks")
         figure.savefig(ROOT / "docs" / f"accuracy-{model}.png", dpi=120, bbox_inches="tight")
@@ -37,7 +39,7 @@ def every(rows: list[Row]) -> str:
     means = of(rows, task="mean")
     budgets = list(dict.fromkeys(row["budget"] for row in means if row["method"] != "dense"))
     cells = [(model, budget) for budget in budgets for model in models(rows)]
-    lines = ["| method | cut | " + " | ".join(f"`{model}` {budget}" for model, budget in cells) + " |"]
+    lines = ["| method | cut | " + " | ".join(f"`{short(model)}` {budget}" for model, budget in cells) + " |"]
     lines.append("|---|---|" + "---|" * len(cells))
     found: list[tuple[float, str]] = []
     for method, options, stage in dict.fromkeys((row["method"], row["options"], row["stage"]) for row in means):
