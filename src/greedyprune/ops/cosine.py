@@ -34,7 +34,7 @@ class UnitRows:
     def __init__(self, x: Tensor) -> None:
         self.x = x
         # Outside this range squares overflow or underflow in float32. Such rows, and zero rows, take the slow path.
-        norm = _norms(x)
+        norm = norms(x)
         self.plain = bool(((norm > 1e-15) & (norm < 1e15)).all()) and x.dtype != torch.float64
         self.inverse = norm.reciprocal() if self.plain else None
 
@@ -64,7 +64,7 @@ class UnitRows:
         return (self.x.float() @ unit).mul_(self.inverse) if ieee() else (self.all().double() @ unit.double()).float()
 
 
-def _norms(x: Tensor) -> Tensor:
+def norms(x: Tensor) -> Tensor:
     """Length of every row, in float32 or better. (n, d) -> (n,)"""
     wide = torch.promote_types(x.dtype, torch.float32)
     return torch.linalg.vector_norm(x, dim=-1, dtype=wide)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -89,7 +89,7 @@ def pairs64(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:
     """Exact cosine of each x[rows] with the x[others] at the same place. (n, d), (r,), (r,) -> (r,)"""
     units = unit64(x)
     places = in_blocks(torch.arange(rows.shape[0], device=x.device), x.shape[1])
-    found = [torch.linalg.vecdot(units[rows[some]], units[others[some]]) for some in places]
+    found = [(units[rows[some]] * units[others[some]]).sum(1) for some in places]
     return torch.cat(found).clamp_(-1, 1)
 
 

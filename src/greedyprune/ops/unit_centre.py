@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from greedyprune.ops.blocks import cached_blocks
-from greedyprune.ops.cosine import SLACK, cosine64, unit64
+from greedyprune.ops.cosine import SLACK, cosine64, norms, unit64
 
 CANCELS = 1e-2
 """The squared distance of a unit row from the mean below which its terms cancel: their rounding would reach `SLACK`."""
@@ -86,6 +86,6 @@ def _lengths_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths, total = list[Tensor](), x.new_zeros(x.shape[1], dtype=torch.float64)
     for block in cached_blocks(x):
         rows = block.double()
-        lengths.append(torch.linalg.vector_norm(rows, dim=1))
+        lengths.append(norms(rows))
         total += lengths[-1].clamp_min(TINY).reciprocal() @ rows
     return torch.cat(lengths), total / x.shape[0]
