@@ -72,8 +72,6 @@ class _Barrier(Nearest):
         super().__init__(unit, k, worth)
         self.slack = SLACK / 2 * weight
         self.highest = worth.max()
-        self.doubt = worth[:0]
-        """(p,) the error bounds of the pool's keys."""
 
     def update(self) -> tuple[Tensor, Tensor]:
         """Keys of all rows by float32 cosines. Every update starts a new pool, so its shares may be new. -> 2 x (n,)"""
@@ -85,22 +83,13 @@ class _Barrier(Nearest):
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
         return (1 - cosines).clamp_min_(DOUBT / 2 + SLACK).mul_(self._shares(worth))
 
-    def errors(self, worth: Tensor, keys: Tensor) -> Tensor:
-        """Error bounds of these keys: a distance is at most 2, and known up to DOUBT / 2. (r,), (r,) -> (r,)"""
+    def errors(self, worth: Tensor) -> Tensor:
+        """Error bounds of the keys of this worth: a distance is at most 2, and known up to DOUBT / 2. (r,) -> (r,)"""
         return self._shares(worth) * (DOUBT / 2 + 3 * self.slack)
 
     def _shares(self, worth: Tensor) -> Tensor:
         """exp(worth) as shares of the highest that may still be taken. (r,) -> (r,) float32"""
         return (worth - self.highest).clamp_max(0).exp().float()
-
-    def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """Store the members' bounds, and error bounds. (p,), (p,) -> (p,)"""
-        self.doubt = self.errors(self.worth[rows], keys)
-        return super().enter(rows, keys)
-
-    def doubts(self, keys: Tensor) -> Tensor:
-        """The error bounds of the pool's keys. (p,) -> (p,)"""
-        return self.doubt
 
     def exact_keys(self, worth: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,)"""
@@ -113,10 +102,9 @@ class _Barrier(Nearest):
         """The exact key of each taken row, just before it was taken; the first has its worth."""
         taken, worth = torch.tensor(self.taken, device=self.x.device), self.worth[self.taken]
         before = torch.ones(len(taken), len(taken), dtype=torch.bool, device=taken.device).tril(-1)
-        cosines = self._cosines(taken, taken).masked_fill_(~before, -torch.inf)
-        largest, x = cosines.amax(1, keepdim=True), self.x[taken]
+        x, cosines = self.x[taken], self._cosines(taken, taken).masked_fill_(~before, -torch.inf)
         # Float32 finds the rows that may be the most similar ones: one for most rows, many among copies.
-        rows, near = (before & (cosines >= largest - DOUBT)).nonzero(as_tuple=True)
+        rows, near = (before & (cosines >= cosines.amax(1, keepdim=True) - DOUBT)).nonzero(as_tuple=True)
         if len(rows) <= FEW * len(taken):
             exact = torch.full_like(worth, -1.0, device=x.device)
             largest = exact.scatter_reduce_(0, rows, pairs64(x, rows, near), "amax")

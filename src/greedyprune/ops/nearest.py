@@ -40,21 +40,21 @@ class Nearest(Falling):
         """(n, n) all cosines in float32; None if a pool does not hold all rows."""
         self.worth = torch.zeros(n, dtype=torch.float64, device="cpu") if worth is None else worth.double().cpu()
         self.largest = torch.full((n,), -1.0, device="cpu")
-        self.error = torch.tensor((scale * DOUBT + SLACK) / 2, dtype=torch.float64, device="cpu")
         self.updated = 0
         # The float64 result, and the number of taken rows it covers: each pair of rows is computed at most once.
         self.exact = torch.full((n,), -torch.inf, dtype=torch.float64, device="cpu")
         self.seen = torch.zeros(n, dtype=torch.int64, device="cpu")
-        self.bounds = self.worth[:0]
-        """(p, p) for each member of the pool, the bounds that it would put on the pool's keys if it were taken."""
+        self.doubt = self.bounds = self.worth[:0]
+        """The error bounds of the pool's keys, (p,) or (); for each member of the pool, the bounds that it would put on
+        the pool's keys if it were taken, (p, p)."""
 
     def keys(self, worth: Tensor, cosines: Tensor) -> Tensor:
         """Keys by worth and largest cosine in float32. (r,), (..., r) -> (..., r)"""
         return worth - self.scale * cosines
 
-    def errors(self, worth: Tensor, keys: Tensor) -> Tensor:
-        """Error bounds of these keys. (r,), (r,) -> (r,) or ()"""
-        return self.error
+    def errors(self, worth: Tensor) -> Tensor:
+        """Error bounds of the keys of rows of this worth, whatever their cosines. (r,) -> (r,) or ()"""
+        return torch.tensor((self.scale * DOUBT + SLACK) / 2, dtype=torch.float64, device="cpu")
 
     def exact_keys(self, worth: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
         """Keys by worth and largest cosine in float64, and error bounds. (r,), (r,) -> (r,), (r,) or ()"""
@@ -67,7 +67,7 @@ class Nearest(Falling):
             torch.maximum(self.largest, self._cosines(some).amax(0).cpu(), out=self.largest)
         self.updated = len(self.taken)
         keys = self.keys(self.worth, self.largest)
-        return keys, self.errors(self.worth, keys)
+        return keys, self.errors(self.worth)
 
     def settle(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys of some rows by float64 cosines. (r,) -> (r,), (r,) or ()"""
@@ -104,15 +104,16 @@ class Nearest(Falling):
         return torch.arange(highest.shape[0], device="cpu"), -torch.inf  # so that `bounds` are those of `cosines`
 
     def enter(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """Store the members' bounds. (p,), (p,) -> (p,)"""
+        """Store the members' bounds, and the errors of their keys. (p,), (p,) -> (p,)"""
         here = rows.to(self.units.device)
         among = gram(self.units[here]) if self.cosines is None else self.cosines
         self.bounds = self.keys(self.worth[rows], among.cpu()).fill_diagonal_(-torch.inf)
+        self.doubt = self.errors(self.worth[rows])
         return keys
 
     def doubts(self, keys: Tensor) -> Tensor:
         """The error bounds of the pool's keys. (p,) -> (p,) or ()"""
-        return self.error
+        return self.doubt
 
     def follow(self, keys: Tensor, place: int) -> Tensor:
         """Lower the keys to the bounds of the taken row. (p,) -> (p,)"""
