@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 import greedyprune as gp
 import proofs
 from breadth import some
-from greedyprune.cues import Attention, Change, Keys, Need, Values
+from greedyprune.cues import Attention, Change, Keys, Values
 from greedyprune.probes.decoder import raters
-from looks import LAST, RATERS, all_near, asking, asking_all, noting, prompt_of, raters_of, text_of
+from looks import LAST, RATERS, all_near, asking, asking_all, prompt_of, raters_of, text_of
 from proofs import CASES, CORE, FIRST, RAGGED, forward, generate, keep_of
 from tiny import IMAGE, fresh, tiny
 
@@ -257,24 +256,10 @@ def test_every_cut_sees_what_the_one_before_it_left(family, attention) -> None:
                 there[images[image][0], kept[image]] = True
 
 
-def needing_all(given: list[gp.Cues]) -> gp.Method:
-    """A method that needs everything of a decoder layer, and notes the cues that it gets."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Every(proofs.Custom):
-        needs: ClassVar[tuple[Need, ...]] = EVERY
-
-    def choose(cues: gp.Cues, k: int) -> gp.Keep:
-        given.append(cues)
-        return noting([], LAST)(cues, k)
-
-    return Every(choose=choose, at=gp.Layer(2))
-
-
 def test_keys_and_values_are_those_of_the_cache_if_none_is_filled_too() -> None:
     """With a KV cache they are read behind the layer; without one they are computed again."""
     made, given = fresh("llava"), list[gp.Cues]()
-    with gp.prune(made.model, needing_all(given), 5):
+    with gp.prune(made.model, asking_all(given, EVERY, gp.Layer(2)), 5):
         for use_cache in (True, False):
             forward(made.model, RAGGED, use_cache=use_cache)
     assert len(given) == 6  # three images, twice
@@ -284,7 +269,7 @@ def test_keys_and_values_are_those_of_the_cache_if_none_is_filled_too() -> None:
 
 def test_keys_values_and_changes_are_those_of_this_turn_alone() -> None:
     made, given = fresh("llava"), list[gp.Cues]()
-    with gp.prune(made.model, needing_all(given), 5):
+    with gp.prune(made.model, asking_all(given, EVERY, gp.Layer(2)), 5):
         first = generate(made.model, RAGGED, max_new_tokens=3)
         more = proofs.turn(made, RAGGED, first, proofs.WORDS, proofs.IMAGE_PIECE, proofs.WORDS)
         ids = more["input_ids"][:, first.cache.get_seq_length() :]
