@@ -11,6 +11,7 @@ import torch
 
 import greedyprune as gp
 import proofs
+from greedyprune.models.parts import find_parts
 from greedyprune.plain import from_plain, to_plain
 from proofs import (
     EARLY,
@@ -192,6 +193,25 @@ def test_decoder_layers_carry_their_hooks_once() -> None:
         for _ in range(2):
             forward(MODEL, ONE)
             assert [len(layer._forward_pre_hooks) for layer in MODEL.get_decoder().layers] == [1] * 4
+
+
+def test_layers_of_the_tower_carry_their_hooks_once_and_only_for_a_method_that_reads_them() -> None:
+    attentions = [own for _, own in find_parts(MODEL).tower_layers]
+    for method, hooks in (("random", 0), ("hiprune", 1)):
+        with gp.prune(MODEL, method, 4):
+            for _ in range(2):
+                forward(MODEL, ONE)
+                assert [len(own._forward_pre_hooks) for own in attentions] == [hooks] * len(attentions)
+
+
+def test_a_tower_that_runs_while_the_pruning_is_removed_keeps_no_hook() -> None:
+    """`generate` runs it outside every forward, so `remove` does not wait for it."""
+    own = find_parts(MODEL).tower_layers[0][1]
+    handle = gp.prune(MODEL, "hiprune", 4)
+    begin = list(find_parts(MODEL).tower._forward_pre_hooks.values())[-1]
+    handle.remove()
+    begin(find_parts(MODEL).tower, (), {})
+    assert not own._forward_pre_hooks
 
 
 # Budgets per image ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tiny import fresh
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what torch warns of while it compiles
 LENGTHS = (0, 3, 5)
 """Tokens of text more, in each prompt."""
-MORE = {gp.Input(): (5, 7, 7), gp.Layer(2): (11, 17, 17)}
+MORE = {gp.Input(): (1, 3, 3), gp.Layer(2): (7, 18, 18)}
 """Graphs more than without pruning, after each prompt."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 
 class Attached:
@@ -16,6 +18,39 @@ class Attached:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a pruned model cannot be copied or pickled: call remove() first, and prune the copy.")
+
+
+class LateHooks(Attached):
+    """Hooks that are registered when a forward first needs them: all of them, or none.
+
+    `register` yields the handle of each hook as it registers it.
+    """
+
+    def __init__(self, register: Callable[[], Iterator[RemovableHandle]]) -> None:
+        self._register, self._handles = register, list["RemovableHandle"]()
+        self._lock, self._removed = threading.Lock(), False
+
+    def ensure(self) -> None:
+        """Register the hooks, if no other forward has, and `remove` was not called meanwhile."""
+        with self._lock:
+            if self._handles or self._removed:
+                return
+            handles: list[RemovableHandle] = []
+            try:
+                handles.extend(self._register())
+                self._handles = handles
+            finally:
+                if self._handles is not handles:  # an interrupt
+                    for handle in handles:
+                        handle.remove()
+
+    def remove(self) -> None:
+        """Remove the hooks for good."""
+        with self._lock:
+            self._removed = True
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
 
 def put_in_front(module: nn.Module, name: str, made: Any) -> Callable[[], None]:

@@ -345,10 +345,24 @@ REQUESTS = [
     ),
     Mutation(
         "decoder layers carry their hooks twice",
-        "attach/hooks/decoder.py:DecoderHooks._register_layers",
-        "if self._layers:",
-        "if False:",
+        "models/_front.py:LateHooks.ensure",
+        "if self._handles or self._removed:",
+        "if self._removed:",
         "test_calls.py::test_decoder_layers_carry_their_hooks_once",
+    ),
+    Mutation(
+        "a run of the tower that outlives the pruning leaves hooks behind",
+        "models/_front.py:LateHooks.ensure",
+        "if self._handles or self._removed:",
+        "if self._handles:",
+        "test_calls.py::test_a_tower_that_runs_while_the_pruning_is_removed_keeps_no_hook",
+    ),
+    Mutation(
+        "layers of the tower carry hooks that read nothing",
+        "attach/hooks/encoders.py:TowerHooks._begin",
+        "if wanted:",
+        "if True:",
+        "test_calls.py::test_layers_of_the_tower_carry_their_hooks_once_and_only_for_a_method_that_reads_them",
     ),
     Mutation(
         "a text prompt of one token is taken for a step of decoding",

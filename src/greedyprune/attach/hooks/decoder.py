@@ -6,7 +6,6 @@ not need them.
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +16,7 @@ from greedyprune.attach.context import FORWARD, TRIAL
 from greedyprune.attach.forward.decode import Decode, TextInputs
 from greedyprune.attach.forward.prefill import Prefill
 from greedyprune.cues import Attention, Change, Keys, Values
-from greedyprune.models._front import Attached
+from greedyprune.models._front import Attached, LateHooks
 from greedyprune.models.needs import check_restore, in_decoder
 from greedyprune.models.release import argument_names, cache_in, cache_of
 from greedyprune.ops.masks import last_columns, with_scores
@@ -36,7 +35,7 @@ from greedyprune.probes.decoder import (
 from greedyprune.resident import send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
     from torch.utils.hooks import RemovableHandle
@@ -56,8 +55,7 @@ class DecoderHooks(Attached):
         self._parts = parts
         self._names = argument_names(parts.layers[0])
         self._handles: list[RemovableHandle] = []
-        self._layers: list[RemovableHandle] = []
-        self._lock = threading.Lock()
+        self._layers = LateHooks(self._register_layers)
 
     def register(self) -> None:
         """Register the hooks of the text model."""
@@ -65,29 +63,17 @@ class DecoderHooks(Attached):
         self._handles.append(self._parts.text.register_forward_hook(self._after))
 
     def remove(self) -> None:
-        """Remove all hooks. No forward runs any more that could register hooks."""
-        with self._lock:
-            for handle in (*self._handles, *self._layers):
-                handle.remove()
-            self._handles.clear()
-            self._layers.clear()
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._layers.remove()
 
-    def _register_layers(self) -> None:
-        with self._lock:
-            if self._layers:  # another forward registered them
-                return
-            handles: list[RemovableHandle] = []
-            try:
-                for index, layer in enumerate(self._parts.layers):
-                    before = partial(self._before_layer, index)
-                    handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-                    if self._parts.family.deepstack is not None:
-                        handles.append(layer.register_forward_hook(partial(self._after_layer, index)))
-                self._layers = handles
-            finally:
-                if self._layers is not handles:  # an interrupt: all of the hooks, or none
-                    for handle in handles:
-                        handle.remove()
+    def _register_layers(self) -> Iterator[RemovableHandle]:
+        for index, layer in enumerate(self._parts.layers):
+            yield layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
+            if self._parts.family.deepstack is not None:
+                yield layer.register_forward_hook(partial(self._after_layer, index))
 
     # -- the text model
 
@@ -102,7 +88,7 @@ class DecoderHooks(Attached):
         if not text.brings_images:
             forward.work = Decode.begin(text, kwargs)
             if forward.work is not None:
-                self._register_layers()
+                self._layers.ensure()
             return args, kwargs
         embeds = kwargs["inputs_embeds"]
         assert forward.wish is not None
@@ -112,7 +98,7 @@ class DecoderHooks(Attached):
             _choose_raters(work, embeds)
         restores = work.policy.restore != "none"
         if work.policy.starts or in_decoder(work.policy) or restores or "flash" in self._parts.attention:
-            self._register_layers()
+            self._layers.ensure()
         return args, kwargs
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from greedyprune.attach.context import ENCODING, TOWER_RUNS, TowerRun
 from greedyprune.cues import Attention, Encoded, Keys
-from greedyprune.models._front import Attached, put_in_front
+from greedyprune.models._front import Attached, LateHooks, put_in_front
 from greedyprune.models.folds import packed
 from greedyprune.models.needs import in_tower, placed
 from greedyprune.probes.tower import class_row, received_row, tower_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
     from torch.utils.hooks import RemovableHandle
@@ -75,10 +75,11 @@ class TowerHooks(Attached):
     def __init__(self, parts: Parts, wish: Callable[[], Wish], running: Callable[[], Forward | None]) -> None:
         self._parts, self._wish, self._running = parts, wish, running
         self._handles: list[RemovableHandle] = []
+        self._layers = LateHooks(self._register_layers)
         self._undo: list[Callable[[], None]] = []
 
     def register(self) -> None:
-        """Register the hooks. There are none if the tower is not known."""
+        """Register the hooks of the tower itself. There are none if the tower is not known."""
         if self._parts.tower is None:
             return
         if self._packs:
@@ -87,19 +88,22 @@ class TowerHooks(Attached):
             self._undo.append(put_in_front(self._parts.outer, "pack_image_features", watched))
         self._handles.append(self._parts.tower.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(self._parts.tower.register_forward_hook(self._end, always_call=True))
-        for index, (layer, attention) in enumerate(self._parts.tower_layers):
-            self._handles.append(attention.register_forward_pre_hook(partial(self._look, index), with_kwargs=True))
-            self._handles.append(layer.register_forward_hook(partial(self._after, index)))
 
     def remove(self) -> None:
         """Remove the hooks, and free the values that they read."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._layers.remove()
         for undo in self._undo:
             undo()
         self._undo.clear()
         self._forget()
+
+    def _register_layers(self) -> Iterator[RemovableHandle]:
+        for index, (layer, attention) in enumerate(self._parts.tower_layers):
+            yield attention.register_forward_pre_hook(partial(self._look, index), with_kwargs=True)
+            yield layer.register_forward_hook(partial(self._after, index))
 
     @property
     def _packs(self) -> bool:
@@ -123,6 +127,7 @@ class TowerHooks(Attached):
             sizes = kwargs.get(self._parts.family.tower.sizes, args[1] if len(args) > 1 else None)
             run = TowerRun(ref(self), wanted, sizes)
             TOWER_RUNS.set((*TOWER_RUNS.get(), run))
+            self._layers.ensure()
 
     def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = self._run()
