@@ -110,7 +110,8 @@ class Method:
         Each word names a field of `Cues`:
 
         - "tokens": the tokens' own rows, `features`;
-        - "text": all text rows, `text`; "question": only those of the question; "last_text": only the last one;
+        - "text": all text rows, `text`; "question": only those of the question; "chat": those and all behind them;
+          "last_text": only the last one;
         - "grid", "tiles", "norm", "relevance", "protect": the fields of that name;
         - "attention", "keys", "encoded": the fields of that name, or the needs of that kind in `more`;
         - "values", "change": the needs of that kind in `more`; "text_keys": keys of the text there.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from greedyprune.cues import Cues, Need
 
 Worth = Literal["cosine", "tower", "attention", "question_attention", "key_norm", "value_norm", "change"]
-Words = Literal["last", "question_mean", "question_max"]
+Words = Literal["last", "question_mean", "question_max", "chat_max"]
 
 NEEDS: dict[Worth, Need] = {
     "cosine": Text(),
@@ -40,8 +40,8 @@ class Weighing(Method):
     """
 
     text: Words = "last"
-    """The text of the cosine: the last prompt token, the mean of the question's tokens, or the question's most similar
-    token."""
+    """The text of the cosine: the last prompt token; the mean of the question's tokens, or the most similar of them; or
+    the most similar token of the chat, which is all text from the image's question to the end of the prompt."""
     saliency: Worth = "cosine"
     """A token's saliency:
 
@@ -68,8 +68,8 @@ class Weighing(Method):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The tokens, and what the saliency is read from: the last text row, the question, or another cue."""
-        asked = "last_text" if self.text == "last" else "question"
+        """The tokens, and what the saliency is read from: the last text row, the question, the chat, or another cue."""
+        asked = {"last": "last_text", "chat_max": "chat"}.get(self.text, "question")
         return frozenset(asked if word == "text" else word for word in super().reads)
 
 

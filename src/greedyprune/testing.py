@@ -276,10 +276,8 @@ def _reads(method: Method, given: MakeCues) -> None:
         g = torch.Generator("cpu").manual_seed(1000 + seed)
         first: list[Any] | None = None
         for word, change in _CHANGES.items():
-            named = word if word in reads else "text" if word in ("question", "last_text") and "text" in reads else None
-            if (named is None and seed >= EXAMPLES) or (named is not None and named not in unseen):
-                continue
-            if word == "protect" and method.merges:
+            named = next((each for each in (word, *_WITHIN.get(word, ())) if each in reads), None)
+            if (named not in unseen) if named else (seed >= EXAMPLES or (word == "protect" and method.merges)):
                 continue
             first = _parts(select(method, cues, k)) if first is None else first
             if _parts(select(method, change(cues, g), k)) == first:
@@ -332,8 +330,9 @@ def _protected(cues: Cues, g: torch.Generator) -> Cues:
 
 _CHANGES: dict[str, Callable[[Cues, torch.Generator], Cues]] = {
     "tokens": lambda cues, g: replace(cues, features=_noise(g, *cues.features.shape)),
-    "text": lambda cues, g: _text(cues, g, [0, 4]),
+    "text": lambda cues, g: _text(cues, g, [0]),
     "question": _question,
+    "chat": lambda cues, g: _text(cues, g, [M - 2]),
     "last_text": lambda cues, g: _text(cues, g, [M - 1]),
     "grid": _grid,
     "tiles": lambda cues, g: replace(cues, tiles=_tiles(g)) if cues.n == N else cues,
@@ -348,3 +347,4 @@ _CHANGES: dict[str, Callable[[Cues, torch.Generator], Cues]] = {
     "protect": _protected,
 }
 """A change of each cue that `reads` can name, and of nothing else."""
+_WITHIN = {"question": ("chat", "text"), "last_text": ("chat", "text"), "chat": ("text",)}

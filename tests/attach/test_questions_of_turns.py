@@ -109,6 +109,20 @@ def test_all_text_is_the_question_of_a_turn_without_text(ends) -> None:
     assert asked(prompt_of(ids), gp.Input()) == [[5, 6, END, END, 7]]
 
 
+@places
+def test_a_later_turn_changes_what_a_method_keeps_only_if_it_reads_the_chat(ends, at) -> None:
+    first, other = ([*FIRST, *ANSWER, asks, 15, END, 16] for asks in (14, 40))
+    for text, changed in (("question_max", False), ("chat_max", True)):
+        method = gp.SoftGreedyPrune(text=text, preprocess="none")  # type: ignore[arg-type]
+        keep: Any = gp.PerLayer({1: 9, 3: 3}) if at == gp.Layers((1, 3)) else 3
+        kept: list[list[list[int]]] = []
+        for ids in (first, other):
+            with gp.prune(MODEL, method, keep, at=at) as handle:
+                forward(MODEL, prompt_of(ids, ((0, 1),)))
+            kept.append([each.order.tolist() for each in handle.selections])
+        assert (kept[0] != kept[1]) is changed
+
+
 def test_the_questions_attention_is_that_of_the_tokens_that_ask(ends) -> None:
     ids = [*FIRST, *ANSWER, *SECOND, 9]
     inputs, visual = prompt_of(ids, ((0, 1, 2),)), torch.tensor(ids) == IMAGE

@@ -191,6 +191,12 @@ def test_the_question_is_that_of_the_images_own_turn() -> None:
     assert texts_of(SOFT, [9, 9], [-1, -1], END) == []
 
 
+def test_a_method_that_reads_the_chat_gets_the_text_from_the_question_on() -> None:
+    chat = gp.SoftGreedyPrune(text="chat_max")
+    assert texts_of(chat, IDS, IMAGES, END) == [(7, 8, 2, 9, 3, 4, 2, 9, 6)] * 2
+    assert texts_of(chat, [7, 8, 5], [-1, -1, 0], END) == [(7, 8)]
+
+
 def test_a_question_in_front_of_the_image_and_none_at_all() -> None:
     assert texts_of(SOFT, [7, 8, 5], [-1, -1, 0], END) == [(7, 8)]
     with pytest.raises(ValueError, match="this prompt has no text"):

@@ -74,7 +74,9 @@ def test_each_method_weighs_what_it_is_given(word: str) -> None:
 def test_a_word_that_is_none_or_a_text_that_nobody_reads_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="saliency='eyes' is unknown: choose one of cosine, tower, attention, quest"):
         made(name, saliency="eyes")
-    with pytest.raises(ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max"):
+    with pytest.raises(
+        ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max, chat_max"
+    ):
         made(name, text="first")
     with pytest.raises(
         ValueError, match="text='question_mean' is read by saliency=\"cosine\" alone: leave it out with"

@@ -20,6 +20,7 @@ from greedyprune.ops import channels as channel_scaling
 ROUNDS = 240
 """For each of the nine kinds of rows: 2,160 cases in all."""
 WEIGHTS = (0.0, 0.5, 8.0, 8.0, 60.0)
+WORDS = ["last", "question_mean", "question_max", "chat_max"]
 
 
 def raw(**options: Any) -> gp.SoftGreedyPrune:
@@ -59,7 +60,7 @@ def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pyte
         dice, x, text = drawn(kind, seed)
         for name, value in zip(cases.POOLS, dice.choice(cases.SIZES), strict=True):
             monkeypatch.setattr(nearest, name, value)
-        n, a, which = x.shape[0], dice.choice(WEIGHTS), dice.choice(["last", "question_mean", "question_max"])
+        n, a, which = x.shape[0], dice.choice(WEIGHTS), dice.choice(WORDS)
         k = dice.randint(1, n)
         given = sorted(dice.sample(range(n), dice.choice([0, 0, min(k, 3)])))
         words = text[-1:] if which == "last" else text[1:]
@@ -69,7 +70,12 @@ def test_the_order_is_that_of_a_float64_brute_force(kind: str, monkeypatch: pyte
         how = dice.choice(["none", "channels"])
         rows, words = channels(x, words) if how == "channels" else (x, words)
         order, gains = brute.log_barrier(rows, saliencies(rows, words), k, a, given)
-        cues = gp.Cues(x, text=text, question=slice(1, 4), protect=torch.tensor(given) if given else None)
+        cues = gp.Cues(
+            x,
+            text=text,
+            question=slice(1, 2 if which == "chat_max" else 4),
+            protect=torch.tensor(given) if given else None,
+        )
         keep = gp.select(gp.SoftGreedyPrune(weight=a, text=which, preprocess=how), cues, k)
         assert keep.order.tolist() == order, (seed, a, which)
         torch.testing.assert_close(keep.gains.double(), torch.tensor(gains).double(), rtol=1e-6, atol=1e-6)
@@ -425,7 +431,9 @@ def test_a_weight_that_is_none_is_refused(weight: object) -> None:
 
 
 def test_a_text_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max"):
+    with pytest.raises(
+        ValueError, match="text='first' is unknown: choose one of last, question_mean, question_max, chat_max"
+    ):
         gp.SoftGreedyPrune(text="first")  # type: ignore[arg-type]
 
 

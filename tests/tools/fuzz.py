@@ -160,7 +160,7 @@ def options(name: str, rng: random.Random) -> gp.Method:
         "tau": [-1.0, 0.0, 0.5, 1.0, 2, gp.Quantile(0.0), gp.Quantile(1.0), gp.Quantile(0.37), gp.MeanScaled()],
         "fallback": ["saliency", "least_redundant", "relax", "none"],
         "preprocess": ["none", "center"],
-        "text": ["last", "question_mean", "question_max"],
+        "text": ["last", "question_mean", "question_max", "chat_max"],
         "theta": [None, 0.0, 0.5, 0.998],
         "alpha": [0.0, 0.3, 0.5, 1.0],
         "gamma": [0, 1.0, 1e6],

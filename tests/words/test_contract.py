@@ -15,7 +15,7 @@ import greedyprune as gp
 from breadth import some
 from greedyprune.naming import as_method
 from greedyprune.registry import METHODS
-from greedyprune.testing import _CHANGES, _parts, check_method, example_cues
+from greedyprune.testing import _CHANGES, _WITHIN, _parts, check_method, example_cues
 
 KNOBS: list[gp.Method] = [
     gp.GreedyPrune(preprocess="rmsnorm"),
@@ -23,6 +23,7 @@ KNOBS: list[gp.Method] = [
     gp.GreedyPrune(text="question_max", fallback="none", tau=0.4),
     gp.MMR(text="question_max", trade=0.8),
     gp.SoftGreedyPrune(text="question_mean", weight=2),
+    gp.SoftGreedyPrune(text="chat_max"),
     gp.Saliency(text="question_max"),
     gp.Saliency(saliency="change"),
     gp.FacilityLocation(weights="saliency"),
@@ -57,7 +58,7 @@ def test_a_cue_that_is_not_read_changes_nothing(name: str, seed: int, k: int) ->
     cues = example_cues(method, seed)
     first = _parts(gp.select(method, cues, k))
     for word, change in _CHANGES.items():
-        read = word in method.reads or (word in ("question", "last_text") and "text" in method.reads)
+        read = bool(method.reads & {word, *_WITHIN.get(word, ())})
         if not read and not (word == "protect" and method.merges):
             assert _parts(gp.select(method, change(cues, torch.Generator().manual_seed(seed + 1)), k)) == first, word
 
@@ -69,6 +70,7 @@ def test_what_is_read_goes_by_the_knobs() -> None:
     assert gp.MMR(saliency="value_norm").reads == {"tokens", "values", "protect"}
     assert gp.Saliency(saliency="change").reads == {"change", "protect"}
     assert gp.Saliency(text="question_max").reads == {"tokens", "question", "protect"}
+    assert gp.SoftGreedyPrune(text="chat_max").reads == {"tokens", "chat", "protect"}
     assert gp.FacilityLocation().reads == {"tokens", "protect"}
     assert gp.FacilityLocation(weights="saliency").reads == {"tokens", "last_text", "protect"}
     assert gp.CDPruner().reads == {"tokens", "question", "relevance", "protect"}

@@ -42,8 +42,8 @@ PERTURBATIONS: dict[str, tuple[How, float]] = {
 """The perturbations of the suite by their name in the results: what `Perturbed` does, and how strongly."""
 
 READ: dict[How, frozenset[str]] = {
-    "text": frozenset({"text", "question", "last_text", "text_keys"}),
-    "constant": frozenset({"text", "question", "last_text", "text_keys", "attention", "values", "change"}),
+    "text": frozenset({"text", "question", "chat", "last_text", "text_keys"}),
+    "constant": frozenset({"text", "question", "chat", "last_text", "text_keys", "attention", "values", "change"}),
     "noise": frozenset({"tokens"}),
     "duplicates": frozenset({"tokens", "attention", "keys", "values", "change", "encoded"}),
 }

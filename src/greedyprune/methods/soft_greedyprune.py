@@ -45,14 +45,14 @@ class SoftGreedyPrune(AtOnce, Weighing):
     Differs: it has no paper. The constant a was chosen on dev questions of the bundled models, reading and scaling on
     those of a model with a real decoder (docs/findings.md). Decisions are those of float64; ties go to the lowest row.
     A distance 1 - cosine below 1e-12 counts as 1e-12. Zero rows, and rows at the mean, have saliency 0. Protected
-    tokens replace the first pick. Later turns of a chat change no selection: the question is that of the image's own.
-    At `Input()` the last token is the template's, so `text="last"` is blind. Cost: O(n m d) for the saliency of m
-    question tokens and O(k n d) for the picks. Memory: O(n d).
+    tokens replace the first pick. The question is that of the image's own turn, and later turns change no selection;
+    `text="chat_max"` reads them too. At `Input()` `text="last"` is blind, since that token is the template's.
+    Cost: O(n m d) for m question tokens and O(k n d) for the picks. Memory: O(n d).
     """
 
     at: Stage = Layer(2)
     text: Words = "question_max"
-    """The text of the cosine: the question's most similar token, the mean of its tokens, or the last prompt token."""
+    """The text of the cosine: the question's most similar token or mean, the chat's most similar, or the last."""
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
     preprocess: Scaling = "channels"

@@ -64,7 +64,7 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
 
 
 def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
-    """The text rows for the saliency: the last row, the question's mean, or all rows of the question.
+    """The text rows for the saliency: the last row, the question's mean, all rows of the question, or the chat's.
 
     Raises ValueError if there is no text.
     """
@@ -72,5 +72,7 @@ def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
         raise ValueError(f"text={which!r} reads text rows, and there are none: pass text=, their (m, d) rows.")
     if which == "last":
         return text[-1:]
+    if which == "chat_max":
+        return text if question is None else text[question.start :]
     words = text[question] if question is not None else text
     return mean_row(words)[None] if which == "question_mean" else words

@@ -36,7 +36,7 @@ FIELD = "greedyprune"
 """The name of the options in the model's config and in a request, and of the field beside the pixels."""
 OPTIONS = ("method", "keep", "detail", "at", "positions")
 """What a server's options and those of a request may hold, besides the type and the version of a policy."""
-TEXTS = frozenset({"text", "question"})
+TEXTS = frozenset({"text", "question", "chat"})
 """The words of `Method.reads` that are about text and that a worker can look up: rows of the embedding table."""
 READABLE = TEXTS | {"tokens", "grid", "tiles", "protect", "relevance"}
 """The words of `Method.reads` that vLLM has an answer to, besides those of the vision tower.
@@ -185,7 +185,8 @@ def texts_of(
     - `ends`: the sequences of ids that end a turn.
 
     A method that reads its question gets the text behind the image up to the end of that user turn. So later turns of
-    a chat change neither the plan nor the key. A method that reads the whole text gets all of it.
+    a chat change neither the plan nor the key. A method that reads the chat gets the text from there to the prompt's
+    end, and one that reads the whole text all of it.
     """
     number = torch.tensor(list(images), dtype=torch.int64)
     count = int(number.max()) + 1 if number.numel() else 0
@@ -203,6 +204,8 @@ def texts_of(
         return [tuple(cast("list[int]", cast("Any", row[whole]).tolist()))] * count
     padding = torch.zeros_like(number, dtype=torch.bool)
     columns = [each if each.numel() else whole for each in questions_of(row, number, padding, ends)]
+    if "chat" in reads:
+        columns = [whole[whole >= each[0]] for each in columns]
     return [tuple(cast("list[int]", cast("Any", row[each]).tolist())) for each in columns]
 
 
