@@ -119,7 +119,7 @@ def test_handwriting_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_evaluate, "evaluate_models", lambda plan, *_: plans.append(plan))
     assert greedy("eval", "--suite", "digits", "--quick", "--model", "llava").exit_code == 0
     asked, compared = plans[0].questions, plans[0].compared
-    assert (asked.suite, asked.each) == ("digits", 20)
+    assert (asked.suite, asked.each) == ("digits", 10)
     assert (list(compared.budgets), compared.seeds) == (["1/4", "1/9"], [0])
     own = ("--questions", "7", "--keep", "64", "--seeds", "3")
     assert greedy("eval", "--quick", *own).exit_code == 0

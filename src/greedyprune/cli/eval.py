@@ -42,7 +42,7 @@ EXAMPLES = """Examples:
 
   greedyprune eval --suite robustness --keep 1/9 --at layer:2 --out robustness.csv"""
 
-QUICK = 20, "1/4,1/9", "0"
+QUICK = 10, "1/4,1/9", "0"
 """The values that --quick sets if the user does not: --questions, --keep and --seeds."""
 
 Suite = Annotated[
