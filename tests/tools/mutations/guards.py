@@ -205,6 +205,13 @@ GUARDS = [
         f"{TURNS}test_a_question_is_that_of_the_images_own_turn[one-later image-input]",
     ),
     Mutation(
+        "a method that reads the chat reads the question alone",
+        "ops/preprocess.py:asked",
+        "text[question.start :]",
+        "text[question]",
+        f"{TURNS}test_a_later_turn_changes_what_a_method_keeps_only_if_it_reads_the_chat[one-input]",
+    ),
+    Mutation(
         "crops of one picture are taken for pictures",
         "models/prompt.py:Prompt.row_of_crops",
         "if alike and gaps[1].numel() <= SEPARATOR and gaps[0].numel() > gaps[1].numel():",
