@@ -1,5 +1,6 @@
 """Calls that differ: overrides for some calls and one thread, budgets per image, plain dicts, warnings, refusals."""
 
+import contextvars
 import inspect
 import json
 import threading
@@ -210,7 +211,7 @@ def test_a_tower_that_runs_while_the_pruning_is_removed_keeps_no_hook() -> None:
     handle = gp.prune(MODEL, "hiprune", 4)
     begin = list(find_parts(MODEL).tower._forward_pre_hooks.values())[-1]
     handle.remove()
-    begin(find_parts(MODEL).tower, (), {})
+    contextvars.copy_context().run(begin, find_parts(MODEL).tower, (), {})
     assert not own._forward_pre_hooks
 
 

@@ -12,6 +12,7 @@ import re
 import threading
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,8 @@ import pytest
 
 import greedyprune as gp
 from greedyprune.attach.context import FORWARD, GENERATION, REQUESTS
-from proofs import MODEL, ONE, generate, hooked
+from greedyprune.models.parts import find_parts
+from proofs import MODEL, ONE, forward, generate, hooked
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
@@ -253,3 +255,24 @@ def test_a_task_beside_a_block_does_not_belong_to_it(pruned: gp.Pruned) -> None:
 
     asyncio.run(main())
     assert REQUESTS.get() == ()
+
+
+@pytest.mark.parametrize(("method", "at"), [("hiprune", gp.Input()), ("random", gp.Layer(2))], ids=["tower", "decoder"])
+def test_a_forward_runs_while_another_thread_registers_hooks(method, at, monkeypatch) -> None:
+    parts, worker, ran = find_parts(MODEL), Worker(), list[str]()
+    module = parts.layers[1] if at == gp.Layer(2) else parts.tower_layers[0][1]
+    outside = contextvars.Context()
+    outside.run(REQUESTS.set, ())
+
+    class Slow(OrderedDict[int, bool]):
+        """What torch fills last of a hook: meanwhile another forward runs, to its end."""
+
+        def __setitem__(self, key: int, value: bool) -> None:
+            worker.run(lambda: ran.append(outside.run(lambda: str(forward(MODEL, ONE).logits.shape))))
+            super().__setitem__(key, value)
+
+    with gp.prune(MODEL, "random", OWN, at=gp.Input()) as handle:
+        monkeypatch.setattr(module, "_forward_pre_hooks_with_kwargs", Slow())
+        with handle.using(method, at=at):
+            forward(MODEL, ONE)
+        assert len(ran) == 1

@@ -23,12 +23,15 @@ class Attached:
 class LateHooks(Attached):
     """Hooks that are registered when a forward first needs them: all of them, or none.
 
-    `register` yields the handle of each hook as it registers it.
+    `register` yields the handle of each hook as it registers it. A forward of another thread may run meanwhile: torch
+    calls a hook that it finds half registered without the keyword arguments, and then the hook has to do nothing.
     """
 
+    _lock = threading.Lock()
+    """One for all: torch numbers hooks without a lock, and two models may share a module."""
+
     def __init__(self, register: Callable[[], Iterator[RemovableHandle]]) -> None:
-        self._register, self._handles = register, list["RemovableHandle"]()
-        self._lock, self._removed = threading.Lock(), False
+        self._register, self._handles, self._removed = register, list["RemovableHandle"](), False
 
     def ensure(self) -> None:
         """Register the hooks, if no other forward has, and `remove` was not called meanwhile."""

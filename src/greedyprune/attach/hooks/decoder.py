@@ -77,9 +77,13 @@ class DecoderHooks(Attached):
 
     # -- the text model
 
-    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def _before(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]] | None:
         forward = FORWARD.get()
-        if forward is None or forward.parts is not self._parts or kwargs.get("inputs_embeds") is None:
+        if forward is None or forward.parts is not self._parts:
+            return None
+        if kwargs is None or kwargs.get("inputs_embeds") is None:  # None as `LateHooks` says
             return None
         text = TextInputs.read(forward, kwargs)
         if text is None:
@@ -117,10 +121,10 @@ class DecoderHooks(Attached):
     # -- the decoder layers
 
     def _before_layer(
-        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]] | None:
         forward = FORWARD.get()
-        if forward is None or forward.parts is not self._parts or (work := forward.work) is None:
+        if forward is None or forward.parts is not self._parts or (work := forward.work) is None or kwargs is None:
             return None
         if work.skips_unmasked and len(args) < 2 and kwargs.get("attention_mask") is None:
             return None  # the usual step: one check for each layer

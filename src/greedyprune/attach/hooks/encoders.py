@@ -117,7 +117,9 @@ class TowerHooks(Attached):
     def _run(self) -> TowerRun | None:
         return next((run for run in TOWER_RUNS.get() if run.owner() is self), None)
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:  # as `LateHooks` says
+            return
         self._forget()
         forward = self._running()
         wish = self._wish() if forward is None or forward.wish is None else forward.wish
@@ -129,9 +131,11 @@ class TowerHooks(Attached):
             TOWER_RUNS.set((*TOWER_RUNS.get(), run))
             self._layers.ensure()
 
-    def _look(self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(
+        self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
         run = self._run()
-        if run is None:
+        if run is None or kwargs is None:
             return
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         for need in run.wanted:

@@ -83,13 +83,19 @@ class OuterHooks(Attached):
         forward = FORWARD.get()
         return forward if forward is not None and forward.parts is self._parts else None
 
-    def _hold(self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _hold(
+        self, names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        if kwargs is None:  # as `LateHooks` says
+            return
         given = {**kwargs, **dict(zip(names, args, strict=False))} if args else kwargs
         if refusals.asks_for_all(given) and refusals.brings_media(self._parts, given):
             refusals.refuse_labels(given)
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         FORWARD.set(None)
+        if kwargs is None:  # as `LateHooks` says
+            return
         trial = TRIAL.get()
         if trial is not None and trial.wish is None:
             return
