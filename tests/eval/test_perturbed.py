@@ -88,7 +88,13 @@ def test_draws_depend_on_the_picture_and_the_seed_alone(how: str) -> None:
 
 
 def test_constant_saliency_leaves_diversity_alone() -> None:
-    for method in (gp.SoftGreedyPrune(), gp.MMR(), gp.GreedyPrune(), gp.MMR(preprocess="center", text="question_max")):
+    for method in (
+        gp.SoftGreedyPrune(),
+        gp.MMR(),
+        gp.GreedyPrune(),
+        gp.MMR(preprocess="center", text="question_max"),
+        gp.SoftGreedyPrune(text="chat_max"),
+    ):
         keeps = [
             gp.select(under("constant", method), replace(cues_of(method), text=text), 9)
             for text in (torch.randn(6, 8), torch.randn(6, 8))

@@ -64,7 +64,7 @@ def comparable(how: Preprocess, x: Tensor, text: Tensor, norm: Tensor | None) ->
 
 
 def asked(which: Words, text: Tensor | None, question: slice | None) -> Tensor:
-    """The text rows for the saliency: the last row, the question's mean, all rows of the question, or the chat's.
+    """The text rows for the saliency: the last row, the question's mean, or all rows of the question or the chat.
 
     Raises ValueError if there is no text.
     """

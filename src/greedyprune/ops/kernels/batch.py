@@ -94,11 +94,16 @@ class AtOnce(Method):
             groups.setdefault(size, []).append(i)
         found: dict[int, Unread] = {}
         for group in groups.values():
-            size = max(1, AT_ONCE // cues[group[0]].features.numel())
+            size = max(1, AT_ONCE // max(self._numbers(cues[i]) for i in group))
             for start in range(0, len(group), size):
                 some = group[start : start + size]
                 found |= zip(some, self.at_once([cues[i] for i in some], k[some[0]]).begun(), strict=True)
         return [found[i] for i in range(len(cues))]
+
+    def _numbers(self, cues: Cues) -> int:
+        """How many numbers the rows of an image and those of its chat have, if the method reads it."""
+        chat = cues.text if "chat" in self.reads else None
+        return cues.features.numel() + (0 if chat is None else chat.numel())
 
 
 def _protected(cues: Cues) -> int:
