@@ -32,11 +32,7 @@ def by_channels(x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     A coordinate that is 0 in all visual rows is 0 in the text, too. Text rows are float64; visual rows are float32, or
     float64 if they were. Cost O(n d).
     """
-    largest = x.abs().amax(-2, keepdim=True).double().clamp_min(TINY)
-    square = torch.zeros_like(largest)
-    for some in cached_blocks(x):
-        square += (some / largest).square_().sum(-2, keepdim=True)
-    root = largest * (square / x.shape[-2]).sqrt()
+    root = _root_mean_squares(x)
     rows = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     for some, block in zip(cached_blocks(x), cached_blocks(rows), strict=True):
         block.copy_(some / root.clamp_min(TINY))
@@ -51,6 +47,17 @@ def most_varied(x: Tensor, channels: int) -> Tensor:
     x = x.double()
     x = x / x.abs().max().clamp_min(TINY)
     return x[:, x.var(0, correction=0).sort(descending=True, stable=True).indices[:channels]]
+
+
+def _root_mean_squares(x: Tensor) -> Tensor:
+    """The root mean square of every coordinate in float64, as if no square overflowed. (..., n, d) -> (..., 1, d)"""
+    square, largest = x.new_zeros(*x.shape[:-2], 1, x.shape[-1], dtype=torch.float64), None
+    if x.dtype == torch.float64:  # squares of narrower types do not overflow in float64
+        largest = x.abs().amax(-2, keepdim=True).clamp_min(TINY)
+    for some in cached_blocks(x):
+        square += (some.double() if largest is None else some / largest).square_().sum(-2, keepdim=True)
+    root = (square / x.shape[-2]).sqrt()
+    return root if largest is None else largest * root
 
 
 def _divided(text: Tensor, root: Tensor) -> Tensor:
