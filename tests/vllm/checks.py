@@ -176,6 +176,11 @@ class Checks:
         # A template without a token at the end of a user's turn takes the answer into the question.
         yield row if len(engine.seen) == (2 if self.name == "llava" else 1) else replaced(row)
         engine.forget()
+        reading = gp.SoftGreedyPrune(text="chat_max")
+        got = [engine.ask([prompt], wish(reading, self.keep))[0] for prompt in both]
+        row = self.row("a later turn, by the chat", got, self.want(both, reading, self.keep))
+        yield row if len(engine.seen) == 2 else replaced(row)
+        engine.forget()
         got = engine.ask(self.prompts)
         yield self.row("the server's own options", got, self.wanted["text-free"])
 

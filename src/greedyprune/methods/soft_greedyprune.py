@@ -52,7 +52,7 @@ class SoftGreedyPrune(AtOnce, Weighing):
 
     at: Stage = Layer(2)
     text: Words = "question_max"
-    """The text of the cosine: the question's most similar token or mean, the chat's most similar, or the last."""
+    """The text of the cosine: the question's or chat's most similar token, the question's mean, or the last token."""
     weight: float = 8.0
     """a, 0 or more: the weight of the saliency against the logarithm of the distance."""
     preprocess: Scaling = "channels"
