@@ -119,6 +119,7 @@ def test_the_tables_of_performance_are_those_of_the_results(monkeypatch: pytest.
 
     page = make_performance.PAGE.read_text(encoding="utf-8")
     assert pages.between(page, "performance") == make_performance.tables(), "run python docs/make_performance.py"
+    assert pages.between(README, "speed") == make_performance.claim(), "run python docs/make_performance.py"
     assert all(path.is_file() for path in make_performance.PICTURES.values())
 
 
