@@ -255,6 +255,24 @@ def test_memory_is_linear_in_the_tokens_and_batches_have_a_limit(monkeypatch: py
             assert [keep.order.tolist() for keep in gp.select_batch(rule, cues, [k] * 3)] == whole
 
 
+@pytest.mark.usefixtures("here")
+def test_a_long_chat_counts_towards_the_limit_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, d, m = 32, 8, 500
+    cues = [gp.Cues(torch.randn(n, d), text=torch.randn(m, d), question=slice(0, 2)) for _ in range(4)]
+    monkeypatch.setattr(batch, "AT_ONCE", (n + m) * d)
+    own, sizes = gp.SoftGreedyPrune.at_once, list[int]()
+
+    def counted_once(self: gp.SoftGreedyPrune, some: list[gp.Cues], k: int) -> batch.Chosen:
+        sizes.append(len(some))
+        return own(self, some, k)
+
+    monkeypatch.setattr(gp.SoftGreedyPrune, "at_once", counted_once)
+    for text, expected in (("question_max", [4]), ("chat_max", [1, 1, 1, 1])):
+        sizes.clear()
+        gp.select_batch(gp.SoftGreedyPrune(text=text), cues, [4] * 4)  # type: ignore[arg-type]
+        assert sizes == expected
+
+
 def words(count: int, d: int) -> Tensor:
     return torch.randn(count, d, generator=torch.Generator().manual_seed(count))
 
